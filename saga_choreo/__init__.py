@@ -1,0 +1,3 @@
+"""saga_choreo: sagas without a coordinator."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,112 @@
+"""One step's record in one saga: inbox, barrier and outbox in one row.
+
+`Row` is the part the protocol decides on: small, hashable, the very value the model checker explores. `Record` is the
+row with what it carries: identity, payloads, timers, versions. What a record implies it has said is derived from it
+(`core.emissions`), so there is no outbox beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
+
+__all__ = ["ORIGIN", "ORIGIN_NAME", "Record", "RecordKey", "Row", "pack_payloads", "unpack_payloads"]
+
+# The step number of the origin row: virtual source and sink of the saga, one row at the service that started it.
+ORIGIN = -1
+ORIGIN_NAME = "origin"
+
+
+class Row(NamedTuple):
+    """What the protocol knows of a step. Masks have one bit per in-edge (`done_in`, `skip_in`) or per successor step (`clear_in`)."""
+
+    state: State = State.WAITING
+    parked: Parked = Parked.NO
+    pending: bool = False
+    abort: bool = False
+    vetoer: bool = False
+    debt: bool = False
+    key_no: int = 0
+    done_in: int = 0
+    skip_in: int = 0
+    clear_in: int = 0
+    choice: int = 0
+    cancel: Cancel = Cancel.NO
+    cause: Cause = Cause.NONE
+    attempt: int = 0
+    outcome: Outcome = Outcome.OPEN
+    operator: str = ""
+
+
+class RecordKey(NamedTuple):
+    """Identity of a record. A message with another definition meets another record and can change nothing here."""
+
+    saga_id: UUID
+    definition: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A row with what it carries. Times are Unix milliseconds; payloads are JSON bytes as they came.
+
+    `inputs` maps the bit of an in-edge to its payload, `results` the number of a published event to its payload (the
+    origin row keeps the start event there, under 0). `version` grows by one at every change; `announced` is the version
+    whose emissions are known to be published.
+    """
+
+    service: str
+    saga_id: UUID
+    definition: str
+    step: int
+    row: Row
+    choreography: str
+    origin: str
+    key: str = ""
+    deadline_ms: int | None = None
+    inputs: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    results: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    kept: bytes | None = None
+    undo_result: bytes | None = None
+    reason: str = ""
+    error: str = ""
+    trace: str = ""
+    due_ms: int | None = None
+    lease_ms: int | None = None
+    nudges: int = 0
+    version: int = 0
+    announced: int = 0
+    changed_ms: int = 0
+
+    @property
+    def record_key(self) -> RecordKey:
+        return RecordKey(self.saga_id, self.definition, self.step)
+
+
+def pack_payloads(payloads: Mapping[int, bytes]) -> bytes | None:
+    """Payloads by number as one blob: number (2 bytes), length (4 bytes), bytes, repeated. None when there are none."""
+    if not payloads:
+        return None
+    parts: list[bytes] = []
+    for number in sorted(payloads):
+        body = payloads[number]
+        parts += (number.to_bytes(2, "big"), len(body).to_bytes(4, "big"), body)
+    return b"".join(parts)
+
+
+def unpack_payloads(blob: bytes | None) -> dict[int, bytes]:
+    """The inverse of `pack_payloads`. Raises ValueError on a blob cut short."""
+    payloads: dict[int, bytes] = {}
+    at = 0
+    while blob and at < len(blob):
+        number, size = int.from_bytes(blob[at : at + 2], "big"), int.from_bytes(blob[at + 2 : at + 6], "big")
+        at += 6
+        payloads[number] = blob[at : at + size]
+        if len(payloads[number]) != size:
+            raise ValueError("a stored payload is cut short; the row was not written by this toolkit or is damaged")
+        at += size
+    return payloads

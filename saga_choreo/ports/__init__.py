@@ -1,0 +1,63 @@
+"""Ports: what the toolkit needs of a broker, a store and a clock, as Protocols. Adapter authors import from here only.
+
+Everything of `model` that an adapter touches is re-exported, so that an adapter needs `saga_choreo.ports` and
+`saga_choreo.errors` and nothing else of ours.
+"""
+
+from saga_choreo.model.envelope import Channel, ChannelKind
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
+from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports.clock import Clock
+from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
+from saga_choreo.ports.store import (
+    AnnouncedMark,
+    BusinessKey,
+    Held,
+    Quarantined,
+    Reader,
+    SagaFilter,
+    Scans,
+    Store,
+    StoreFeatures,
+    Transaction,
+    UserTx,
+)
+
+__all__ = [
+    "COLUMNS",
+    "ORIGIN",
+    "AnnouncedMark",
+    "Broker",
+    "BrokerFeatures",
+    "BusinessKey",
+    "Cancel",
+    "Cause",
+    "Channel",
+    "ChannelKind",
+    "Clock",
+    "Column",
+    "Delivery",
+    "Held",
+    "Notice",
+    "Outcome",
+    "Outgoing",
+    "Parked",
+    "Quarantined",
+    "Reader",
+    "Record",
+    "RecordKey",
+    "Row",
+    "SagaFilter",
+    "Scans",
+    "State",
+    "Store",
+    "StoreFeatures",
+    "Topology",
+    "Transaction",
+    "UserTx",
+    "from_columns",
+    "pack_payloads",
+    "to_columns",
+    "unpack_payloads",
+]

@@ -1,0 +1,165 @@
+"""How a record is laid out in a table: one list of columns, shared by every SQL store, so that they cannot drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from saga_choreo.model.record import Record, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
+
+__all__ = ["COLUMNS", "Column", "from_columns", "to_columns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`kind` is one of text, int, bool, bytes; masks and times are ints (63 bits and sign: a mask has at most 64 bits)."""
+
+    name: str
+    kind: str
+    nullable: bool = False
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("service", "text"),
+    Column("saga_id", "bytes"),
+    Column("definition", "text"),
+    Column("step", "int"),
+    Column("state", "text"),
+    Column("parked", "text"),
+    Column("pending", "bool"),
+    Column("abort", "bool"),
+    Column("vetoer", "bool"),
+    Column("debt", "bool"),
+    Column("key_no", "int"),
+    Column("done_in", "int"),
+    Column("skip_in", "int"),
+    Column("clear_in", "int"),
+    Column("choice", "int"),
+    Column("cancel", "int"),
+    Column("cause", "text"),
+    Column("attempt", "int"),
+    Column("outcome", "text"),
+    Column("operator", "text"),
+    Column("choreography", "text"),
+    Column("origin", "text"),
+    Column("business_key", "text"),
+    Column("deadline_ms", "int", nullable=True),
+    Column("inputs", "bytes", nullable=True),
+    Column("results", "bytes", nullable=True),
+    Column("kept", "bytes", nullable=True),
+    Column("undo_result", "bytes", nullable=True),
+    Column("reason", "text"),
+    Column("error", "text"),
+    Column("trace", "text"),
+    Column("due_ms", "int", nullable=True),
+    Column("lease_ms", "int", nullable=True),
+    Column("nudges", "int"),
+    Column("version", "int"),
+    Column("announced", "int"),
+    Column("changed_ms", "int"),
+)
+
+_SIGN = 1 << 63
+
+
+def _signed(mask: int) -> int:
+    """A 64-bit mask as the signed integer that SQL columns hold."""
+    return mask - (1 << 64) if mask & _SIGN else mask
+
+
+def _unsigned(value: int) -> int:
+    return value + (1 << 64) if value < 0 else value
+
+
+def to_columns(record: Record) -> tuple[Any, ...]:
+    """The record's values in the order of COLUMNS."""
+    row = record.row
+    return (
+        record.service,
+        record.saga_id.bytes,
+        record.definition,
+        record.step,
+        row.state.value,
+        row.parked.value,
+        row.pending,
+        row.abort,
+        row.vetoer,
+        row.debt,
+        row.key_no,
+        _signed(row.done_in),
+        _signed(row.skip_in),
+        _signed(row.clear_in),
+        _signed(row.choice),
+        int(row.cancel),
+        row.cause.value,
+        row.attempt,
+        row.outcome.value,
+        row.operator,
+        record.choreography,
+        record.origin,
+        record.key,
+        record.deadline_ms,
+        pack_payloads(record.inputs),
+        pack_payloads(record.results),
+        record.kept,
+        record.undo_result,
+        record.reason,
+        record.error,
+        record.trace,
+        record.due_ms,
+        record.lease_ms,
+        record.nudges,
+        record.version,
+        record.announced,
+        record.changed_ms,
+    )
+
+
+def from_columns(values: Sequence[Any]) -> Record:
+    """The record from values in the order of COLUMNS. Raises ValueError on values no version of the toolkit has written."""
+    v = values
+    row = Row(
+        state=State(v[4]),
+        parked=Parked(v[5]),
+        pending=bool(v[6]),
+        abort=bool(v[7]),
+        vetoer=bool(v[8]),
+        debt=bool(v[9]),
+        key_no=v[10],
+        done_in=_unsigned(v[11]),
+        skip_in=_unsigned(v[12]),
+        clear_in=_unsigned(v[13]),
+        choice=_unsigned(v[14]),
+        cancel=Cancel(v[15]),
+        cause=Cause(v[16]),
+        attempt=v[17],
+        outcome=Outcome(v[18]),
+        operator=v[19],
+    )
+    return Record(
+        service=v[0],
+        saga_id=UUID(bytes=bytes(v[1])),
+        definition=v[2],
+        step=v[3],
+        row=row,
+        choreography=v[20],
+        origin=v[21],
+        key=v[22],
+        deadline_ms=v[23],
+        inputs=unpack_payloads(v[24]),
+        results=unpack_payloads(v[25]),
+        kept=v[26],
+        undo_result=v[27],
+        reason=v[28],
+        error=v[29],
+        trace=v[30],
+        due_ms=v[31],
+        lease_ms=v[32],
+        nudges=v[33],
+        version=v[34],
+        announced=v[35],
+        changed_ms=v[36],
+    )

@@ -1,0 +1,237 @@
+"""The store port: one record per step, written in the user's own transaction.
+
+Four small ports with different readers: `Store` (life cycle, transactions), `Transaction` (what the pipeline does inside
+one), `Scans` (relay and timers), `Reader` (people and tools). One object usually is all of `Store`, `Scans` and `Reader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from saga_choreo.model.record import Record, RecordKey
+
+__all__ = [
+    "AnnouncedMark",
+    "BusinessKey",
+    "Held",
+    "Quarantined",
+    "Reader",
+    "SagaFilter",
+    "Scans",
+    "Store",
+    "StoreFeatures",
+    "Transaction",
+    "UserTx",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFeatures:
+    """`user_transaction`: steps may write through `ctx.tx`. `writers`: how many transactions may write at once (1 for SQLite).
+    `durable`: a commit survives the machine. `shared`: several processes may use the same store. `sql`: `ctx.tx` speaks SQL;
+    `placeholder` shows how parameters are written in it."""
+
+    name: str
+    user_transaction: bool = True
+    writers: int = 1
+    durable: bool = True
+    shared: bool = True
+    sql: bool = True
+    placeholder: str = "?"
+
+
+class AnnouncedMark(NamedTuple):
+    """The emissions of this version of this record are known to be published."""
+
+    key: RecordKey
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusinessKey:
+    """A user's key for a saga: unique per origin service and choreography."""
+
+    service: str
+    choreography: str
+    key: str
+    saga_id: UUID
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A message that can never be applied, kept as it came. `code` says why, in one of a small set of words."""
+
+    service: str
+    code: str
+    detail: str
+    channel: str
+    headers: Mapping[str, str]
+    body: bytes
+    received_ms: int
+    saga_id: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A message of an unknown definition: kept and acknowledged, applied when the definition comes."""
+
+    service: str
+    definition: str
+    channel: str
+    headers: Mapping[str, str]
+    body: bytes
+    received_ms: int
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaFilter:
+    """What to list: newest first, at most `limit`, older than `before` (a saga id) when paging. Empty fields match all."""
+
+    service: str = ""
+    choreography: str = ""
+    states: tuple[str, ...] = ()
+    limit: int = 50
+    before: UUID | None = None
+
+
+class UserTx(Protocol):
+    """What a handler gets as `ctx.tx`: the transaction its step's record is written in. Parameters are positional."""
+
+    async def execute(self, statement: str, *parameters: Any) -> None: ...
+    async def executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> None: ...
+    async def fetch(self, statement: str, *parameters: Any) -> list[Any]: ...
+    async def fetchrow(self, statement: str, *parameters: Any) -> Any | None: ...
+    async def fetchval(self, statement: str, *parameters: Any) -> Any | None: ...
+
+
+class Transaction(Protocol):
+    """One transaction. It really begins at the first call that needs it. All methods may raise StoreConflict (try the same
+    work again) or StoreUnavailable (nothing is known)."""
+
+    @property
+    def user(self) -> UserTx:
+        """The user's side of this transaction. Raises ConfigurationError where the store has none."""
+        ...
+
+    @property
+    def raw(self) -> Any:
+        """The driver's own connection, inside this transaction."""
+        ...
+
+    async def claim(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        """Lock and return all records of these sagas that belong to the service, in key order. Rows that do not exist yet
+        are not locked: two inserts of the same record meet at `save` (StoreConflict)."""
+        ...
+
+    async def save(self, records: Sequence[Record]) -> None:
+        """Write records. `version` must be one more than the stored one (or 1 for a new record), else StoreConflict."""
+        ...
+
+    async def append(
+        self,
+        *,
+        quarantined: Sequence[Quarantined] = (),
+        held: Sequence[Held] = (),
+        counters: Mapping[tuple[str, str], int] | None = None,
+        unhold: Sequence[int] = (),
+    ) -> None:
+        """Write what is not a record, in the same commit; counters are (service, name) -> increment; `unhold` deletes held rows."""
+        ...
+
+    async def register(self, key: BusinessKey) -> BusinessKey:
+        """Insert the business key, or return the one that is there already (with its own saga id and digest)."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Undo what is written inside when the block is left by an exception (which passes through). Costs nothing until
+        the first write inside it through `user`, `raw` or the methods above."""
+        ...
+
+    async def commit(self) -> None:
+        """Raises StoreConflict (did not happen, may be tried again) or StoreUnavailable (unknown whether it happened)."""
+        ...
+
+
+class Store(Protocol):
+    """A connection pool to one store. Created from a URL: `Class(url)`."""
+
+    @property
+    def features(self) -> StoreFeatures: ...
+
+    async def open(self, *, migrate: bool = True) -> None:
+        """Connect, check that commits are durable (DurabilityRefused), check or create the schema (StoreVersionError)."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction; rolled back unless committed when the block is left."""
+        ...
+
+    def join(self, connection: Any) -> Transaction:
+        """The caller's own open transaction as a `Transaction`: nothing is committed here. ConfigurationError when the
+        object is not a connection of a driver this store knows."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Scans(Protocol):
+    """What relay, timers and retention look for. All scans are bounded, use an index, and take no lock on rows others hold."""
+
+    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
+        """Records whose `due_ms` has come, the longest waiting first."""
+        ...
+
+    async def next_due_ms(self, service: str) -> int | None: ...
+
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
+        """Records with `announced < version` that were changed before `before_ms` (origin rows: `start_before_ms`)."""
+        ...
+
+    async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
+        """Raise `announced` to the given version, never lower it. Not a change of the record: `version` stays."""
+        ...
+
+    async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
+        """Held messages of these definitions, oldest first."""
+        ...
+
+    async def forget(self, service: str, before: UUID, limit: int) -> int:
+        """Delete finished records (and keys and quarantine rows) of sagas that started before this id. Returns how many."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads for people and tools; never takes a write lock. `service` may be empty: any service in the store."""
+
+    async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]: ...
+
+    async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
+        """One group of records per saga, newest saga first. `states` are filtered by the caller of this port."""
+        ...
+
+    async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
+        """Sagas with this business key; empty service or choreography matches any."""
+        ...
+
+    async def counters(self, service: str = "") -> Mapping[str, int]:
+        """Counters by name, summed over services when none is given."""
+        ...
+
+    async def quarantined(self, service: str = "", limit: int = 50) -> Sequence[Quarantined]: ...
+
+    async def definitions(self) -> Mapping[str, bytes]:
+        """Known definitions: hash -> canonical bytes."""
+        ...
+
+    async def remember(self, definition: str, canonical: bytes, holders: Sequence[str]) -> None:
+        """Keep a definition, and which services are known to hold it; both only ever grow."""
+        ...
+
+    async def holders(self, definition: str) -> Sequence[str]: ...
