@@ -246,5 +246,5 @@ def _step_from(form: dict[str, Any]) -> ChoreographyStep:
         undo=Undo(form["undo"]),
         undo_event=EventRef(*form["undo_event"]) if form["undo_event"] else None,
         deadline_event=EventRef(*form["on_deadline"]) if form["on_deadline"] else None,
-        **{kind: True for kind in form["kinds"]},
+        **dict.fromkeys(form["kinds"], True),
     )

@@ -34,11 +34,12 @@ class Parked(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a saga ended, as far as this record knows."""
+    """How a saga ended, as far as this record knows. FAILED is aborted with a debt: an undo was waived."""
 
     OPEN = ""
     COMPLETED = "completed"
     ABORTED = "aborted"
+    FAILED = "failed"
 
 
 class Cause(StrEnum):
