@@ -26,7 +26,7 @@ def of_waiting(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
         return _of_taken(row, fact, step)
     match fact.verb:
         case "retry":
-            return row._replace(parked=Parked.NO)
+            return row._replace(parked=Parked.NO, attempt=0)
         case "waive":
             return row._replace(state=State.SKIPPED, parked=Parked.NO)
         case "take":
@@ -56,7 +56,7 @@ def of_running(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
         return not_parked(row, fact, step)
     match fact.verb:
         case "retry":
-            return row._replace(parked=Parked.NO)
+            return row._replace(parked=Parked.NO, attempt=0)
         case "done":
             return cleared(row._replace(state=State.DONE, parked=Parked.NO, choice=fact.choice), step)
         case "fail":
@@ -72,7 +72,7 @@ def of_compensating(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
         return not_parked(row, fact, step)
     match fact.verb:
         case "retry":
-            return row._replace(parked=Parked.NO)
+            return row._replace(parked=Parked.NO, attempt=0)
         case "done":
             return row._replace(state=State.COMPENSATED, parked=Parked.NO)
         case "waive":

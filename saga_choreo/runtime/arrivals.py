@@ -1,0 +1,212 @@
+"""Deliveries of a batch, sorted: what can be applied, what has to wait for its definition, what can never be applied.
+
+Everything received ends as applied, ignored (a duplicate), held, or quarantined; nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from saga_choreo.codec.wire import decode
+from saga_choreo.core.emissions import Message
+from saga_choreo.core.rows import is_finished
+from saga_choreo.errors import DecodeError
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
+from saga_choreo.model.ids import started_ms
+from saga_choreo.model.states import Outcome
+from saga_choreo.ports.broker import Delivery, Outgoing
+from saga_choreo.ports.store import Held, Quarantined
+from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.letters import letter_of
+from saga_choreo.runtime.operations import Ending
+from saga_choreo.runtime.timing import Limits
+from saga_choreo.runtime.workspace import Workspace
+
+__all__ = ["Arrival", "Extras", "Sorted", "sort_arrivals"]
+
+_log = logging.getLogger("saga_choreo.arrivals")
+_DLQ = Channel(ChannelKind.DLQ)
+# A callback that fails is called again with every redelivery, up to this many; then the end stands untold, with an error in the log.
+_TOLD_MAX = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """One message to be handled: from the broker (`delivery`), or one that was held (`held_number`)."""
+
+    channel: Channel
+    headers: Mapping[str, str]
+    body: bytes
+    delivery: Delivery | None = None
+    held_number: int | None = None
+
+    @staticmethod
+    def of(delivery: Delivery) -> Arrival:
+        return Arrival(delivery.channel, delivery.headers, delivery.body, delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a batch writes beside records, and the letters it sends beside theirs."""
+
+    quarantined: Sequence[Quarantined] = ()
+    held: Sequence[Held] = ()
+    counters: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    unhold: Sequence[int] = ()
+    letters: Sequence[Outgoing] = ()
+    endings: Sequence[Ending] = ()
+
+    @property
+    def is_something(self) -> bool:
+        return bool(self.quarantined or self.held or self.counters or self.unhold)
+
+
+class Sorted:
+    """A decoded batch. `sagas` are the ones to lock; `apply` is called for each arrival in turn."""
+
+    def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int) -> None:
+        self._service = service
+        self._catalog = catalog
+        self._limits = limits
+        self._now_ms = now_ms
+        self._envelopes: dict[int, Envelope | DecodeError] = {}
+        self._quarantined: dict[int, Quarantined] = {}
+        self._held: dict[int, Held] = {}
+        self._alarms: dict[int, int] = {}
+        self._letters: dict[int, Outgoing] = {}
+        self._endings: dict[int, Ending] = {}
+        self._still_held: set[int] = set()
+        self._ended_by: dict[int, UUID] = {}
+        self.sagas: tuple[UUID, ...] = ()
+
+    def read(self, batch: Sequence[Arrival]) -> None:
+        wanted: dict[UUID, None] = {}
+        for arrival in batch:
+            try:
+                envelope: Envelope | DecodeError = decode(arrival.channel, arrival.headers, arrival.body)
+            except DecodeError as error:
+                envelope = error
+            else:
+                if self._catalog.get(envelope.definition) is not None:
+                    wanted[envelope.saga_id] = None
+            self._envelopes[id(arrival)] = envelope
+        self.sagas = tuple(sorted(wanted))
+
+    def apply(self, arrival: Arrival, ws: Workspace) -> bool:
+        """Apply one arrival to the workspace. Returns whether what becomes due should run in the slow lane."""
+        envelope = self._envelopes[id(arrival)]
+        if isinstance(envelope, DecodeError):
+            self._quarantine(arrival, envelope.code, str(envelope))
+            return False
+        known = self._catalog.get(envelope.definition)
+        if known is None:
+            self._hold(arrival, envelope)
+            return False
+        if self._is_out_of_time(arrival, envelope, ws):
+            return False
+        applied = ws.receive(envelope, known)
+        if applied.wrong:
+            self._quarantine(arrival, "inapplicable", applied.wrong, str(envelope.saga_id))
+        elif applied.alarm:
+            self._alarms[id(arrival)] = 1
+            _log.error("saga %s: contradiction: %s", envelope.saga_id, applied.alarm)
+        elif envelope.kind is MessageKind.OUTCOME:
+            self._note_ending(arrival, envelope, ws)
+        elif not applied.changed and envelope.reannounced:
+            self._answer(arrival, envelope, known, ws)
+        return arrival.delivery is not None and arrival.delivery.attempt > self._limits.deliveries_fast
+
+    def _note_ending(self, arrival: Arrival, envelope: Envelope, ws: Workspace) -> None:
+        """Told at least once for each saga that has records here: before the delivery is acknowledged."""
+        records = [record for record in ws.of_saga(envelope.saga_id) if record.definition == envelope.definition]
+        if records and (arrival.delivery is None or arrival.delivery.attempt <= _TOLD_MAX):
+            self._endings[id(arrival)] = Ending(records[0], envelope.outcome, envelope.cause, envelope.reason)
+
+    def ending_of(self, delivery: Delivery) -> UUID | None:
+        """The saga whose end this delivery told."""
+        return self._ended_by.get(id(delivery))
+
+    def _is_out_of_time(self, arrival: Arrival, envelope: Envelope, ws: Workspace) -> bool:
+        """S12: a message of a saga from beyond the horizon creates no record, whatever it says."""
+        t0, saga = started_ms(envelope.saga_id), str(envelope.saga_id)
+        if t0 > self._now_ms + int(self._limits.clock_bound_s * 1000):
+            self._quarantine(arrival, "from_the_future", f"the saga's id is of {t0} ms, now is {self._now_ms} ms", saga)
+            return True
+        if t0 < self._now_ms - int(self._limits.horizon_s * 1000) and not ws.of_saga(envelope.saga_id):
+            self._quarantine(arrival, "stale", "the saga started before the horizon and has no record here any more", saga)
+            return True
+        return False
+
+    def _quarantine(self, arrival: Arrival, code: str, detail: str, saga: str = "") -> None:
+        _log.warning("message on %s quarantined (%s): %s", arrival.channel, code, detail)
+        self._quarantined[id(arrival)] = Quarantined(
+            service=self._service,
+            code=code,
+            detail=detail,
+            channel=str(arrival.channel),
+            headers=arrival.headers,
+            body=arrival.body,
+            received_ms=self._now_ms,
+            saga_id=saga,
+        )
+        headers = {"saga-quarantine-code": code, "saga-quarantine-service": self._service}
+        self._letters[id(arrival)] = Outgoing(_DLQ, saga, {**arrival.headers, **headers}, arrival.body, must_route=False)
+
+    def _hold(self, arrival: Arrival, envelope: Envelope) -> None:
+        if arrival.held_number is not None:
+            self._still_held.add(id(arrival))
+            return
+        self._held[id(arrival)] = Held(
+            service=self._service,
+            definition=envelope.definition,
+            channel=str(arrival.channel),
+            headers=arrival.headers,
+            body=arrival.body,
+            received_ms=self._now_ms,
+        )
+
+    def _answer(self, arrival: Arrival, envelope: Envelope, known: Known, ws: Workspace) -> None:
+        """A finished record answers a repeated announcement with the outcome, so that the sender stops repeating."""
+        records = [r for r in ws.of_saga(envelope.saga_id) if r.definition == envelope.definition]
+        ended = next((r for r in records if is_finished(r.row) and r.row.outcome is not Outcome.OPEN), None)
+        if ended is None or not envelope.sender or envelope.sender == self._service or envelope.kind is MessageKind.OUTCOME:
+            return
+        message = Message(MessageKind.OUTCOME, -1, outcome=ended.row.outcome, cause=ended.row.cause)
+        letter = letter_of(message, ended, known.plan, self._now_ms * 1_000_000)
+        assert letter is not None
+        self._letters[id(arrival)] = Outgoing(
+            Channel(ChannelKind.CONTROL, envelope.sender), letter.key, letter.headers, letter.body, must_route=False
+        )
+
+    def extras(self, done: Sequence[Arrival]) -> Extras:
+        """What the arrivals that were applied add to the commit and to what is published after it."""
+        ids = [id(arrival) for arrival in done]
+        quarantined = [self._quarantined[i] for i in ids if i in self._quarantined]
+        self._ended_by = {
+            id(arrival.delivery): self._endings[id(arrival)].record.saga_id
+            for arrival in done
+            if arrival.delivery is not None and id(arrival) in self._endings
+        }
+        counted = {
+            "redelivered": sum(1 for arrival in done if arrival.delivery is not None and arrival.delivery.redelivered),
+            "quarantined": len(quarantined),
+            "contradictions": sum(self._alarms.get(i, 0) for i in ids),
+        }
+        return Extras(
+            quarantined=quarantined,
+            held=[self._held[i] for i in ids if i in self._held],
+            counters={(self._service, name): count for name, count in counted.items() if count},
+            unhold=[arrival.held_number for arrival in done if arrival.held_number is not None and id(arrival) not in self._still_held],
+            endings=[self._endings[i] for i in ids if i in self._endings],
+            letters=[self._letters[i] for i in ids if i in self._letters],
+        )
+
+
+def sort_arrivals(service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int) -> Sorted:
+    """Decode a batch; nothing is touched yet."""
+    sorted_ = Sorted(service, catalog, limits, now_ms)
+    sorted_.read(batch)
+    return sorted_

@@ -1,0 +1,135 @@
+"""One attempt of one handler: its context, its budget, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from saga_choreo.core.rows import Duty
+from saga_choreo.errors import ConfigurationError, DefinitionError, Reject, ResultTooLarge, StoreConflict, StoreUnavailable
+from saga_choreo.model.event import EventRef
+from saga_choreo.model.record import Record
+from saga_choreo.ports.store import Transaction, UserTx
+from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.declare.bind import BoundStep
+from saga_choreo.runtime.logs import bound
+from saga_choreo.runtime.operations import Broke, Execute, Executed, Overran, Ran, Rejected
+from saga_choreo.runtime.settling import is_undo
+
+__all__ = ["Attempt", "execute"]
+
+_log = logging.getLogger("saga_choreo.step")
+# A later attempt would end the same way: the code or the definition has to change first.
+_FINAL = (ResultTooLarge, DefinitionError, ConfigurationError)
+_ERROR_CHARS_MAX = 2000
+
+
+class Attempt:
+    """The `ctx` of a handler (see `StepContext`)."""
+
+    def __init__(
+        self, record: Record, step: str, what: Duty, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]]
+    ) -> None:
+        self._record = record
+        self._what = what
+        self._transaction = transaction
+        self._extend = extend
+        self.kept: bytes | None = None
+        self.step = step
+        self.service = record.service
+        self.saga_id: UUID = record.saga_id
+        self.key = record.key
+        # In the fast lane an attempt is counted only when it fails; in the slow lane before it runs.
+        self.attempt = max(record.row.attempt, 1)
+
+    @property
+    def tx(self) -> UserTx:
+        return self._own().user
+
+    @property
+    def raw(self) -> Any:
+        return self._own().raw
+
+    def _own(self) -> Transaction:
+        if self._transaction is None:
+            raise ConfigurationError(
+                f"step {self.step!r} is external and has no ctx.tx: its call to the outside cannot be part of a transaction; "
+                "write to the database in a plain step before or after it"
+            )
+        return self._transaction
+
+    @property
+    def idempotency_key(self) -> str:
+        side = "undo" if is_undo(self._what) else "do"
+        return f"{self.saga_id}:{self.step}:{side}:{self._record.row.key_no}"
+
+    @property
+    def deadline(self) -> datetime | None:
+        at = self._record.deadline_ms
+        return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        return bound(_log, saga_id=str(self.saga_id), step_id=self.step)
+
+    async def heartbeat(self) -> None:
+        await self._extend(self._record)
+
+    def keep(self, model: BaseModel) -> None:
+        self.kept = model.model_dump_json().encode()
+
+
+async def execute(
+    operation: Execute, known: Known, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]]
+) -> Executed:
+    """Run the handler within its budget. Raises StoreConflict and StoreUnavailable (no fault of the step); a savepoint has
+    undone what the handler wrote whenever the answer is not Ran."""
+    record, what = operation.record, operation.duty
+    step = known.handlers[record.step]
+    inside = transaction if operation.inside else None
+    ctx = Attempt(record, step.definition.name, what, inside, extend)
+    timer = asyncio.timeout(operation.budget_s)
+    try:
+        async with timer:
+            if inside is None:
+                return await _call(step, record, known, what, ctx)
+            async with inside.savepoint():
+                return await _call(step, record, known, what, ctx)
+    except Reject as no:
+        return Rejected(no.reason)
+    except (StoreConflict, StoreUnavailable):
+        raise
+    except TimeoutError as error:
+        return Overran() if timer.expired() else Broke(_words(error))
+    except Exception as error:  # noqa: BLE001  whatever a handler raises is a technical failure of the step, never of the agent
+        ctx.log.warning("attempt %d failed: %s", ctx.attempt, _words(error))
+        return Broke(_words(error), final=isinstance(error, _FINAL))
+
+
+async def _call(step: BoundStep, record: Record, known: Known, what: Duty, ctx: Attempt) -> Ran:
+    if is_undo(what):
+        results = {number: record.results[number] for number in record.results}
+        return Ran(undo_result=await step.undo(results, record.kept, ctx))
+    handled = await step.run(inputs_of(record, known), ctx)
+    return Ran(handled, ctx.kept)
+
+
+def inputs_of(record: Record, known: Known) -> Mapping[EventRef, bytes]:
+    """The payloads that have come, by event."""
+    edges = known.plan.step(record.step).in_edges
+    inputs: dict[EventRef, bytes] = {}
+    for bit, payload in record.inputs.items():
+        event = edges[bit][1]
+        if event is not None:
+            inputs[event] = payload
+    return inputs
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:_ERROR_CHARS_MAX]

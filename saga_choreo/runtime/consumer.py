@@ -1,0 +1,128 @@
+"""The consumer: batches from the broker into the pipeline, never more than the store can take at once.
+
+Outcomes wait a little and are applied many at a time: nobody waits for them, and one update for hundreds of sagas is cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from saga_choreo.errors import SagaError
+from saga_choreo.model.envelope import ChannelKind
+from saga_choreo.ports.broker import Broker, Delivery
+from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.timing import Limits
+
+__all__ = ["Consumer", "Handle"]
+
+_log = logging.getLogger("saga_choreo.consumer")
+# Handles a batch; returns the deliveries that were acknowledged even when it raises (as the attribute of its own choosing).
+Handle = Callable[[Sequence[Delivery]], Awaitable[None]]
+_TROUBLE_FIRST_S = 0.5
+_TROUBLE_MAX_S = 5.0
+
+
+class Consumer:
+    """`handle` raises what went wrong after it has handed the rest of its batch back."""
+
+    def __init__(self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._limits = limits
+        self._handle = handle
+        self._slots = asyncio.Semaphore(max(writers, 1))
+        self._outcomes: list[Delivery] = []
+        self._outcome_came = asyncio.Event()
+        self._trouble_s = 0.0
+        self.in_flight = 0
+
+    @property
+    def is_well(self) -> bool:
+        """The last batch could be worked on."""
+        return self._trouble_s == 0.0
+
+    async def run(self, group: asyncio.TaskGroup, stopping: asyncio.Event) -> None:
+        """Receive until told to stop. Returns with nothing of its own left unhandled: every batch has ended."""
+        receiving = asyncio.ensure_future(self._receive(group))
+        stopped = asyncio.ensure_future(stopping.wait())
+        leisure = asyncio.ensure_future(self._apply_outcomes())
+        try:
+            await asyncio.wait({receiving, stopped, leisure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (receiving, stopped, leisure):
+                task.cancel()
+            ended = await asyncio.gather(receiving, stopped, leisure, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+        await self._drain()
+
+    async def _drain(self) -> None:
+        while self.in_flight:
+            await self._clock.sleep(0.01)
+        if self._outcomes:
+            await self._broker.release(self._outcomes)
+
+    async def _receive(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._slots.acquire()
+            try:
+                deliveries = await self._wait_and_receive()
+            except BaseException:
+                self._slots.release()
+                raise
+            outcomes = [one for one in deliveries if one.channel.kind is ChannelKind.OUTCOME]
+            if outcomes:
+                self._outcomes += outcomes
+                self._outcome_came.set()
+            rest = [one for one in deliveries if one.channel.kind is not ChannelKind.OUTCOME] if outcomes else deliveries
+            if rest:
+                self.in_flight += 1
+                group.create_task(self._batch(rest))
+            else:
+                self._slots.release()
+
+    async def _wait_and_receive(self) -> Sequence[Delivery]:
+        if self._trouble_s:
+            await self._clock.sleep(self._trouble_s * (0.75 + 0.5 * self._clock.chance()))
+        try:
+            return await self._broker.receive(self._limits.batch_max, self._limits.batch_wait_s)
+        except SagaError as error:
+            self._note_trouble(error)
+            return ()
+
+    async def _batch(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self._handle_patiently(deliveries)
+        finally:
+            self.in_flight -= 1
+            self._slots.release()
+
+    async def _handle_patiently(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self._handle(deliveries)
+        except SagaError as error:
+            self._note_trouble(error)
+        else:
+            self._trouble_s = 0.0
+
+    def _note_trouble(self, error: Exception) -> None:
+        if self._trouble_s == 0.0:
+            _log.warning("consuming pauses and goes on by itself: %s", error)
+        self._trouble_s = min(max(self._trouble_s * 2, _TROUBLE_FIRST_S), _TROUBLE_MAX_S)
+
+    async def _apply_outcomes(self) -> None:
+        while True:
+            await self._outcome_came.wait()
+            self._outcome_came.clear()
+            await self._clock.sleep(self._limits.outcome_wait_s)
+            while self._outcomes:
+                batch, self._outcomes = self._outcomes[: self._limits.outcome_max], self._outcomes[self._limits.outcome_max :]
+                async with self._slots:
+                    self.in_flight += 1
+                    try:
+                        await asyncio.shield(self._handle_patiently(batch))
+                    finally:
+                        self.in_flight -= 1

@@ -1,0 +1,182 @@
+"""Carries out the pipeline's operations on a real store and broker. The only place where the generator meets I/O."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any, Protocol, assert_never
+
+from saga_choreo.core.rows import is_finished
+from saga_choreo.errors import SagaError, StoreConflict
+from saga_choreo.model.record import Record
+from saga_choreo.ports.broker import Broker, Delivery, Outgoing
+from saga_choreo.ports.clock import Clock
+from saga_choreo.ports.store import Store, Transaction
+from saga_choreo.runtime.attempt import execute
+from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.operations import (
+    Ack,
+    Begin,
+    Claim,
+    Commit,
+    Ending,
+    Execute,
+    Now,
+    Operation,
+    Pause,
+    Publication,
+    Publish,
+    Release,
+    Rollback,
+    Save,
+    Tell,
+)
+from saga_choreo.runtime.pipeline import Steps
+
+__all__ = ["Driver", "Surroundings"]
+
+_log = logging.getLogger("saga_choreo.driver")
+
+
+class Surroundings(Protocol):
+    """What a driver is used in: an agent, or a client that only starts sagas."""
+
+    service: str
+    clock: Clock
+    store: Store
+    broker: Broker
+    catalog: Catalog
+
+    async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
+        """Take over publishing; returns before the broker has confirmed, unless too much is under way."""
+        ...
+
+    def saved(self, records: Sequence[Record]) -> None:
+        """These records are committed."""
+        ...
+
+    async def tell(self, endings: Sequence[Ending]) -> frozenset[Any]: ...
+
+    @property
+    def lease_s(self) -> float: ...
+
+
+class Driver:
+    """One run of one generator: at most one open transaction."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._open: tuple[AbstractAsyncContextManager[Transaction], Transaction] | None = None
+        self._saved: list[Record] = []
+        self.acked: set[int] = set()
+
+    async def run(self, steps: Steps) -> Any:
+        """Drive to the end and return what the generator returns. Raises what it raises; a transaction left open is rolled back."""
+        try:
+            operation: Operation = next(steps)
+            while True:
+                try:
+                    answer = await self._carry_out(operation)
+                except SagaError as error:
+                    operation = steps.throw(error)
+                else:
+                    operation = steps.send(answer)
+        except StopIteration as end:
+            return end.value
+        finally:
+            steps.close()
+            await self._leave()
+
+    async def _carry_out(self, operation: Operation) -> Any:
+        around = self._around
+        match operation:
+            case Now():
+                return around.clock.time_ns(), around.clock.chance()
+            case Begin():
+                context = around.store.transaction()
+                self._open = (context, await context.__aenter__())
+            case Claim(sagas=sagas):
+                return await self._transaction().claim(around.service, sagas)
+            case Execute():
+                return await self._execute(operation)
+            case Save():
+                await self._save(operation)
+            case Commit():
+                await self._commit()
+            case Rollback():
+                await self._leave()
+            case Pause(seconds=seconds):
+                await around.clock.sleep(seconds)
+            case Publish(publications=publications, loose=loose):
+                await around.publish(publications, loose)
+            case Ack(deliveries=deliveries):
+                await self._ack(deliveries)
+            case Release(deliveries=deliveries, delay_s=delay_s):
+                await around.broker.release(deliveries, delay_s)
+            case Tell(endings=endings):
+                return await around.tell(endings)
+            case _:
+                assert_never(operation)
+        return None
+
+    def _transaction(self) -> Transaction:
+        assert self._open is not None, "the pipeline begins a transaction before it uses one"
+        return self._open[1]
+
+    async def _execute(self, operation: Execute) -> Any:
+        known = self._around.catalog.get(operation.record.definition)
+        assert known is not None
+        transaction = self._open[1] if self._open is not None else None
+        return await execute(operation, known, transaction, self._extend)
+
+    async def _save(self, operation: Save) -> None:
+        transaction = self._transaction()
+        if operation.records:
+            await transaction.save(operation.records)
+        if operation.quarantined or operation.held or operation.counters or operation.unhold:
+            await transaction.append(
+                quarantined=operation.quarantined, held=operation.held, counters=operation.counters, unhold=operation.unhold
+            )
+        self._saved.extend(operation.records)
+
+    async def _commit(self) -> None:
+        await self._transaction().commit()
+        saved, self._saved = self._saved, []
+        await self._leave()
+        self._around.saved(saved)
+
+    async def _leave(self) -> None:
+        self._saved = []
+        if self._open is not None:
+            context, self._open = self._open[0], None
+            await context.__aexit__(None, None, None)
+
+    async def _ack(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self._around.broker.ack(deliveries)
+        except SagaError as error:
+            _log.info("an acknowledgement got lost (%s); the broker will deliver again, and nothing will be done twice", error)
+        self.acked.update(map(id, deliveries))
+
+    async def _extend(self, claimed: Record) -> None:
+        """A heartbeat: the lease begins anew, if the attempt is still the one that counts."""
+        around = self._around
+        now_ms = around.clock.time_ns() // 1_000_000
+        async with around.store.transaction() as transaction:
+            found = await transaction.claim(around.service, [claimed.saga_id])
+            record = next((one for one in found if one.record_key == claimed.record_key), None)
+            if record is None or record.row.attempt != claimed.row.attempt or record.lease_ms is None or is_finished(record.row):
+                raise StoreConflict(
+                    f"step {claimed.step!r} of saga {str(claimed.saga_id)!r}: this attempt is not the one that counts any more; stop it"
+                )
+            lease_ms = now_ms + int(1000 * around.lease_s)
+            changed = replace(record, version=record.version + 1, lease_ms=lease_ms, due_ms=lease_ms, announced=_told(record))
+            await transaction.save([changed])
+            await transaction.commit()
+
+
+def _told(record: Record) -> int:
+    """A heartbeat says nothing to anybody: it is announced exactly if what came before is."""
+    return record.version + 1 if record.announced == record.version else record.announced

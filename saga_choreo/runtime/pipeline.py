@@ -1,0 +1,304 @@
+"""The pipeline: what an agent does with a batch of deliveries, and with a record that is due. Read this first.
+
+Sans-I/O: generators that yield operations (`operations`) and get their answers; agent and simulator run the same code.
+
+    receive -> decode -> load -> decide -> run step -> settle -> commit -> publish, ack
+
+When the process dies: before Commit, nothing happened and the broker delivers again. Between Commit and Ack, the
+redelivery finds the record changed and is a no-op. Between Commit and Publish, the record is unannounced, and the scan of
+any agent of the service publishes it (`republish`). In the slow lane, between the two commits, the lease ends and the attempt
+counts as made. Nothing is ever concluded from a commit that failed with an unknown result: the cause is not acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Failed, Refusal, UndoFailed
+from saga_choreo.core.rows import Duty, duty
+from saga_choreo.errors import StoreConflict, StoreUnavailable
+from saga_choreo.model.choreography import Undo
+from saga_choreo.model.record import Record, RecordKey, Row
+from saga_choreo.model.states import State
+from saga_choreo.ports.broker import Outgoing
+from saga_choreo.runtime.arrivals import Arrival, Sorted, sort_arrivals
+from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.letters import letter_of
+from saga_choreo.runtime.operations import (
+    Ack,
+    Begin,
+    Claim,
+    Commit,
+    Execute,
+    Executed,
+    Now,
+    Operation,
+    Pause,
+    Publication,
+    Publish,
+    Release,
+    Rollback,
+    Save,
+    Tell,
+)
+from saga_choreo.runtime.settling import died_too_often, is_undo, settle
+from saga_choreo.runtime.timing import Limits, deadline_of
+from saga_choreo.runtime.workspace import Said, Workspace, everything
+
+__all__ = ["Pipeline", "Steps"]
+
+Steps = Generator[Operation, Any, Any]
+_LOCAL = (Duty.RUN, Duty.UNDO)
+# A batch that meets a conflict is tried again as a whole this often, then message by message.
+_CONFLICTS_MAX = 8
+# How long an outcome waits to be told again to a callback that failed.
+_TELL_AGAIN_S = 2.0
+
+
+class Pipeline:
+    """The work of one service. Holds no state of its own: the catalog, the limits and the relay's knowledge are given."""
+
+    def __init__(self, service: str, catalog: Catalog, limits: Limits, announced: Mapping[RecordKey, int]) -> None:
+        self.service = service
+        self._catalog = catalog
+        self._limits = limits
+        self._announced = announced
+
+    def handle(self, arrivals: Sequence[Arrival]) -> Steps:
+        """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
+        when trying again did not help; then nothing of the rest has been acknowledged."""
+        rest = list(arrivals)
+        size, conflicts = len(rest), 0
+        while rest:
+            try:
+                done = yield from self._share(rest[:size])
+            except StoreConflict:
+                yield Rollback()
+                conflicts += 1
+                if conflicts >= _CONFLICTS_MAX:
+                    raise
+                size = 1 if conflicts > 1 else size
+                _, chance = yield Now()
+                yield Pause(0.01 * conflicts * (0.5 + chance))
+                continue
+            rest = rest[done:]
+
+    def _share(self, batch: Sequence[Arrival]) -> Generator[Operation, Any, int]:
+        """One transaction for as many of these as fit the budget (at least one). Returns how many were done."""
+        ws, began_ns = yield from self._workspace()
+        sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms)
+        yield Begin()
+        if sorted_.sagas:
+            ws.load((yield Claim(sorted_.sagas)))
+        done = 0
+        for arrival in batch:
+            slow = sorted_.apply(arrival, ws)
+            yield from self._run_duties(ws, slow=slow)
+            done += 1
+            now_ns, _ = yield Now()
+            if now_ns - began_ns > self._limits.fast_budget_s * 1e9:
+                break
+        yield from self._finish(ws, sorted_, batch[:done])
+        return done
+
+    def _workspace(self) -> Generator[Operation, Any, tuple[Workspace, int]]:
+        now_ns, chance = yield Now()
+        return Workspace(self.service, self._catalog, self._limits, now_ns // 1_000_000, chance, self._announced), now_ns
+
+    def _finish(self, ws: Workspace, sorted_: Sorted, done: Sequence[Arrival]) -> Generator[Operation, Any, None]:
+        records = ws.changed()
+        extras = sorted_.extras(done)
+        if records or extras.is_something:
+            yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold)
+            yield Commit()
+        else:
+            yield Rollback()
+        untold: frozenset[UUID] = (yield Tell(extras.endings)) if extras.endings else frozenset()
+        deliveries = [arrival.delivery for arrival in done if arrival.delivery is not None]
+        acked = [d for d in deliveries if not untold or sorted_.ending_of(d) not in untold]
+        if acked:
+            yield Ack(acked)
+        if len(acked) < len(deliveries):
+            yield Release([d for d in deliveries if d not in acked], _TELL_AGAIN_S)
+        yield from self._announce(ws.said(records), extras.letters)
+
+    def _announce(self, said: Sequence[Said], loose: Sequence[Outgoing] = ()) -> Generator[Operation, Any, None]:
+        if not said and not loose:
+            return
+        now_ns, _ = yield Now()
+        yield Publish([self._publication(one, now_ns) for one in said], loose)
+
+    def _publication(self, said: Said, now_ns: int) -> Publication:
+        record = said.record
+        known = self._catalog.get(record.definition)
+        assert known is not None
+        letters = (letter_of(message, record, known.plan, now_ns) for message in said.messages)
+        return Publication(record.record_key, record.version, tuple(letter for letter in letters if letter is not None))
+
+    def _run_duties(self, ws: Workspace, *, slow: bool) -> Generator[Operation, Any, None]:
+        """The fast lane: local steps that became due in this transaction. Everything else is left due for the slow lane."""
+        while (found := ws.next_duty()) is not None:
+            record, _, known, what = found
+            if what not in _LOCAL or known.handlers.get(record.step) is None:
+                continue
+            key = record.record_key
+            if slow or known.options(record.step).own_transaction:
+                ws.touch(key, error="delivered too often for the fast lane" if slow else "runs in a transaction of its own")
+                continue
+            yield from self._run_inside(ws, key, known, what)
+
+    def _run_inside(self, ws: Workspace, key: RecordKey, known: Known, what: Duty) -> Generator[Operation, Any, None]:
+        record = ws.get(key)
+        assert record is not None
+        answer = yield Execute(record, what, True, self._limits.fast_budget_s)
+        _, chance = yield Now()
+        settle(ws, key, known, what, answer, chance)
+
+    def work(self, key: RecordKey) -> Steps:
+        """A record that is due: its deadline, its next attempt, or its next repeated announcement."""
+        ws, _ = yield from self._workspace()
+        yield Begin()
+        ws.load((yield Claim((key.saga_id,))))
+        record, known = ws.get(key), self._catalog.get(key.definition)
+        if record is None or known is None or record.due_ms is None or record.due_ms > ws.now_ms:
+            yield Rollback()
+            return
+        attempt, loose = yield from self._wake(ws, record, known)
+        records = ws.changed()
+        yield Save(records)
+        yield Commit()
+        yield from self._announce(ws.said(records), loose)
+        if attempt is not None:
+            claimed = next(saved for saved in records if saved.record_key == key)
+            yield from self._attempt(claimed, known, attempt)
+
+    def _wake(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, tuple[Duty | None, list[Outgoing]]]:
+        """What is due of this record. Returns the duty of a slow attempt that was claimed, and loose letters to send."""
+        key, step = record.record_key, known.plan.step(record.step)
+        if self._deadline_passed(ws, record, known):
+            yield from self._run_duties(ws, slow=False)
+            return None, []
+        what = duty(record.row, step)
+        if what is None:
+            return None, (yield from self._nudge(ws, record, known))
+        if record.step not in known.handlers:
+            ws.touch(key, error="no handler for this step in this agent")
+            ws.retry_at(key, ws.now_ms + 60_000)
+            return None, []
+        if what in _LOCAL and record.row.attempt == 0 and not record.error:
+            yield from self._run_inside(ws, key, known, what)
+            yield from self._run_duties(ws, slow=False)
+            return None, []
+        return self._claim_attempt(ws, record, known, what), []
+
+    def _deadline_passed(self, ws: Workspace, record: Record, known: Known) -> bool:
+        key, step = record.record_key, known.plan.step(record.step)
+        deadline = deadline_of(record, step)
+        if deadline is not None and deadline <= ws.now_ms:
+            return isinstance(ws.act(key, DeadlinePassed(), known, reason="the saga's deadline passed"), Row)
+        if record.row.pending and record.lease_ms is not None and record.lease_ms <= ws.now_ms:
+            return isinstance(ws.act(key, DeadlinePassed(own=True), known, lease_ms=None), Row)
+        return False
+
+    def _nudge(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, list[Outgoing]]:
+        """Say everything again, flagged: repairs whatever the broker lost."""
+        now_ns, _ = yield Now()
+        ws.touch(record.record_key, nudges=record.nudges + 1)
+        letters = (letter_of(m, record, known.plan, now_ns, again=True) for m in everything(record, known.plan))
+        return [letter for letter in letters if letter is not None]
+
+    def _claim_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Duty | None:
+        """Count the attempt in a commit of its own, so that one which kills its agent is counted too."""
+        key, row = record.record_key, record.row
+        if row.state is State.DONE:  # a local undo that is due again: from now on it is a retried one
+            ws.act(key, UndoFailed(row.attempt), known)
+            what = Duty.CALL_UNDO
+        elif died_too_often(record, known, what):
+            error = record.error or "every attempt ended without an answer"
+            ws.act(key, UndoFailed(row.attempt, True) if is_undo(what) else Failed(row.attempt, True), known, error=error)
+            return None
+        lease_s = max(self._limits.lease_s, 1.5 * self._timeout_s(known, record.step))
+        lease_ms = ws.now_ms + int(1000 * lease_s)
+        ws.act(key, Claimed(), known, lease_ms=lease_ms)
+        ws.retry_at(key, lease_ms)
+        return what
+
+    def _timeout_s(self, known: Known, step: int) -> float:
+        return known.options(step).timeout_s or self._limits.slow_timeout_s
+
+    def _attempt(self, claimed: Record, known: Known, what: Duty) -> Generator[Operation, Any, None]:
+        """Run without holding the record, then settle only if the attempt is still the one that counts. A conflict or a
+        lost connection is no failure of the step: a local step runs again, a known answer from outside is settled again."""
+        step, budget_s = known.plan.step(claimed.step), self._timeout_s(known, claimed.step)
+        outside = step.undo is Undo.EXTERNAL if is_undo(what) else step.external
+        answer: Executed | None = None
+        for tried in range(_CONFLICTS_MAX):
+            try:
+                if outside and answer is None:
+                    answer = yield Execute(claimed, what, False, budget_s)
+                yield from self._settle_attempt(claimed, known, what, answer, budget_s)
+            except (StoreConflict, StoreUnavailable):
+                yield Rollback()
+                if tried == _CONFLICTS_MAX - 1:
+                    raise
+                _, chance = yield Now()
+                yield Pause(0.05 * (1 << tried) * (0.5 + chance))
+            else:
+                return
+
+    def _settle_attempt(
+        self, claimed: Record, known: Known, what: Duty, answer: Executed | None, budget_s: float
+    ) -> Generator[Operation, Any, None]:
+        key = claimed.record_key
+        yield Begin()
+        if answer is None:
+            answer = yield Execute(claimed, what, True, budget_s)
+            assert answer is not None
+        ws, _ = yield from self._workspace()
+        ws.load((yield Claim((key.saga_id,))))
+        record = ws.get(key)
+        if record is None or record.row.attempt != claimed.row.attempt or duty(record.row, known.plan.step(key.step)) is not what:
+            yield Rollback()  # aborted meanwhile, or taken over: what the handler wrote is undone
+            return
+        _, chance = yield Now()
+        settle(ws, key, known, what, answer, chance)
+        yield from self._run_duties(ws, slow=False)
+        records = ws.changed()
+        yield Save(records)
+        yield Commit()
+        yield from self._announce(ws.said(records))
+
+    def command(self, saga_id: UUID, step: int | None, fact: Fact, reason: str = "") -> Generator[Operation, Any, Row | Refusal | None]:
+        """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first."""
+        ws, _ = yield from self._workspace()
+        yield Begin()
+        ws.load((yield Claim((saga_id,))))
+        found = sorted(ws.of_saga(saga_id), key=lambda record: record.step)
+        record = next((one for one in found if step is None or one.step == step), None)
+        known = None if record is None else self._catalog.get(record.definition)
+        if record is None or known is None:
+            yield Rollback()
+            return None
+        changes: dict[str, Any] = {"reason": reason} if reason and not record.reason else {}
+        answer = ws.act(record.record_key, fact, known, **changes)
+        if not isinstance(answer, Row):
+            yield Rollback()
+            return answer if answer is not None else record.row
+        yield from self._run_duties(ws, slow=False)
+        records = ws.changed()
+        yield Save(records)
+        yield Commit()
+        yield from self._announce(ws.said(records))
+        return answer
+
+    def republish(self, records: Sequence[Record]) -> Steps:
+        """The crash path: records whose words are not known to be published say everything again."""
+        said: list[Said] = []
+        for record in records:
+            known = self._catalog.get(record.definition)
+            if known is not None:
+                said.append(Said(record, everything(record, known.plan)))
+        yield from self._announce(said)
+

@@ -1,0 +1,147 @@
+"""The relay: publishes what committed records say, and finds what a dead process did not get to say.
+
+The hot path publishes from memory right after the commit. That a version is published is remembered here and written down
+lazily: by the next update of the same record, or once a second in bulk. The scan finds records that are not announced for
+too long, whoever wrote them; publishing one twice is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from saga_choreo.errors import PublishRefused, SagaError
+from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.ports.broker import Broker, Outgoing
+from saga_choreo.ports.clock import Clock
+from saga_choreo.ports.store import AnnouncedMark, Scans
+from saga_choreo.runtime.operations import Publication
+from saga_choreo.runtime.timing import Limits
+
+__all__ = ["Relay"]
+
+_log = logging.getLogger("saga_choreo.relay")
+_MARKS_EVERY_S = 1.0
+_SCAN_MAX = 256
+# Publishing rounds under way at once; beyond that the pipeline waits, and with it consumption.
+_ROUNDS_MAX = 8
+Answer = TypeVar("Answer")
+
+
+class Relay:
+    """`announced` is what this process knows and the store does not: bounded by what a second's work can publish."""
+
+    def __init__(self, service: str, broker: Broker, scans: Scans, clock: Clock, limits: Limits) -> None:
+        self._service = service
+        self._broker = broker
+        self._scans = scans
+        self._clock = clock
+        self._limits = limits
+        self._rounds = asyncio.Semaphore(_ROUNDS_MAX)
+        self._under_way: dict[RecordKey, int] = {}
+        self.announced: dict[RecordKey, int] = {}
+        self.refused = 0
+        self._quiet_until = 0.0
+
+    async def submit(self, group: asyncio.TaskGroup, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
+        """Publish in the background."""
+        await self._rounds.acquire()
+        self._note_under_way(publications)
+        group.create_task(self._round(publications, loose))
+
+    async def _round(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
+        try:
+            await self.publish(publications, loose)
+        finally:
+            self._rounds.release()
+
+    async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing] = ()) -> bool:
+        """Publish and remember what was confirmed. Returns whether all was; what was not is found by the scan."""
+        self._note_under_way(publications)
+        letters = [letter for publication in publications for letter in publication.messages]
+        try:
+            answers = await self._broker.publish([*letters, *loose]) if letters or loose else []
+        except SagaError as error:
+            answers = [error] * (len(letters) + len(loose))
+        finally:
+            for publication in publications:
+                self._under_way.pop(publication.key, None)
+        at = 0
+        for publication in publications:
+            mine = answers[at : at + len(publication.messages)]
+            at += len(publication.messages)
+            if not any(mine):
+                self.announced[publication.key] = max(publication.version, self.announced.get(publication.key, 0))
+        failed = [answer for answer in answers if answer is not None]
+        if failed:
+            self._complain(failed)
+        return not failed
+
+    def _note_under_way(self, publications: Sequence[Publication]) -> None:
+        for publication in publications:
+            self._under_way[publication.key] = publication.version
+
+    def _complain(self, failed: Sequence[Exception]) -> None:
+        """Once in five seconds at most: an outage is one story, not one line a message."""
+        self.refused += sum(isinstance(one, PublishRefused) for one in failed)
+        now = self._clock.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + 5.0
+            _log.warning("%d messages are not published yet and will be tried again: %s", len(failed), failed[0])
+
+    def saved(self, records: Sequence[Record]) -> None:
+        """What the store has written down need not be remembered."""
+        for record in records:
+            known = self.announced.get(record.record_key)
+            if known is not None and record.announced >= known:
+                del self.announced[record.record_key]
+
+    async def flush(self) -> None:
+        """Write down what is published: one bulk update."""
+        marks = [AnnouncedMark(key, version) for key, version in self.announced.items()]
+        if not marks:
+            return
+        await self._scans.mark_announced(self._service, marks)
+        for mark in marks:
+            if self.announced.get(mark.key) == mark.version:
+                del self.announced[mark.key]
+
+    async def mark_for_ever(self) -> None:
+        while True:
+            await self._clock.sleep(_MARKS_EVERY_S)
+            await _patiently(self.flush, "noting what is published")
+
+    async def scan_for_ever(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
+        """The crash path. When a scan finds a full batch it goes on at once; otherwise it looks again a little later."""
+        while True:
+            found = await _patiently(lambda: self.scan(republish), "looking for unannounced records")
+            if not found:
+                await self._clock.sleep(self._limits.scan_every_s)
+
+    async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool:
+        """One look. Returns whether there may be more."""
+        now_ms = self._clock.time_ns() // 1_000_000
+        before = now_ms - int(1000 * self._limits.unannounced_after_s)
+        start_before = now_ms - int(1000 * self._limits.start_unannounced_after_s)
+        found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX)
+        lost = [record for record in found if not self._is_known(record)]
+        if not lost:
+            return False
+        _log.info("%d records were not announced by the process that wrote them; publishing them", len(lost))
+        await republish(lost)
+        await self.flush()
+        return len(found) == _SCAN_MAX and any(self._is_known(record) for record in lost)
+
+    def _is_known(self, record: Record) -> bool:
+        key = record.record_key
+        return self.announced.get(key, 0) >= record.version or self._under_way.get(key, 0) >= record.version
+
+
+async def _patiently(work: Callable[[], Awaitable[Answer]], what: str) -> Answer | None:
+    try:
+        return await work()
+    except SagaError as error:
+        _log.warning("%s failed and is tried again: %s", what, error)
+        return None

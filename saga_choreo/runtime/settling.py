@@ -1,0 +1,140 @@
+"""What a handler's answer means to its record. One place for both lanes; pure."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from saga_choreo.core.facts import Declined, Failed, Succeeded, UndoFailed, Undone, WentPending
+from saga_choreo.core.rows import Duty
+from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.retry import OnExhausted, Retry
+from saga_choreo.model.states import State
+from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected, WentAway
+from saga_choreo.runtime.workspace import Workspace
+
+__all__ = ["died_too_often", "hand_back", "is_undo", "settle"]
+
+OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
+
+
+def is_undo(what: Duty) -> bool:
+    return what in (Duty.UNDO, Duty.CALL_UNDO)
+
+
+def settle(ws: Workspace, key: RecordKey, known: Known, what: Duty, answer: Executed, chance: float) -> None:
+    """Apply the answer. A first failure in the fast lane counts as the first attempt."""
+    if is_undo(what):
+        _settle_undo(ws, key, known, answer, chance)
+    else:
+        _settle_forward(ws, key, known, answer, chance)
+
+
+def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Executed, chance: float) -> None:
+    attempt = _record(ws, key).row.attempt
+    match answer:
+        case Ran(handled=handled, kept=kept):
+            assert handled is not None
+            if handled.pending:
+                _go_pending(ws, key, known, attempt)
+                return
+            fact = Succeeded(attempt, handled.choice)
+            ws.act(key, fact, known, results=dict(handled.results), kept=kept, inputs={}, error="", lease_ms=None)
+        case Rejected(reason=reason):
+            _settle_rejection(ws, key, known, reason, chance)
+        case Broke(error=error, final=final):
+            _settle_failure(ws, key, known, error, chance, final=final)
+        case Overran():
+            if _record(ws, key).lease_ms is None:  # the fast lane's budget, not an attempt's time-out
+                ws.touch(key, error=OVERRAN)
+                ws.retry_at(key, ws.now_ms)
+            else:
+                _settle_failure(ws, key, known, "timed out", chance, final=False)
+        case WentAway():
+            hand_back(ws, key)
+        case _:
+            assert_never(answer)
+
+
+def _go_pending(ws: Workspace, key: RecordKey, known: Known, attempt: int) -> None:
+    """The handler will be completed from outside; from now on only the step's own deadline, if it has one, is due."""
+    deadline_s = known.options(key.step).deadline_s
+    own = None if deadline_s is None else ws.now_ms + int(deadline_s * 1000)
+    ws.act(key, WentPending(attempt), known, lease_ms=own, error="")
+
+
+def _settle_rejection(ws: Workspace, key: RecordKey, known: Known, reason: str, chance: float) -> None:
+    """A business no. A step that may not veto is tried again instead."""
+    step, retry = known.plan.step(key.step), known.options(key.step).retry
+    if step.may_veto or step.optional or _record(ws, key).row.abort:
+        ws.act(key, Declined(_record(ws, key).row.attempt), known, reason=reason, inputs={}, lease_ms=None)
+        return
+    record = _counted(ws, key, known)
+    ws.touch(key, error=f"refused, though declared retriable: {reason}", lease_ms=None)
+    ws.act(key, Declined(record.row.attempt, retry.is_exhausted(record.row.attempt)), known)
+    _back_off(ws, key, retry, record.row.attempt, chance)
+
+
+def _settle_failure(ws: Workspace, key: RecordKey, known: Known, error: str, chance: float, *, final: bool) -> None:
+    retry = known.options(key.step).retry
+    record = _counted(ws, key, known)
+    attempt = record.row.attempt
+    exhausted = final or retry.is_exhausted(attempt)
+    ws.touch(key, error=error, lease_ms=None)
+    fact = Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO)
+    # The reason travels with the ABORT when exhaustion is a veto; a parked step keeps its error only.
+    changes = {"reason": f"gave up after {attempt} attempts: {error}"[:1024]} if exhausted and fact.veto else {}
+    ws.act(key, fact, known, **changes)
+    _back_off(ws, key, retry, attempt, chance)
+
+
+def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Executed, chance: float) -> None:
+    record = _record(ws, key)
+    attempt, options = record.row.attempt, known.options(key.step)
+    match answer:
+        case Ran(undo_result=undo_result):
+            ws.act(key, Undone(attempt), known, undo_result=undo_result, error="", lease_ms=None)
+        case WentAway():
+            hand_back(ws, key)
+        case Overran() if record.row.state is State.DONE:
+            ws.act(key, UndoFailed(attempt), known, error=OVERRAN)
+            ws.retry_at(key, ws.now_ms)
+        case Rejected() | Broke() | Overran():
+            error = answer.error if isinstance(answer, Broke) else getattr(answer, "reason", "timed out")
+            exhausted = record.row.state is State.COMPENSATING and options.undo_retry.is_exhausted(attempt)
+            fact = UndoFailed(attempt, exhausted, refused=isinstance(answer, Rejected), go_on=exhausted and options.on_park_continue)
+            ws.touch(key, error=error, lease_ms=None)
+            ws.act(key, fact, known)
+            _back_off(ws, key, options.undo_retry, max(attempt, 1), chance)
+        case _:
+            assert_never(answer)
+
+
+def hand_back(ws: Workspace, key: RecordKey) -> None:
+    """The agent stops in the middle of an attempt: it was not the step's fault, and whoever comes next may begin at once."""
+    row = _record(ws, key).row
+    ws.touch(key, row=row._replace(attempt=max(row.attempt - 1, 0)), lease_ms=None)
+    ws.retry_at(key, ws.now_ms)
+
+
+def _record(ws: Workspace, key: RecordKey) -> Record:
+    record = ws.get(key)
+    assert record is not None, "only a loaded record is settled"
+    return record
+
+
+def _counted(ws: Workspace, key: RecordKey, known: Known) -> Record:
+    """The slow lane has counted its attempt before it ran; the fast lane counts a failed one now."""
+    record = _record(ws, key)
+    return record if record.lease_ms is not None else ws.claim(key, known)
+
+
+def _back_off(ws: Workspace, key: RecordKey, retry: Retry, attempt: int, chance: float) -> None:
+    ws.retry_at(key, ws.now_ms + int(1000 * retry.delay_after(attempt, chance)))
+
+
+def died_too_often(record: Record, known: Known, what: Duty) -> bool:
+    """All attempts are used up without an answer: the attempts died with their agents."""
+    options = known.options(record.step)
+    retry = options.undo_retry if is_undo(what) else options.retry
+    return retry.is_exhausted(record.row.attempt)

@@ -1,0 +1,106 @@
+"""Timers: everything durable that has to happen at a time - retries, leases, deadlines, repeated announcements - is a record with a
+due time. This loop finds them and has the pipeline work on them; it sleeps until the next one, or until it is told of an earlier one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from saga_choreo.errors import SagaError
+from saga_choreo.model.record import RecordKey
+from saga_choreo.ports.clock import Clock
+from saga_choreo.ports.store import Scans
+from saga_choreo.runtime.timing import Limits
+
+__all__ = ["Timers"]
+
+_log = logging.getLogger("saga_choreo.timers")
+# Another process may have made a record due (a web process, a command): looked for at least this often.
+_LOOK_EVERY_S = 1.0
+
+
+class Timers:
+    """Works on due records, at most `slow_at_once` at a time, one of a record at a time."""
+
+    def __init__(self, service: str, scans: Scans, clock: Clock, limits: Limits, work: Callable[[RecordKey], Awaitable[bool]]) -> None:
+        """`work` handles one due record; it answers whether that was only a repeated announcement."""
+        self._service = service
+        self._scans = scans
+        self._clock = clock
+        self._limits = limits
+        self._work = work
+        self._running: set[RecordKey] = set()
+        self._earlier = asyncio.Event()
+        self._wake_ms = 0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def expect(self, due_ms: int) -> None:
+        """A record is due at this time: wake up for it if the loop would sleep longer."""
+        if due_ms < self._wake_ms:
+            self._wake_ms = due_ms
+            self._earlier.set()
+
+    async def run(self, group: asyncio.TaskGroup) -> None:
+        """Until cancelled. Attempts run as tasks of the group."""
+        while True:
+            self._earlier.clear()
+            started = await self._start_due(group)
+            if not started:
+                await self._sleep()
+
+    async def _start_due(self, group: asyncio.TaskGroup) -> int:
+        free = self._limits.slow_at_once - len(self._running)
+        if free <= 0:
+            return 0
+        try:
+            # Records that are being worked on may still be due in the store: ask for that many more.
+            keys = await self._scans.due(self._service, self._now_ms(), free + len(self._running))
+        except SagaError as error:
+            _log.warning("looking for due records failed and is tried again: %s", error)
+            return 0
+        fresh = [key for key in keys if key not in self._running][:free]
+        for key in fresh:
+            self._running.add(key)
+            group.create_task(self._one(key))
+        return len(fresh)
+
+    async def _one(self, key: RecordKey) -> None:
+        try:
+            if await self._work(key):
+                await self._pay_for_nudge()
+        except SagaError as error:
+            _log.warning("saga %s, step %d: work that is due failed and is tried again: %s", key.saga_id, key.step, error)
+            await self._clock.sleep(1.0 + self._clock.chance())
+        finally:
+            self._running.discard(key)
+            self._earlier.set()
+
+    async def _pay_for_nudge(self) -> None:
+        """Repeated announcements keep to a budget: each holds its place in `slow_at_once` for its share of a second."""
+        await self._clock.sleep(self._limits.slow_at_once / self._limits.nudges_per_s / 2)
+
+    async def _sleep(self) -> None:
+        """Until the next due record, at most a second, or until told of an earlier one."""
+        now_ms = self._now_ms()
+        wait_s = _LOOK_EVERY_S
+        if len(self._running) < self._limits.slow_at_once:
+            try:
+                next_ms = await self._scans.next_due_ms(self._service)
+            except SagaError:
+                next_ms = None
+            if next_ms is not None and next_ms > now_ms:
+                wait_s = min(wait_s, (next_ms - now_ms) / 1000)
+        self._wake_ms = now_ms + int(wait_s * 1000)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._earlier.wait()
+        except TimeoutError:
+            pass
+
+    def _now_ms(self) -> int:
+        return self._clock.time_ns() // 1_000_000

@@ -1,0 +1,89 @@
+"""When a record has to be looked at again: one number per record, from its row, its step and what is asked of it.
+
+Pure arithmetic. A retry's backoff, a lease and a deadline are durable because they are this column, nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saga_choreo.core.graph import StepPlan
+from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_finished
+from saga_choreo.model.record import ORIGIN, Record
+from saga_choreo.model.states import Cancel, State
+
+__all__ = ["DAY_MS", "Limits", "deadline_of", "due_of", "nudge_after_ms"]
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every bound of an agent's runtime, with its default. Seconds unless the name says otherwise."""
+
+    # A batch of deliveries shares one transaction; PostgreSQL caches 64 subtransactions, each step may use one.
+    batch_max: int = 32
+    batch_wait_s: float = 0.005
+    fast_budget_s: float = 0.25
+    slow_timeout_s: float = 30.0
+    slow_at_once: int = 16
+    # Longer than a slow attempt may take, so that a living attempt is not started twice.
+    lease_s: float = 45.0
+    # A message delivered more often may have killed its agent: its step runs in the slow lane, where dying is counted.
+    deliveries_fast: int = 3
+    reannounce: bool = True
+    nudge_first_s: float = 30.0
+    nudge_max_s: float = 3600.0
+    # At most this many repeated announcements a second and agent (5 % of a publish capacity of 2,000 messages a second).
+    nudges_per_s: float = 100.0
+    unannounced_after_s: float = 2.0
+    start_unannounced_after_s: float = 0.2
+    scan_every_s: float = 0.25
+    outcome_wait_s: float = 0.2
+    outcome_max: int = 500
+    horizon_s: float = 7 * 86_400
+    # The bound on clock differences: a saga from further ahead is refused, one past the horizon is kept this much longer.
+    clock_bound_s: float = 7200.0
+    stop_grace_s: float = 25.0
+    ready_timeout_s: float = 10.0
+
+
+def deadline_of(record: Record, step: StepPlan) -> int | None:
+    """The deadline that still matters to this record: a step that cannot refuse any more has none."""
+    state = record.row.state
+    if state is State.WAITING and step.may_veto and step.index != ORIGIN:
+        return record.deadline_ms
+    if state is State.OPEN and not record.row.cancel & Cancel.ASKED:
+        return record.deadline_ms
+    return None
+
+
+def nudge_after_ms(nudges: int, limits: Limits, chance: float) -> int:
+    """The wait before the next repeated announcement: doubling, with a quarter of jitter so that services do not beat in time."""
+    wait_s: float = min(limits.nudge_first_s * float(1 << min(nudges, 20)), limits.nudge_max_s)
+    return int(1000 * wait_s * (0.75 + 0.5 * chance))
+
+
+def due_of(record: Record, step: StepPlan, limits: Limits, now_ms: int, chance: float, retry_at_ms: int | None) -> int | None:
+    """When this record is due; None when only a message can change anything.
+
+    `retry_at_ms` is the end of a backoff or of a lease; without one, something to execute is due at once.
+    """
+    row = record.row
+    if is_finished(row):
+        return None
+    wakes = [at for at in (deadline_of(record, step),) if at is not None]
+    if row.pending and record.lease_ms is not None:
+        wakes.append(record.lease_ms)
+    if duty(row, step) is not None:
+        wakes.append(now_ms if retry_at_ms is None else retry_at_ms)
+    elif limits.reannounce and _has_said_something(record):
+        wakes.append(now_ms + nudge_after_ms(record.nudges, limits, chance))
+    return min(wakes) if wakes else None
+
+
+def _has_said_something(record: Record) -> bool:
+    row = record.row
+    if record.step == ORIGIN:
+        return row.state not in FINAL_ORIGIN
+    return row.state not in (State.WAITING, State.RUNNING) or bool(row.cancel)

@@ -1,0 +1,309 @@
+"""The records of one transaction, in memory: facts go in, changed records and the messages they imply come out.
+
+Pure. An edge between two steps of the same service (or to the origin's own row) is applied here, in the same commit, and
+never travels; everything else becomes a message to be published after the commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from saga_choreo.core.emissions import Message, emissions
+from saga_choreo.core.facts import Claimed, DoneCame, Fact, Refusal
+from saga_choreo.core.graph import Plan, StepPlan
+from saga_choreo.core.routing import facts_for
+from saga_choreo.core.rows import Duty, duty, is_finished
+from saga_choreo.core.transitions import transition
+from saga_choreo.model.envelope import Envelope, MessageKind
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
+from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.letters import message_of, receiver_of
+from saga_choreo.runtime.timing import Limits, due_of
+
+__all__ = ["Applied", "Said", "Workspace", "everything"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the new version of one record says to the outside."""
+
+    record: Record
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`wrong` says why the message can never be applied; `alarm` that it contradicts what happened here."""
+
+    changed: bool = False
+    wrong: str = ""
+    alarm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """What a message brings along for the records it touches."""
+
+    saga_id: UUID
+    choreography: str
+    definition: str
+    origin: str
+    key: str
+    deadline_ms: int | None
+    trace: str
+    payload: bytes
+    reason: str
+
+
+class Workspace:
+    """One transaction's view. Not reused after its commit."""
+
+    def __init__(
+        self, service: str, catalog: Catalog, limits: Limits, now_ms: int, chance: float, announced: Mapping[RecordKey, int] | None = None
+    ) -> None:
+        """`announced` says which versions this process knows to be published, though the store may not say so yet."""
+        self.service = service
+        self._catalog = catalog
+        self._limits = limits
+        self.now_ms = now_ms
+        self._chance = chance
+        self._announced = announced or {}
+        self._stored: dict[RecordKey, Record] = {}
+        self._current: dict[RecordKey, Record] = {}
+        self._messages: dict[RecordKey, list[Message]] = {}
+        self._retry_at: dict[RecordKey, int] = {}
+        self._duties: dict[RecordKey, None] = {}
+
+    def load(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self._stored[record.record_key] = self._current[record.record_key] = record
+
+    def get(self, key: RecordKey) -> Record | None:
+        return self._current.get(key)
+
+    def of_saga(self, saga_id: UUID) -> list[Record]:
+        return [record for record in self._current.values() if record.saga_id == saga_id]
+
+    def receive(self, envelope: Envelope, known: Known) -> Applied:
+        """Apply a message that came from outside."""
+        message = message_of(envelope, known.plan)
+        if isinstance(message, str):
+            return Applied(wrong=message)
+        wrong = self._disagreement(envelope)
+        if wrong:
+            return Applied(wrong=wrong)
+        carried = _Carried(
+            envelope.saga_id,
+            envelope.choreography,
+            envelope.definition,
+            envelope.origin,
+            envelope.key,
+            envelope.deadline_ms,
+            f"{envelope.traceparent}\n{envelope.tracestate}" if envelope.traceparent else "",
+            envelope.payload,
+            envelope.reason,
+        )
+        changed, alarm = self._deliver(message, carried, known)
+        return Applied(changed, alarm=alarm)
+
+    def _disagreement(self, envelope: Envelope) -> str:
+        """S11: all records of a saga agree; a message that disagrees changes nothing."""
+        for record in self.of_saga(envelope.saga_id):
+            if record.definition == envelope.definition and record.origin != envelope.origin:
+                return f"it names the origin {envelope.origin!r}, the saga's is {record.origin!r}"
+            if record.definition == envelope.definition and record.deadline_ms != envelope.deadline_ms:
+                return f"it names the deadline {envelope.deadline_ms!r}, the saga's is {record.deadline_ms!r}"
+        return ""
+
+    def _deliver(self, first: Message, carried: _Carried, known: Known) -> tuple[bool, str]:
+        """Apply a message and, in the same commit, what it makes this service say to itself."""
+        waiting: deque[tuple[Message, _Carried]] = deque([(first, carried)])
+        changed, alarm = False, ""
+        while waiting:
+            message, carried = waiting.popleft()
+            is_origin = carried.origin == self.service
+            for number, fact in facts_for(message, known.plan, self.service, is_origin=is_origin):
+                said = self._apply(RecordKey(carried.saga_id, carried.definition, number), fact, carried, known)
+                if isinstance(said, Refusal):
+                    alarm = said.reason if said.alarm else alarm
+                elif said is not None:
+                    changed = True
+                    waiting.extend(said)
+        return changed, alarm
+
+    def act(self, key: RecordKey, fact: Fact, known: Known, **changes: object) -> Row | Refusal | None:
+        """Apply a fact that arose here (a handler's answer, a timer, a person). `changes` are the record's other fields.
+        Returns the new row, None when nothing changed, or the refusal."""
+        record = self._current[key]
+        said = self._apply(key, fact, _carried_by(record), known, changes)
+        if said is None or isinstance(said, Refusal):
+            return said
+        for message, carried in said:
+            self._deliver(message, carried, known)
+        return self._current[key].row
+
+    def open_origin(self, record: Record, known: Known) -> None:
+        """A new saga's origin row, with everything that follows from it in this service."""
+        key = record.record_key
+        self._current[key] = record
+        for message, carried in self._follow(key, Row(), record, known):
+            self._deliver(message, carried, known)
+
+    def _apply(
+        self, key: RecordKey, fact: Fact, carried: _Carried, known: Known, changes: dict[str, object] | None = None
+    ) -> list[tuple[Message, _Carried]] | Refusal | None:
+        record = self._current.get(key)
+        step = known.plan.step(key.step)
+        if record is None and key.step == ORIGIN:
+            return None
+        before = record.row if record is not None else Row()
+        after = transition(before, fact, step)
+        if isinstance(after, Refusal):
+            return after
+        if after == before:
+            return None
+        record = replace(record or self._fresh(key, carried), row=after, **_carried_into(fact, record, carried), **(changes or {}))
+        self._current[key] = record
+        return self._follow(key, before, record, known)
+
+    def _fresh(self, key: RecordKey, carried: _Carried) -> Record:
+        return Record(
+            service=self.service,
+            saga_id=key.saga_id,
+            definition=key.definition,
+            step=key.step,
+            row=Row(),
+            choreography=carried.choreography,
+            origin=carried.origin,
+            key=carried.key,
+            deadline_ms=carried.deadline_ms,
+        )
+
+    def _follow(self, key: RecordKey, before: Row, record: Record, known: Known) -> list[tuple[Message, _Carried]]:
+        """Messages that the change implies: kept for publishing, or returned to be applied here at once."""
+        plan, step = known.plan, known.plan.step(key.step)
+        if duty(record.row, step) is not duty(before, step):
+            self._duties[key] = None
+        said_before = emissions(before, step, plan)
+        here: list[tuple[Message, _Carried]] = []
+        for message in emissions(record.row, step, plan):
+            if message in said_before or _is_silent(message, record):
+                continue
+            receiver = receiver_of(message, record)
+            if receiver != self.service:
+                self._messages.setdefault(key, []).append(message)
+            if receiver in ("", self.service):
+                here.append((message, replace(_carried_by(record), payload=record.results.get(message.event, b""))))
+        return here
+
+    def next_duty(self) -> tuple[Record, StepPlan, Known, Duty] | None:
+        """The next record of this transaction with something to execute, in the order they arose."""
+        while self._duties:
+            key = next(iter(self._duties))
+            del self._duties[key]
+            record, known = self._current[key], self._catalog.get(key.definition)
+            if known is None:
+                continue
+            step = known.plan.step(key.step)
+            what = duty(record.row, step)
+            if what is not None:
+                return record, step, known, what
+        return None
+
+    def claim(self, key: RecordKey, known: Known) -> Record:
+        """Count an attempt."""
+        self.act(key, Claimed(), known)
+        return self._current[key]
+
+    def touch(self, key: RecordKey, **changes: object) -> None:
+        """Change fields beside the row."""
+        self._current[key] = replace(self._current[key], **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
+
+    def retry_at(self, key: RecordKey, at_ms: int) -> None:
+        """What is to be executed for this record waits until then (a backoff, a lease)."""
+        self._retry_at[key] = at_ms
+
+    def changed(self) -> list[Record]:
+        """The records to save, in key order, with version, timer and announcement worked out."""
+        return [self._finished(key) for key in sorted(self._current) if self._current[key] is not self._stored.get(key)]
+
+    def _finished(self, key: RecordKey) -> Record:
+        record, stored = self._current[key], self._stored.get(key)
+        known = self._catalog.get(key.definition)
+        assert known is not None
+        version = 1 if stored is None else stored.version + 1
+        # A change with nothing to say needs no announcing, unless an earlier one is not known to be announced.
+        told = record.announced if stored is None else max(stored.announced, self._announced.get(key, 0))
+        caught_up = stored is None or told == stored.version
+        step = known.plan.step(key.step)
+        retry_at = self._retry_at.get(key)
+        if retry_at is None and stored is not None and duty(stored.row, step) is duty(record.row, step):
+            retry_at = stored.due_ms  # the backoff or lease of something that was due before goes on
+        return replace(
+            record,
+            version=version,
+            announced=version if caught_up and key not in self._messages else told,
+            due_ms=due_of(record, step, self._limits, self.now_ms, self._chance, retry_at),
+            changed_ms=self.now_ms,
+            inputs={} if is_finished(record.row) else record.inputs,
+        )
+
+    def said(self, saved: Iterable[Record]) -> list[Said]:
+        """What the saved records say to the outside, to be published after the commit. A record whose earlier words are not
+        known to be published says everything again."""
+        words: list[Said] = []
+        for record in saved:
+            if record.announced == record.version:
+                continue
+            stored = self._stored.get(record.record_key)
+            caught_up = stored is None or record.announced == stored.version
+            new = tuple(self._messages.get(record.record_key, ()))
+            words.append(Said(record, new if caught_up else everything(record, self.plan(record))))
+        return words
+
+    def plan(self, record: Record) -> Plan:
+        known = self._catalog.get(record.definition)
+        assert known is not None
+        return known.plan
+
+
+def everything(record: Record, plan: Plan) -> tuple[Message, ...]:
+    """All that a record says to other services, as if nothing had been said yet."""
+    said = emissions(record.row, plan.step(record.step), plan)
+    return tuple(m for m in said if receiver_of(m, record) != record.service and not _is_silent(m, record))
+
+
+def _is_silent(message: Message, record: Record) -> bool:
+    """A compensation that published no event has nothing to tell the world."""
+    return message.kind is MessageKind.UNDONE and record.undo_result is None
+
+
+def _carried_by(record: Record) -> _Carried:
+    return _Carried(
+        record.saga_id,
+        record.choreography,
+        record.definition,
+        record.origin,
+        record.key,
+        record.deadline_ms,
+        record.trace,
+        b"",
+        record.reason,
+    )
+
+
+def _carried_into(fact: Fact, record: Record | None, carried: _Carried) -> dict[str, object]:
+    """Fields of the record that a message changes beside the row."""
+    fields: dict[str, object] = {}
+    if isinstance(fact, DoneCame):
+        bits = [bit for bit in range(fact.edges.bit_length()) if fact.edges >> bit & 1]
+        known = record.inputs if record else {}
+        fields["inputs"] = {**{bit: carried.payload for bit in bits}, **known}
+    if carried.trace and (record is None or carried.trace != record.trace):
+        fields["trace"] = carried.trace
+    if carried.reason and not (record and record.reason):
+        fields["reason"] = carried.reason
+    return fields
