@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from saga_choreo.codec.faults import Fault, fault, short
 
-__all__ = ["HEADERS_BYTES_MAX", "attributes", "require", "require_text"]
+__all__ = ["HEADERS_BYTES_MAX", "attributes", "missing", "require", "require_text"]
 
 # RabbitMQ's default frame and NATS' default header allowance are both far above; our own largest block is about 7 KiB.
 HEADERS_BYTES_MAX = 16_384
@@ -34,10 +34,7 @@ def attributes(headers: Mapping[str, str]) -> Mapping[str, str]:
 def require(found: Mapping[str, str], name: str) -> str:
     value = found.get(name)
     if not value:
-        raise fault(
-            Fault.MISSING_ATTRIBUTE,
-            f"header {name!r} is missing or empty; the message is not from a saga agent, or lost headers on its way",
-        )
+        raise missing(name)
     return value
 
 
@@ -47,6 +44,13 @@ def require_text(found: Mapping[str, str], name: str) -> str:
     if not (value.isascii() and value.isprintable()):
         raise fault(Fault.HEADER_VALUE, f"header {name!r} has {short(value)}; percent-encode everything but printable ASCII")
     return value
+
+
+def missing(name: str) -> Exception:
+    return fault(
+        Fault.MISSING_ATTRIBUTE,
+        f"header {name!r} is missing or empty; the message is not from a saga agent, or lost headers on its way",
+    )
 
 
 def _size(text: str) -> int:

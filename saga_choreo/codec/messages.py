@@ -10,15 +10,30 @@ import re
 from typing import NamedTuple
 
 from saga_choreo.codec.faults import Fault, fault, short
+from saga_choreo.codec.headers import missing
 from saga_choreo.model.choreography import checked_name
 from saga_choreo.model.envelope import Channel, ChannelKind, MessageKind
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import ORIGIN_NAME
 from saga_choreo.model.states import Cause, Outcome
 
-__all__ = ["Fixed", "RawFixed", "check_channel", "check_fixed", "identity", "is_fact", "message_words", "read_fixed", "write_fixed"]
+__all__ = [
+    "PROTOCOL_VERSION",
+    "RAW_HEADERS",
+    "Fixed",
+    "RawFixed",
+    "check_channel",
+    "check_fixed",
+    "identity",
+    "is_fact",
+    "message_words",
+    "read_fixed",
+    "write_fixed",
+]
 
+PROTOCOL_VERSION = "1"
 _SOURCE = "/saga/"
+_CONTENT_TYPE = re.compile(r"application/json(?:; ?charset=utf-8)?", re.IGNORECASE)
 _DEFINITION = re.compile(r"[0-9a-f]{32}")
 # CloudEvents integers have 32 bits and a sign.
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
@@ -37,6 +52,9 @@ _KIND_BY_WORD = {
     "saga.cancelled": MessageKind.OUTCOME,
     "saga.timed_out": MessageKind.OUTCOME,
 }
+# Looking a member up on its enum class costs as much as the rest of a check.
+_EVENT, _OUTCOME = ChannelKind.EVENT, ChannelKind.OUTCOME
+_FACTS = (MessageKind.DONE, MessageKind.UNDONE)
 _NEEDS_FROM = frozenset({MessageKind.DONE, MessageKind.SKIP, MessageKind.CLEAR, MessageKind.UNDONE})
 
 
@@ -58,8 +76,11 @@ class Fixed(NamedTuple):
 
 
 class RawFixed(NamedTuple):
-    """The same as header values; empty where there is no such header."""
+    """The same as header values, in the order of RAW_HEADERS; empty where there is no such header."""
 
+    spec_version: str
+    protocol_version: str
+    content_type: str
     word: str
     type: str
     source: str
@@ -76,9 +97,31 @@ class RawFixed(NamedTuple):
     reannounced: str
 
 
+RAW_HEADERS = (
+    "ce-specversion",
+    "ce-sagaversion",
+    "ce-datacontenttype",
+    "ce-sagamsg",
+    "ce-type",
+    "ce-source",
+    "ce-saganame",
+    "ce-sagadef",
+    "ce-sagaorigin",
+    "ce-sagafrom",
+    "ce-sagato",
+    "ce-sagaevent",
+    "ce-sagaeventversion",
+    "ce-sagacause",
+    "ce-sagaoutcome",
+    "ce-sagadebt",
+    "ce-sagaagain",
+)
+_RAW_REQUIRED = frozenset(RAW_HEADERS[:2] + RAW_HEADERS[3:9])
+
+
 def is_fact(fixed: Fixed) -> bool:
     """Whether the message carries an event with its payload, for readers without an agent too."""
-    return fixed.event is not None and fixed.kind in (MessageKind.DONE, MessageKind.UNDONE)
+    return fixed.event is not None and fixed.kind in _FACTS
 
 
 def message_words(fixed: Fixed) -> tuple[str, str]:
@@ -155,10 +198,11 @@ def check_fixed(fixed: Fixed) -> None:
 
 def check_channel(fixed: Fixed, channel: Channel) -> None:
     """Raises DecodeError on a message that does not belong on this channel: a reader without an agent would meet it there."""
-    if channel.kind is ChannelKind.EVENT:
-        fits = fixed.event is not None and fixed.event.name == channel.name and is_fact(fixed)
+    kind = channel.kind
+    if kind is _EVENT:
+        fits = fixed.event is not None and fixed.event.name == channel.name and fixed.kind in _FACTS
     else:
-        fits = channel.kind is not ChannelKind.OUTCOME or fixed.kind is MessageKind.OUTCOME
+        fits = kind is not _OUTCOME or fixed.kind is MessageKind.OUTCOME
     if not fits:
         raise fault(
             Fault.CHANNEL_MISMATCH,
@@ -187,7 +231,7 @@ def write_fixed(fixed: Fixed) -> dict[str, str]:
         "ce-specversion": "1.0",
         "ce-source": _SOURCE + fixed.sender,
         "ce-type": kind_type,
-        "ce-sagaversion": "1",
+        "ce-sagaversion": PROTOCOL_VERSION,
         "ce-sagamsg": word,
         "ce-saganame": fixed.choreography,
         "ce-sagadef": fixed.definition,
@@ -207,6 +251,10 @@ def write_fixed(fixed: Fixed) -> dict[str, str]:
 
 def read_fixed(raw: RawFixed) -> Fixed:
     """The inverse of `write_fixed`. Raises DecodeError."""
+    _check_versions(raw)
+    for header, value in zip(RAW_HEADERS, raw, strict=True):
+        if not value and header in _RAW_REQUIRED:
+            raise missing(header)
     kind = _KIND_BY_WORD.get(raw.word)
     if kind is None:
         raise fault(
@@ -240,7 +288,28 @@ def read_fixed(raw: RawFixed) -> Fixed:
             Fault.TYPE_MISMATCH,
             f"type {short(raw.type)} and message {short(raw.word)} contradict the other headers; expected {message_words(fixed)!r}",
         )
+    if is_fact(fixed) and not raw.content_type:
+        raise missing("ce-datacontenttype")
+    if raw.content_type and not _CONTENT_TYPE.fullmatch(raw.content_type):
+        raise fault(
+            Fault.CONTENT_TYPE, f"header 'ce-datacontenttype' has {short(raw.content_type)}; publish events as 'application/json'"
+        )
     return fixed
+
+
+def _check_versions(raw: RawFixed) -> None:
+    """First of all: a message of another version may differ in everything else."""
+    if not raw.spec_version or not raw.protocol_version:
+        raise missing("ce-specversion" if not raw.spec_version else "ce-sagaversion")
+    if raw.spec_version != "1.0":
+        raise fault(
+            Fault.SPEC_VERSION, f"header 'ce-specversion' has {short(raw.spec_version)}; this is a reader of CloudEvents '1.0'"
+        )
+    if raw.protocol_version != PROTOCOL_VERSION:
+        raise fault(
+            Fault.PROTOCOL_VERSION,
+            f"header 'ce-sagaversion' has {short(raw.protocol_version)}, this agent knows {PROTOCOL_VERSION!r}; upgrade it",
+        )
 
 
 def _read_event(name: str, version: str) -> EventRef | None:

@@ -18,7 +18,18 @@ from typing import NamedTuple
 
 from saga_choreo.codec.faults import Fault, fault, short
 from saga_choreo.codec.headers import attributes, require, require_text
-from saga_choreo.codec.messages import Fixed, RawFixed, check_channel, check_fixed, identity, is_fact, read_fixed, write_fixed
+from saga_choreo.codec.messages import (
+    PROTOCOL_VERSION,
+    RAW_HEADERS,
+    Fixed,
+    RawFixed,
+    check_channel,
+    check_fixed,
+    identity,
+    is_fact,
+    read_fixed,
+    write_fixed,
+)
 from saga_choreo.codec.strict_json import check_object
 from saga_choreo.codec.values import parse_saga_id, parse_time, percent_decode, percent_encode, time_text
 from saga_choreo.errors import DecodeError, ResultTooLarge
@@ -31,14 +42,12 @@ BODY_BYTES_MAX = 65_536
 # In UTF-8, before percent-encoding, which makes at most three bytes of one.
 REASON_BYTES_MAX = 1_024
 KEY_BYTES_MAX = 512
-PROTOCOL_VERSION = "1"
 # Combinations of a choreography's fixed facts: a few per edge of the graph.
 CACHED_MAX = 4_096
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # The W3C asks for at least 512 characters to be passed on.
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
-_CONTENT_TYPE = re.compile(r"application/json(?:\s*;\s*charset=utf-8)?", re.IGNORECASE)
 
 
 class _Written(NamedTuple):
@@ -110,8 +119,7 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
     if len(body) > BODY_BYTES_MAX:
         raise fault(Fault.BODY_TOO_LARGE, f"the body has {len(body)} bytes, more than {BODY_BYTES_MAX}; send a reference instead")
     found = attributes(headers)
-    _check_versions(found)
-    fixed = _read(_raw(found))
+    fixed, has_payload = _read(tuple(map(found.get, RAW_HEADERS)))
     check_channel(fixed, channel)
     id_text = require(found, "ce-sagaid")
     saga_id = parse_saga_id(id_text)
@@ -122,7 +130,7 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
         )
     require_text(found, "ce-id")
     deadline = found.get("ce-sagadeadline")
-    _check_body(found, fixed, body)
+    _check_body(fixed, has_payload, body)
     trace = found.get("traceparent", "")
     if trace and not _TRACEPARENT.fullmatch(trace):
         trace = ""
@@ -162,50 +170,15 @@ def _write(fixed: Fixed, channel: Channel) -> _Written:
     return _Written(write_fixed(fixed), identity(fixed, channel), is_fact(fixed))
 
 
-# Failures are not remembered, and what is remembered has bounded names: garbage cannot fill the memory.
-_read = lru_cache(maxsize=CACHED_MAX)(read_fixed)
+@lru_cache(maxsize=CACHED_MAX)
+def _read(raw: tuple[str | None, ...]) -> tuple[Fixed, bool]:
+    # Failures are not remembered, and what is remembered has bounded names: garbage cannot fill the memory.
+    fixed = read_fixed(RawFixed(*(value or "" for value in raw)))
+    return fixed, is_fact(fixed)
 
 
-def _raw(found: Mapping[str, str]) -> RawFixed:
-    get = found.get
-    return RawFixed(
-        require(found, "ce-sagamsg"),
-        require(found, "ce-type"),
-        require(found, "ce-source"),
-        require(found, "ce-saganame"),
-        require(found, "ce-sagadef"),
-        require(found, "ce-sagaorigin"),
-        get("ce-sagafrom", ""),
-        get("ce-sagato", ""),
-        get("ce-sagaevent", ""),
-        get("ce-sagaeventversion", ""),
-        get("ce-sagacause", ""),
-        get("ce-sagaoutcome", ""),
-        get("ce-sagadebt", ""),
-        get("ce-sagaagain", ""),
-    )
-
-
-def _check_versions(found: Mapping[str, str]) -> None:
-    if require(found, "ce-specversion") != "1.0":
-        raise fault(
-            Fault.SPEC_VERSION,
-            f"header 'ce-specversion' has {short(found['ce-specversion'])}; this is a reader of CloudEvents '1.0'",
-        )
-    if require(found, "ce-sagaversion") != PROTOCOL_VERSION:
-        raise fault(
-            Fault.PROTOCOL_VERSION,
-            f"header 'ce-sagaversion' has {short(found['ce-sagaversion'])}, this agent knows {PROTOCOL_VERSION!r}; upgrade it",
-        )
-
-
-def _check_body(found: Mapping[str, str], fixed: Fixed, body: bytes) -> None:
-    if is_fact(fixed):
-        content_type = require(found, "ce-datacontenttype")
-        if content_type != "application/json" and not _CONTENT_TYPE.fullmatch(content_type):
-            raise fault(
-                Fault.CONTENT_TYPE, f"header 'ce-datacontenttype' has {short(content_type)}; publish events as 'application/json'"
-            )
+def _check_body(fixed: Fixed, has_payload: bool, body: bytes) -> None:
+    if has_payload:
         check_object(body)
     elif body:
         raise fault(
