@@ -1,0 +1,71 @@
+"""The header block as a whole: limits first, then one view with lower-case names.
+
+Most blocks come from our own agents, lower-case and plain ASCII already; for those two joined strings answer all questions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from saga_choreo.codec.faults import Fault, fault, short
+
+__all__ = ["HEADERS_BYTES_MAX", "attributes", "missing", "require", "require_text"]
+
+# RabbitMQ's default frame and NATS' default header allowance are both far above; our own largest block is about 7 KiB.
+HEADERS_BYTES_MAX = 16_384
+
+_TRACE = ("traceparent", "tracestate")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def attributes(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers by lower-case name. Raises DecodeError on a block that is too large, a control character in a name, or an
+    attribute given twice. Foreign headers are not looked at beyond that."""
+    names, values = "".join(headers), "".join(headers.values())
+    if _size(names) + _size(values) > HEADERS_BYTES_MAX:
+        raise fault(Fault.HEADERS_TOO_LARGE, f"the headers are larger than {HEADERS_BYTES_MAX} bytes; find out what adds to them")
+    if not names.isprintable() and _CONTROL.search(names):
+        name = next(name for name in headers if _CONTROL.search(name))
+        raise fault(Fault.HEADER_NAME, f"the header name {short(name)} has a control character; find out who wrote it")
+    return headers if names.islower() else _lowered(headers)
+
+
+def require(found: Mapping[str, str], name: str) -> str:
+    value = found.get(name)
+    if not value:
+        raise missing(name)
+    return value
+
+
+def require_text(found: Mapping[str, str], name: str) -> str:
+    """A value that no further rule looks at: at least printable ASCII."""
+    value = require(found, name)
+    if not (value.isascii() and value.isprintable()):
+        raise fault(Fault.HEADER_VALUE, f"header {name!r} has {short(value)}; percent-encode everything but printable ASCII")
+    return value
+
+
+def missing(name: str) -> Exception:
+    return fault(
+        Fault.MISSING_ATTRIBUTE,
+        f"header {name!r} is missing or empty; the message is not from a saga agent, or lost headers on its way",
+    )
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("ce-") or name in _TRACE
+
+
+def _lowered(headers: Mapping[str, str]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in found and _is_ours(lower):
+            raise fault(Fault.HEADER_DUPLICATED, f"header {short(lower)} is given more than once, in different cases; send it once")
+        found[lower] = value
+    return found
