@@ -1,0 +1,123 @@
+"""A frozen step with its handlers. All reflection is done when it is made; a run is decode, call, check, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saga_choreo.errors import DefinitionError
+from saga_choreo.model.choreography import ChoreographyStep, Split
+from saga_choreo.model.event import Event, EventRef
+from saga_choreo.runtime.context import StepContext
+from saga_choreo.runtime.declare.invoke import Invocation
+from saga_choreo.runtime.declare.options import StepOptions
+from saga_choreo.runtime.declare.payload import encode
+from saga_choreo.runtime.declare.results import Chosen, Handled, Pending
+
+__all__ = ["BoundStep"]
+
+_NOTHING = Handled({}, 0)
+_PENDING = Handled({}, 0, pending=True)
+
+
+class BoundStep:
+    """A step of a choreography with the handlers that run it."""
+
+    __slots__ = ("_classes", "_forward", "_numbers", "_undo", "_what", "definition", "options")
+
+    def __init__(
+        self,
+        definition: ChoreographyStep,
+        options: StepOptions,
+        forward: Invocation,
+        undo: Invocation | None,
+        classes: Sequence[type[Event]],
+    ) -> None:
+        self.definition = definition
+        self.options = options
+        self._forward = forward
+        self._undo = undo
+        self._numbers: dict[EventRef, int] = {ref: number for number, ref in enumerate(definition.publishes)}
+        # The classes of the annotations are looked up by type; another class of the same event costs one look more.
+        self._classes: dict[type, int] = {cls: self._numbers[cls.event] for cls in classes if cls.event in self._numbers}
+        self._what = f"the result of step {definition.name!r}"
+
+    @property
+    def has_undo(self) -> bool:
+        return self._undo is not None
+
+    async def run(self, inputs: Mapping[EventRef, bytes], ctx: StepContext) -> Handled:
+        """Call the handler. Raises what it raises (Reject included), DecodeError when an input does not fit, ResultTooLarge,
+        and DefinitionError when the result is not what is declared."""
+        answer = await self._forward(inputs, None, ctx)
+        kind: type = answer.__class__
+        number = self._classes.get(kind)
+        definition = self.definition
+        if number is not None and (definition.split is Split.ONE or len(definition.publishes) == 1):
+            return Handled({number: encode(answer, self._what)}, 1 << number)
+        return self._handled(answer)
+
+    async def undo(self, results: Mapping[int, bytes], kept: bytes | None, ctx: StepContext) -> bytes | None:
+        """Call the compensation. The payload of its event, if it returned one. Raises as `run` does."""
+        if self._undo is None:
+            raise DefinitionError(
+                f"step {self.definition.name!r} has no compensation, and was asked to undo; this is a fault of ours"
+            )
+        answer = await self._undo(results, kept, ctx)
+        if answer is None:
+            return None
+        declared = self.definition.undo_event
+        if not isinstance(answer, Event) or answer.event != declared:
+            raise DefinitionError(
+                f"the compensation of step {self.definition.name!r} returned {_described(answer)}, and its event is "
+                f"{str(declared) if declared else None!r}; return that event or None, or say with_compensation(...)"
+            )
+        return encode(answer, f"the compensation of step {self.definition.name!r}")
+
+    def _handled(self, answer: Any) -> Handled:
+        if answer is None and not self.definition.publishes:
+            return _NOTHING
+        if isinstance(answer, Pending) and self.definition.external:
+            return _PENDING
+        results: dict[int, bytes] = {}
+        for event in self._published(answer):
+            number = self._numbers.get(event.event) if isinstance(event, Event) else None
+            if number is None or number in results:
+                raise self._wrong(answer)
+            results[number] = encode(event, self._what)
+        return Handled(results, sum(1 << number for number in results))
+
+    def _published(self, answer: object) -> tuple[Any, ...]:
+        """The events inside an answer of the declared form."""
+        split, count, inside = self.definition.split, len(self.definition.publishes), _inside(answer)
+        match answer:
+            case Event() if split is Split.ONE or count == 1:
+                return (answer,)
+            case Chosen() if split is Split.SOME or count == 1:
+                return inside
+            case _:
+                # Only a tuple is left that has anything inside.
+                if isinstance(answer, Chosen) or split is not Split.ALL or not 0 < count == len(inside):
+                    raise self._wrong(answer)
+                return inside
+
+    def _wrong(self, answer: object) -> DefinitionError:
+        definition = self.definition
+        how = {Split.ALL: "all of", Split.ONE: "one of", Split.SOME: "choose(...) some of"}[definition.split]
+        declared = ", ".join(map(str, definition.publishes))
+        return DefinitionError(
+            f"step {definition.name!r} returned {_described(answer)}, and is declared to publish "
+            f"{f'{how} {declared}' if declared else 'nothing'}; return that, or correct what is declared"
+        )
+
+
+def _inside(answer: object) -> tuple[Any, ...]:
+    """The members of a tuple or of a chosen subset; nothing for anything else."""
+    inner: Any = answer.events if isinstance(answer, Chosen) else answer  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  (what it holds is checked by the caller)
+    return inner if isinstance(inner, tuple) else ()  # pyright: ignore[reportUnknownVariableType]  (the same)
+
+
+def _described(answer: object) -> str:
+    """The type of an answer, with the types inside it; never a value."""
+    names = ", ".join(type(item).__qualname__ for item in _inside(answer)[:8])
+    return repr(f"{type(answer).__qualname__}({names})" if names else type(answer).__qualname__)

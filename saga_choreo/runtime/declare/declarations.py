@@ -1,0 +1,233 @@
+"""What the decorators of one service say, collected and frozen into steps with handlers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from saga_choreo.errors import DefinitionError
+from saga_choreo.model.choreography import AnyEvent, Choreography, ChoreographyStep, Undo, checked_name
+from saga_choreo.model.event import event_ref
+from saga_choreo.model.retry import Retry
+from saga_choreo.runtime.declare.annotations import HandlerShape, UndoShape, read_handler, read_undo
+from saga_choreo.runtime.declare.bind import BoundStep
+from saga_choreo.runtime.declare.decorators import notes_of
+from saga_choreo.runtime.declare.faults import DeclarationFault, raise_faults
+from saga_choreo.runtime.declare.invoke import bound_handler, bound_undo
+from saga_choreo.runtime.declare.merge import Declared, mismatches, misuses, step_of, undo_misfits
+from saga_choreo.runtime.declare.options import Duration, StepOptions, seconds_of
+from saga_choreo.runtime.declare.step import Step, check_async
+
+__all__ = ["Declarations", "StepDecorator", "StepDecorators"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StepDecorator(Protocol):
+    """What `agent.step(...)` with arguments returns."""
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+
+
+class StepDecorators:
+    """The `step` decorator, for whatever has `declarations`."""
+
+    @property
+    def declarations(self) -> Declarations:
+        raise NotImplementedError
+
+    @overload
+    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def step(
+        self,
+        name: str | None = None,
+        *,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        external: bool | None = None,
+        optional: bool | None = None,
+        pivot: bool | None = None,
+        retriable: bool | None = None,
+        read_only: bool | None = None,
+        deadline: Duration | None = None,
+        on_deadline: AnyEvent | None = None,
+        own_transaction: bool = False,
+        unsafe_external: bool = False,
+    ) -> StepDecorator: ...
+    def step(
+        self,
+        name: Callable[..., Any] | str | None = None,
+        *,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        external: bool | None = None,
+        optional: bool | None = None,
+        pivot: bool | None = None,
+        retriable: bool | None = None,
+        read_only: bool | None = None,
+        deadline: Duration | None = None,
+        on_deadline: AnyEvent | None = None,
+        own_transaction: bool = False,
+        unsafe_external: bool = False,
+    ) -> Any:
+        """Declare a step: `@agent.step`, or `@agent.step("charge-payment", retry=Retry(attempts=5), timeout=10)`.
+
+        The name is the function's own unless given. Durations are seconds or timedeltas. A kind that is not given is said
+        by nobody here: a shared choreography may say it. Raises DefinitionError for what is no coroutine function.
+        """
+        kinds = {"external": external, "optional": optional, "pivot": pivot, "retriable": retriable, "read_only": read_only}
+        options = StepOptions(
+            retry=Retry() if retry is None else retry,
+            timeout_s=seconds_of("timeout", timeout),
+            deadline_s=seconds_of("deadline", deadline),
+            own_transaction=own_transaction,
+            unsafe_external=unsafe_external,
+        )
+        deadline_event = None if on_deadline is None else event_ref(on_deadline)
+
+        def add(function: Callable[..., Any], given: str | None) -> Step[..., Any]:
+            check_async("step", function)
+            step_name = function.__name__ if given is None else given
+            said = Declared(name=step_name, deadline_event=deadline_event, kinds=kinds)
+            return self.declarations.add(function, said, options)
+
+        if name is None or isinstance(name, str):
+            return partial(add, given=name)
+        return add(name, None)
+
+
+class Declarations(StepDecorators):
+    """All steps of one service. Raises ValueError when the service's name is not valid."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = checked_name("service", owner)
+        self.steps: list[Step[..., Any]] = []
+
+    @property
+    def declarations(self) -> Declarations:
+        return self
+
+    def add(self, function: Callable[P, Coroutine[Any, Any, R]], said: Declared, options: StepOptions) -> Step[P, R]:
+        """Declare a step. Raises DefinitionError when its name is not valid."""
+        try:
+            checked_name("step", said.name)
+        except ValueError as exc:
+            raise DefinitionError(f"{exc}; or give another one: @agent.step('charge-payment')") from exc
+        step = Step(function, said, options, self._definition_of)
+        self.steps.append(step)
+        return step
+
+    def definitions(self) -> tuple[ChoreographyStep, ...]:
+        """The steps as the code alone says them, sorted by name. Raises DefinitionError with all faults."""
+        return tuple(bound.definition for bound in self._freeze(None))
+
+    def freeze(self, choreography: Choreography | None) -> list[BoundStep]:
+        """Merge, check and bind everything, sorted by step name; reflection ends here. Raises DefinitionError with all faults.
+
+        With a shared choreography every step that this service owns there needs a handler, every handler a step, and the
+        code may say nothing else than the choreography. Without, the code alone says what the steps are.
+        """
+        bound = self._freeze(choreography)
+        by_name = {b.definition.name: b.definition for b in bound}
+        for step in self.steps:
+            step.frozen = by_name[step.name]
+        return bound
+
+    def _freeze(self, choreography: Choreography | None) -> list[BoundStep]:
+        faults: list[str] = []
+        names = [step.name for step in self.steps]
+        faults += [
+            f"step {name!r} is declared twice; give each its own name" for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+        shared = {} if choreography is None else {step.name: step for step in choreography.steps}
+        if choreography is not None:
+            faults += self._unbound(choreography, set(names))
+        bound: list[BoundStep] = []
+        for step in self.steps:
+            if choreography is not None and step.name not in shared:
+                continue
+            there = shared.get(step.name)
+            if there is not None and there.owner != self.owner:
+                continue
+            made = self._bind(step, there, faults)
+            bound += [] if made is None else [made]
+        raise_faults(f"what service {self.owner!r} declares", faults)
+        return sorted(bound, key=lambda b: b.definition.name)
+
+    def _unbound(self, choreography: Choreography, names: set[str]) -> list[str]:
+        """Handlers without a step of ours, and steps of ours without a handler."""
+        faults: list[str] = []
+        where = f"choreography {choreography.name!r}"
+        owners = {step.name: step.owner for step in choreography.steps}
+        missing = sorted(name for name, owner in owners.items() if owner == self.owner and name not in names)
+        for name in sorted(names):
+            if name not in owners:
+                near = difflib.get_close_matches(name.replace("_", "-"), missing, n=1) or missing
+                advice = f"name it as it is there: @agent.step({near[0]!r})" if near else "add it there, or remove the handler"
+                faults.append(f"step {name!r} is not in {where}; {advice}")
+            elif owners[name] != self.owner:
+                faults.append(
+                    f"step {name!r} belongs to service {owners[name]!r} in {where}; move the handler there or correct the owner"
+                )
+        faults += [f"step {name!r} of {where} is ours and has no handler; add @agent.step({name!r})" for name in missing]
+        return faults
+
+    def _bind(self, step: Step[..., Any], shared: ChoreographyStep | None, faults: list[str]) -> BoundStep | None:
+        """One step merged, checked and bound; None when a fault was found (and added to `faults`)."""
+        found: list[str] = []
+        try:
+            bound = self._bound(step, shared, found)
+        except (DeclarationFault, ValueError) as exc:
+            found.append(str(exc))
+            bound = None
+        faults += [f"step {step.name!r}: {fault}" for fault in found]
+        return None if found else bound
+
+    def _bound(self, step: Step[..., Any], shared: ChoreographyStep | None, found: list[str]) -> BoundStep | None:
+        handler, undo = _shapes(step, found)
+        if handler is None:
+            return None
+        declared = Declared.merged(step.said, notes_of(step), handler, undo, found)
+        if shared is None:
+            definition = step_of(declared, self.owner, found)
+        else:
+            definition = shared
+            found += mismatches(declared, shared)
+        found += misuses(definition, step.options, handler)
+        undoing = step.undoing
+        if undo is not None and definition.undo is not Undo.NONE:
+            found += undo_misfits(definition, handler, undo)
+        if found:
+            return None
+        forward = bound_handler(step.function, handler, step.name, step.names)
+        back = None if undoing is None or undo is None else bound_undo(undoing.function, undo, definition, undoing.names)
+        classes = () if handler.result is None else handler.result.events
+        return BoundStep(definition, step.options, forward, back, classes)
+
+    def _definition_of(self, step: Step[..., Any]) -> ChoreographyStep:
+        faults: list[str] = []
+        bound = self._bind(step, None, faults)
+        raise_faults(f"step {step.name!r} of service {self.owner!r}", faults)
+        assert bound is not None
+        return bound.definition
+
+
+def _shapes(step: Step[..., Any], found: list[str]) -> tuple[HandlerShape | None, UndoShape | None]:
+    """Both functions read; a fault of one does not hide a fault of the other."""
+    handler: HandlerShape | None = None
+    undo: UndoShape | None = None
+    try:
+        handler = read_handler(step.function, step.names)
+    except DeclarationFault as exc:
+        found.append(str(exc))
+    try:
+        if step.undoing is not None:
+            undo = read_undo(step.undoing.function, step.undoing.names)
+    except DeclarationFault as exc:
+        found.append(str(exc))
+        handler = None
+    return handler, undo

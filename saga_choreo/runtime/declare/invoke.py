@@ -1,0 +1,179 @@
+"""Calling a handler: where each argument comes from is worked out once; a call looks it up, decodes and awaits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from saga_choreo.errors import DecodeError
+from saga_choreo.model.choreography import ChoreographyStep
+from saga_choreo.runtime.context import StepContext
+from saga_choreo.runtime.declare.annotations import (
+    EventArgument,
+    Form,
+    HandlerShape,
+    KeptArgument,
+    Parameter,
+    ResultShape,
+    TheContext,
+    UndoShape,
+)
+from saga_choreo.runtime.declare.inject import Dependency, Injection
+from saga_choreo.runtime.declare.payload import decoder_of
+from saga_choreo.runtime.declare.results import Chosen
+
+__all__ = ["ArgumentSource", "Invocation", "bound_handler", "bound_undo"]
+
+# A function that makes one argument from payloads (by event, or by number for an undo), what was kept, the context and the
+# resolved dependencies.
+ArgumentSource = Callable[[Mapping[Any, bytes], bytes | None, StepContext, Sequence[Any]], Any]
+
+
+class Invocation:
+    """A function and where its arguments come from."""
+
+    __slots__ = ("_function", "_injection", "_named", "_positional")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        parameters: Sequence[Parameter],
+        source_of: Callable[[Parameter], ArgumentSource],
+        names: Mapping[str, Any],
+    ) -> None:
+        self._function = function
+        self._injection = Injection()
+        self._positional: tuple[ArgumentSource, ...] = ()
+        self._named: tuple[tuple[str, ArgumentSource], ...] = ()
+        for parameter in parameters:
+            match parameter.argument:
+                case Dependency() as dependency:
+                    source = _resolved(self._injection.add(dependency, names))
+                case TheContext():
+                    source = _context
+                case _:
+                    source = source_of(parameter)
+            if parameter.by_name:
+                self._named += ((parameter.name, source),)
+            else:
+                self._positional += (source,)
+
+    async def __call__(self, payloads: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
+        if self._injection.calls:
+            return await self._with_dependencies(payloads, kept, ctx)
+        args = [source(payloads, kept, ctx, ()) for source in self._positional]
+        if self._named:
+            return await self._function(*args, **{name: source(payloads, kept, ctx, ()) for name, source in self._named})
+        return await self._function(*args)
+
+    async def _with_dependencies(self, payloads: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
+        fault: BaseException | None = None
+        answer: Any = None
+        async with AsyncExitStack() as stack:
+            try:
+                resolved = await self._injection.resolve(ctx, stack)
+                args = [source(payloads, kept, ctx, resolved) for source in self._positional]
+                named = {name: source(payloads, kept, ctx, resolved) for name, source in self._named}
+                answer = await self._function(*args, **named)
+            except BaseException as exc:
+                fault = exc
+                raise
+        if fault is not None:
+            # A generator swallowed it. A step that failed must not look like one that published nothing.
+            raise fault
+        return answer
+
+
+def bound_handler(function: Callable[..., Any], shape: HandlerShape, step: str, names: Mapping[str, Any]) -> Invocation:
+    """The forward handler, ready to call. Raises DeclarationFault for a dependency that cannot be injected."""
+
+    def source_of(parameter: Parameter) -> ArgumentSource:
+        argument = parameter.argument
+        assert isinstance(argument, EventArgument)
+        return _from_inputs(argument, f"parameter {parameter.name!r} of step {step!r}")
+
+    return Invocation(function, shape.parameters, source_of, names)
+
+
+def bound_undo(function: Callable[..., Any], shape: UndoShape, step: ChoreographyStep, names: Mapping[str, Any]) -> Invocation:
+    """The compensation, ready to call. Raises DeclarationFault for a dependency that cannot be injected."""
+
+    def source_of(parameter: Parameter) -> ArgumentSource:
+        argument = parameter.argument
+        if isinstance(argument, KeptArgument):
+            return _from_kept(argument, step.name)
+        assert isinstance(argument, ResultShape)
+        return _from_results(argument, step)
+
+    return Invocation(function, shape.parameters, source_of, names)
+
+
+def _context(_payloads: Mapping[Any, bytes], _kept: bytes | None, ctx: StepContext, _resolved: Sequence[Any]) -> Any:
+    return ctx
+
+
+def _resolved(number: int) -> ArgumentSource:
+    def source(_payloads: Mapping[Any, bytes], _kept: bytes | None, _ctx: StepContext, resolved: Sequence[Any]) -> Any:
+        return resolved[number]
+
+    return source
+
+
+def _from_inputs(argument: EventArgument, what: str) -> ArgumentSource:
+    decoders = [(event.event, decoder_of(event, f"event {event.event.name!r} v{event.event.version}")) for event in argument.events]
+    optional = argument.optional
+    first, first_decoder = decoders[0]
+
+    def source(payloads: Mapping[Any, bytes], _kept: bytes | None, _ctx: StepContext, _resolved: Sequence[Any]) -> Any:
+        body = payloads.get(first)
+        if body is not None:
+            return first_decoder(body)
+        for ref, decoder in decoders[1:]:
+            body = payloads.get(ref)
+            if body is not None:
+                return decoder(body)
+        if optional:
+            return None
+        wanted = " or ".join(str(ref) for ref, _ in decoders)
+        raise DecodeError("input_missing", f"{what} needs {wanted}, and no such event has come; the step must not run yet")
+
+    return source
+
+
+def _from_results(shape: ResultShape, step: ChoreographyStep) -> ArgumentSource:
+    extra = step.deadline_event
+    outputs = step.publishes if extra is None or extra in step.publishes else (*step.publishes, extra)
+    what = f"the result of step {step.name!r}"
+    decoders = {outputs.index(event.event): decoder_of(event, f"{what}, {event.event.name!r}") for event in shape.events}
+    form = shape.form
+
+    def source(payloads: Mapping[Any, bytes], _kept: bytes | None, _ctx: StepContext, _resolved: Sequence[Any]) -> Any:
+        found = [decode(payloads[number]) for number, decode in decoders.items() if number in payloads]
+        if not found or (form is Form.TUPLE and len(found) < len(decoders)):
+            raise DecodeError(
+                "result_missing", f"{what} is not in its record, so its compensation has nothing to go on; resolve it by hand"
+            )
+        if form is Form.TUPLE:
+            return tuple(found)
+        return Chosen(tuple(found)) if form is Form.CHOSEN else found[0]
+
+    return source
+
+
+def _from_kept(argument: KeptArgument, step: str) -> ArgumentSource:
+    decode = decoder_of(argument.model, f"what step {step!r} kept")
+    optional = argument.optional
+
+    def source(_payloads: Mapping[Any, bytes], kept: bytes | None, _ctx: StepContext, _resolved: Sequence[Any]) -> Any:
+        if kept is not None:
+            return decode(kept)
+        if optional:
+            return None
+        raise DecodeError(
+            "kept_missing",
+            f"the compensation of step {step!r} needs what the step kept, and it kept nothing; annotate the parameter "
+            f"`{argument.model.__qualname__} | None`, or call ctx.keep(...) in every path of the step",
+        )
+
+    return source

@@ -1,0 +1,51 @@
+"""What is said of a step beside its structure: retries, time-outs, where it runs. Not in the hash."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+
+from saga_choreo.model.retry import Retry
+
+__all__ = ["Duration", "StepOptions", "seconds_of"]
+
+Duration = timedelta | float
+
+_RETRY = Retry()
+# An undo has to succeed sooner or later: it is tried more often than the step before a person is asked.
+_UNDO_RETRY = Retry(attempts=10)
+
+
+def seconds_of(what: str, duration: Duration | None) -> float | None:
+    """A duration in seconds. Raises ValueError when it is not longer than zero."""
+    if duration is None:
+        return None
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"{what} is {duration!r}; give seconds or a timedelta longer than zero")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """Everything about a step that the choreography's hash does not cover. `concurrency` and `rate_per_s` are reserved:
+    checked here, not enforced yet."""
+
+    retry: Retry = _RETRY
+    timeout_s: float | None = None
+    undo_retry: Retry = _UNDO_RETRY
+    deadline_s: float | None = None
+    own_transaction: bool = False
+    unsafe_external: bool = False
+    on_park_continue: bool = False
+    concurrency: int | None = None
+    rate_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        seconds_of("timeout_s", self.timeout_s)
+        seconds_of("deadline_s", self.deadline_s)
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency!r}; at least 1 is needed")
+        if self.rate_per_s is not None and not (math.isfinite(self.rate_per_s) and self.rate_per_s > 0):
+            raise ValueError(f"rate_per_s is {self.rate_per_s!r}; give a number above zero")

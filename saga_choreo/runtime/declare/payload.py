@@ -1,0 +1,74 @@
+"""Payloads: JSON bytes to pydantic models and back, by validators looked up once.
+
+An error never shows a value of a payload: it names the event, the field and the kind of fault. pydantic's own text would
+carry the value, so it is dropped from the chain of exceptions as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from saga_choreo.errors import DecodeError, ResultTooLarge
+
+__all__ = ["PAYLOAD_BYTES_MAX", "Decoder", "decoder_of", "encode"]
+
+M = TypeVar("M", bound=BaseModel)
+Decoder = Callable[[bytes], M]
+
+# The inline limit of the envelope: every broker we support carries it with its default settings.
+PAYLOAD_BYTES_MAX = 64 * 1024
+_FAULTS_SHOWN_MAX = 5
+
+
+def decoder_of(model: type[M], what: str) -> Decoder[M]:
+    """A function from JSON bytes to the model. `what` names the payload in errors, e.g. "event 'order.created' v1".
+
+    Raises pydantic's error when the model itself cannot be built. The function raises DecodeError.
+    """
+    model.model_rebuild()
+    validate: Callable[[bytes], M] = model.__pydantic_validator__.validate_json
+
+    def decode(body: bytes) -> M:
+        try:
+            return validate(body)
+        except ValidationError as exc:
+            faults = _faults(model, exc)
+        # Raised outside the handler, so that the original (which shows values) is not its context.
+        raise DecodeError(
+            "payload_invalid",
+            f"the payload of {what} does not fit {model.__qualname__!r}: {faults}; "
+            "publisher and reader disagree: give the changed event a new version, or make the field optional",
+        )
+
+    return decode
+
+
+def _faults(model: type[BaseModel], exc: ValidationError) -> str:
+    known: set[object] = set(model.model_fields)
+    for field in model.model_fields.values():
+        known |= {field.alias, field.validation_alias} - {None}  # type: ignore[arg-type,unused-ignore]
+    found = exc.errors(include_url=False, include_context=False, include_input=False)
+    shown = [f"{_field(known, fault['loc'])} ({fault['type']})" for fault in found[:_FAULTS_SHOWN_MAX]]
+    more = f" and {len(found) - _FAULTS_SHOWN_MAX} more" if len(found) > _FAULTS_SHOWN_MAX else ""
+    return ", ".join(shown) + more
+
+
+def _field(known: set[object], location: tuple[int | str, ...]) -> str:
+    # Deeper parts of a location can be keys of a mapping, which are data.
+    if not location:
+        return "the whole payload"
+    return f"field {location[0]!r}" if location[0] in known else "a field"
+
+
+def encode(model: BaseModel, what: str) -> bytes:
+    """The model as JSON, under the names readers expect (aliases where it has them). Raises ResultTooLarge above 64 KiB."""
+    body = model.__pydantic_serializer__.to_json(model, by_alias=True)
+    if len(body) > PAYLOAD_BYTES_MAX:
+        raise ResultTooLarge(
+            f"the payload of {what} is {len(body)} bytes and the limit is {PAYLOAD_BYTES_MAX}; "
+            "store the large part yourself and publish a reference to it"
+        )
+    return body
