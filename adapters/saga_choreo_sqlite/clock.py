@@ -1,0 +1,27 @@
+"""The clock a store uses when it is given none: the machine's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+
+__all__ = ["MachineClock"]
+
+
+class MachineClock:
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def chance(self) -> float:
+        return random.random()  # noqa: S311  (jitter, not a secret)
+
+    def entropy(self, size: int) -> bytes:
+        return os.urandom(size)

@@ -1,0 +1,218 @@
+"""The reference store: the promises of a database, in this process and for its life only.
+
+It has no clock, randomness, task or wait of its own except the row locks, so a simulation that uses it is deterministic.
+`memory://` is private to its object; `memory://name` is shared by all stores of that name in the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+from uuid import UUID
+
+from saga_choreo.errors import ConfigurationError, StoreUnavailable
+from saga_choreo.memory.tables import Locks, Tables
+from saga_choreo.memory.transaction import MemoryTransaction, MemoryTransactionBlock
+from saga_choreo.ports import (
+    ORIGIN,
+    AnnouncedMark,
+    BusinessKey,
+    Held,
+    Outcome,
+    Parked,
+    Quarantined,
+    Record,
+    RecordKey,
+    SagaFilter,
+    State,
+    StoreFeatures,
+    Transaction,
+)
+
+__all__ = ["MemoryStore"]
+
+_ENDED_ORIGIN = (State.COMPLETED, State.ABORTED, State.REFUSED)
+_BUSY = (State.RUNNING, State.COMPENSATING)
+
+
+class MemoryStore:
+    """Implements Store, Scans and Reader. `ctx.tx` knows two statements: see `execute("append", ...)` in the docs of `user`."""
+
+    _shared: ClassVar[dict[str, tuple[Tables, Locks]]] = {}
+
+    def __init__(self, url: str = "memory://") -> None:
+        scheme, found, name = url.partition("://")
+        if scheme != "memory" or not found:
+            raise ConfigurationError(
+                f"the store URL {url!r} is not a memory URL; write memory:// (private) or memory://name (shared)"
+            )
+        self._tables, self._locks = self._shared.setdefault(name, (Tables(), Locks())) if name else (Tables(), Locks())
+        self._open_transactions: dict[object, MemoryTransaction] = {}
+        self._is_open = False
+
+    @classmethod
+    def drop(cls, name: str) -> None:
+        """Forget the data that stores of this name share; stores that are open keep theirs."""
+        cls._shared.pop(name, None)
+
+    @property
+    def features(self) -> StoreFeatures:
+        return StoreFeatures(name="memory", writers=64, durable=False, shared=False, sql=False, placeholder="")
+
+    async def open(self, *, migrate: bool = True) -> None:
+        del migrate
+        self._is_open = True
+
+    def transaction(self) -> MemoryTransactionBlock:
+        return MemoryTransactionBlock(self._begin)
+
+    def join(self, connection: Any) -> Transaction:
+        """Accepts an open transaction of this same store."""
+        if isinstance(connection, MemoryTransaction) and connection.token in self._open_transactions:
+            return _Joined(connection)
+        raise ConfigurationError(
+            f"cannot join {type(connection).__name__!r}; the memory store joins its own open transactions only"
+        )
+
+    def crash(self) -> None:
+        """What a killed process leaves: its open transactions vanish, their locks are free, committed data stays."""
+        for transaction in tuple(self._open_transactions.values()):
+            transaction.end()
+        self._is_open = False
+
+    async def close(self) -> None:
+        self._is_open = False
+
+    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
+        found = [(r.due_ms, r.record_key) for r in self._records(service) if r.due_ms is not None and r.due_ms <= now_ms]
+        return [key for _, key in sorted(found)[:limit]]
+
+    async def next_due_ms(self, service: str) -> int | None:
+        return min((r.due_ms for r in self._records(service) if r.due_ms is not None), default=None)
+
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
+        """The longest waiting first."""
+        found = [
+            r
+            for r in self._records(service)
+            if r.announced < r.version and r.changed_ms < (start_before_ms if r.step == ORIGIN else before_ms)
+        ]
+        return sorted(found, key=lambda r: (r.changed_ms, r.record_key))[:limit]
+
+    async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
+        tables = self._committed()
+        for mark in marks:
+            record = tables.records.get((service, mark.key.saga_id), {}).get(mark.key)
+            if record is not None and record.announced < min(mark.version, record.version):
+                tables.put(replace(record, announced=min(mark.version, record.version)))
+
+    async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
+        messages = self._committed().held
+        return [m for _, m in sorted(messages.items()) if m.service == service and m.definition in definitions][:limit]
+
+    async def forget(self, service: str, before: UUID, limit: int) -> int:
+        """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
+        key goes once no record of its saga is left."""
+        tables = self._committed()
+        old = sorted(r.record_key for r in self._records(service) if r.saga_id < before and _may_go(r))[:limit]
+        for key in old:
+            group = tables.records[(service, key.saga_id)]
+            del group[key]
+            if not group:
+                del tables.records[(service, key.saga_id)]
+        keys = [
+            n
+            for n, k in tables.keys.items()
+            if n[0] == service and k.saga_id < before and (service, k.saga_id) not in tables.records
+        ]
+        keys = keys[: limit - len(old)]
+        for name in keys:
+            del tables.keys[name]
+        started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
+        late = [n for n, q in tables.quarantined.items() if q.service == service and q.received_ms < started_ms]
+        late = late[: limit - len(old) - len(keys)]
+        for number in late:
+            del tables.quarantined[number]
+        return len(old) + len(keys) + len(late)
+
+    async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
+        """By service, then in key order."""
+        found = [r for r in self._records(service) if r.saga_id == saga_id]
+        return sorted(found, key=lambda r: (r.service, r.record_key))
+
+    async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
+        groups: dict[UUID, list[Record]] = {}
+        for record in self._records(wanted.service):
+            before = wanted.before is None or record.saga_id < wanted.before
+            if before and wanted.choreography in ("", record.choreography):
+                groups.setdefault(record.saga_id, []).append(record)
+        newest = sorted(groups, reverse=True)[: wanted.limit]
+        return [sorted(groups[saga_id], key=lambda r: (r.service, r.record_key)) for saga_id in newest]
+
+    async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
+        """Newest saga first, at most 1000."""
+        keys = self._committed().keys.values()
+        found = [k for k in keys if k.key == key and service in ("", k.service) and choreography in ("", k.choreography)]
+        return sorted(found, key=lambda k: k.saga_id, reverse=True)[:1000]
+
+    async def counters(self, service: str = "") -> Mapping[str, int]:
+        sums: dict[str, int] = {}
+        for (owner, name), value in sorted(self._committed().counters.items()):
+            if service in ("", owner):
+                sums[name] = sums.get(name, 0) + value
+        return sums
+
+    async def quarantined(self, service: str = "", limit: int = 50) -> Sequence[Quarantined]:
+        """Newest first."""
+        messages = self._committed().quarantined
+        return [m for _, m in sorted(messages.items(), reverse=True) if service in ("", m.service)][:limit]
+
+    async def definitions(self) -> Mapping[str, bytes]:
+        return dict(sorted(self._committed().definitions.items()))
+
+    async def remember(self, definition: str, canonical: bytes, holders: Sequence[str]) -> None:
+        """Empty `canonical`: only the holders are kept."""
+        tables = self._committed()
+        if canonical:
+            tables.definitions.setdefault(definition, canonical)
+        tables.holders.setdefault(definition, set()).update(holders)
+
+    async def holders(self, definition: str) -> Sequence[str]:
+        return sorted(self._committed().holders.get(definition, ()))
+
+    def _begin(self) -> MemoryTransaction:
+        transaction = MemoryTransaction(self._committed(), self._locks, self._ended)
+        self._open_transactions[transaction.token] = transaction
+        return transaction
+
+    def _ended(self, token: object) -> None:
+        self._open_transactions.pop(token, None)
+
+    def _committed(self) -> Tables:
+        if not self._is_open:
+            raise StoreUnavailable("this memory store is not open; await store.open() first, and use it before close()")
+        return self._tables
+
+    def _records(self, service: str) -> list[Record]:
+        groups = self._committed().records.items()
+        return [record for (owner, _), group in groups if service in ("", owner) for record in group.values()]
+
+
+class _Joined(MemoryTransaction):
+    """Another view of an open transaction, that commits nothing."""
+
+    def __init__(self, owner: MemoryTransaction) -> None:
+        self.__dict__ = owner.__dict__
+
+    async def commit(self) -> None:
+        self.require_open()
+
+
+def _may_go(record: Record) -> bool:
+    """A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age."""
+    if record.announced < record.version or record.row.parked is not Parked.NO:
+        return False
+    if record.step == ORIGIN:
+        return record.row.state in _ENDED_ORIGIN
+    return record.row.outcome is not Outcome.OPEN and record.row.state not in _BUSY
