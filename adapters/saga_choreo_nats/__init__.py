@@ -1,0 +1,1 @@
+"""NATS JetStream adapter of saga_choreo; found through the entry points `saga_choreo.brokers` for `nats://` and `tls://`."""

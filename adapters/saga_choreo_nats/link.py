@@ -1,0 +1,214 @@
+"""One connection that is kept up: connects, watches, and replaces a dead client with a fresh one.
+
+nats-py's own reconnecting is switched off. After a timed-out flush its read loop may be dead while it says it is connected,
+its buffers outlive the connection, and its pace is not ours. Here a client lives exactly as long as its TCP connection:
+what was in flight then is reported as unknown, and a new client starts clean. Liveness is an echo through the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from itertools import cycle
+from typing import Any
+
+from nats import errors as nats_errors
+from nats.aio.client import Client
+
+from saga_choreo.errors import BrokerUnavailable, ConfigurationError
+from saga_choreo_nats.options import Options
+from saga_choreo_nats.sink import Sink
+
+__all__ = ["Link"]
+
+_log = logging.getLogger("saga_choreo.nats")
+
+# Four ticks without an echo (6 s) mean dead. Ticks, not seconds: a blocked event loop must not look like a dead server.
+_TICK_S = 1.5
+_MISSED_TICKS_MAX = 4
+# The first attempt comes soon (a server that merely restarted), the later ones at 1.6 s on average: below one a second.
+_FIRST_RETRY_S = 0.3
+_RETRY_S = 1.6
+_DISCARD_S = 2.0
+# nats-py never blocks in publish() as long as less than this is pending; `Link.busy` keeps us far below.
+_CLIENT_BUFFER_BYTES = 256 * 1024 * 1024
+_BUSY_BYTES = 32 * 1024 * 1024
+
+
+class Link:
+    """`on_up` prepares a fresh client (subscriptions, channels); `on_down` answers what was in flight. Both are ours."""
+
+    def __init__(
+        self, options: Options, name: str, on_up: Callable[[Any], Awaitable[None]], on_down: Callable[[str], None]
+    ) -> None:
+        self._options = options
+        self._name = name
+        self._on_up = on_up
+        self._on_down = on_down
+        self._servers = cycle(random.sample(options.servers, len(options.servers)))
+        self._lost = asyncio.Event()
+        self._echo = ""
+        self._echoed = False
+        self._task: asyncio.Task[None] | None = None
+        self.client: Any = None
+        self.up = asyncio.Event()
+        # Set by whoever notices that a stream or durable is missing.
+        self.damaged = asyncio.Event()
+
+    @property
+    def max_payload(self) -> int:
+        return int(self.client.max_payload)
+
+    @property
+    def busy(self) -> bool:
+        """So much is waiting to be written that the connection cannot be healthy."""
+        return bool(self.client.pending_data_size > _BUSY_BYTES)
+
+    def need(self) -> Any:
+        """The client, or BrokerUnavailable while the connection is down."""
+        if not self.up.is_set():
+            raise self.down()
+        return self.client
+
+    def down(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"NATS at {self._options.shown!r} is not connected; it is being reconnected, try again")
+
+    async def open(self) -> None:
+        """Connect for the first time, within `open_timeout`; then keep the connection up until `close`."""
+        reason = "no answer"
+        deadline = asyncio.get_running_loop().time() + self._options.open_timeout
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._connect()
+                break
+            except ConfigurationError:
+                raise
+            except (OSError, TimeoutError, nats_errors.Error, BrokerUnavailable) as exc:
+                reason = str(exc) or reason
+            delay = _RETRY_S * (0.5 + random.random())  # noqa: S311  (jitter, not a secret)
+            if asyncio.get_running_loop().time() + delay >= deadline:
+                raise BrokerUnavailable(
+                    f"NATS at {self._options.shown!r} cannot be reached ({reason}); start it or correct the broker URL"
+                )
+            await asyncio.sleep(delay)
+        self._task = asyncio.create_task(self._keep_up(), name="saga-nats-link")
+
+    async def close(self) -> None:
+        """Stop watching, write out what is pending for at most a moment, disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        client, self.client = self.client, None
+        was_up = self.up.is_set()
+        self.up.clear()
+        if client is not None:
+            if was_up:
+                with contextlib.suppress(nats_errors.Error, OSError, TimeoutError):
+                    async with asyncio.timeout(_DISCARD_S):
+                        await client.flush(timeout=_DISCARD_S)
+            await self._discard(client)
+
+    async def _connect(self) -> None:
+        """One attempt at one server; leaves a client that is up and prepared, or nothing."""
+        client: Any = Client()
+        lost = asyncio.Event()
+        connecting = True
+
+        async def on_error(exc: Exception) -> None:
+            if connecting:
+                raise exc  # nats-py would try again by itself, without a pause worth the name
+            if isinstance(exc, OSError | nats_errors.UnexpectedEOF):
+                lost.set()
+            else:
+                _log.warning("NATS reported: %s", exc)
+
+        async def on_closed() -> None:
+            lost.set()
+
+        try:
+            async with asyncio.timeout(2 * self._options.connect_timeout):
+                await client.connect(
+                    next(self._servers),
+                    name=self._name,
+                    error_cb=on_error,
+                    closed_cb=on_closed,
+                    allow_reconnect=False,
+                    connect_timeout=self._options.connect_timeout,
+                    ping_interval=3600,
+                    pending_size=_CLIENT_BUFFER_BYTES,
+                )
+            connecting = False
+            await self._watch_echo(client)
+            self._lost, self.client = lost, client
+            await self._on_up(client)
+            self.up.set()
+        except BaseException as exc:
+            connecting = False
+            self.client = None
+            await self._discard(client)
+            if isinstance(exc, nats_errors.Error) and "authorization" in str(exc).lower():
+                raise ConfigurationError(
+                    f"NATS at {self._options.shown!r} refused the credentials; correct user, password or token in the broker URL"
+                ) from exc
+            raise
+
+    async def _watch_echo(self, client: Any) -> None:
+        def take(_message: Any) -> None:
+            self._echoed = True
+
+        self._echo = client.new_inbox()
+        await client.subscribe(self._echo, future=Sink(take))
+
+    async def _keep_up(self) -> None:
+        while True:
+            reason = await self._until_dead()
+            self.up.clear()
+            client, self.client = self.client, None
+            _log.warning("connection to NATS at %s lost (%s); reconnecting", self._options.shown, reason)
+            self._on_down(reason)
+            await self._discard(client)
+            await self._reconnect()
+            _log.warning("connection to NATS at %s is back", self._options.shown)
+
+    async def _until_dead(self) -> str:
+        missed = 0
+        while missed < _MISSED_TICKS_MAX:
+            self._echoed = False
+            with contextlib.suppress(nats_errors.Error):
+                await self.client.publish(self._echo, b"")
+            try:
+                async with asyncio.timeout(_TICK_S):
+                    await self._lost.wait()
+                return "closed by the server or the network"
+            except TimeoutError:
+                missed = 0 if self._echoed else missed + 1
+        return f"no answer for {_TICK_S * _MISSED_TICKS_MAX:.0f} s"
+
+    async def _reconnect(self) -> None:
+        delay = _FIRST_RETRY_S
+        said = ""
+        while True:
+            await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311  (jitter, not a secret)
+            delay = _RETRY_S
+            try:
+                await self._connect()
+                return
+            except (OSError, TimeoutError, nats_errors.Error, BrokerUnavailable, ConfigurationError) as exc:
+                if isinstance(exc, ConfigurationError) and str(exc) != said:
+                    said = str(exc)
+                    _log.error("cannot reconnect: %s", exc)
+
+    async def _discard(self, client: Any) -> None:
+        """Drop a client for good. The socket is aborted first: nats-py's close() would wait for a dead peer to read."""
+        transport = getattr(client, "_transport", None)
+        writer = getattr(transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_DISCARD_S):
+                await client.close()

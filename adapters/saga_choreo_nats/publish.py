@@ -1,0 +1,185 @@
+"""Publishing with confirmation: a batch is written at once, and one future waits for all its answers.
+
+There is no future, task or time-out per message. A reply subject ends in a number that leads back to batch and position.
+No message id is sent: duplicates are told apart in the participant's database, and the server need not remember ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from nats import errors as nats_errors
+
+from saga_choreo.errors import BrokerUnavailable, PublishRefused
+from saga_choreo.ports import ChannelKind, Outgoing
+from saga_choreo_nats.link import Link
+from saga_choreo_nats.names import Names
+from saga_choreo_nats.options import Options
+from saga_choreo_nats.sink import Sink
+
+__all__ = ["Publisher"]
+
+# Above this, best-effort messages are dropped rather than queued behind the ones that matter.
+_OBSERVE_BYTES_MAX = 1024 * 1024
+# JetStream's "maximum messages/bytes exceeded" (stream full) comes as a 503 although trying at once cannot help.
+_STREAM_FULL = 10077
+_HEADER_LINE_BYTES = 12
+
+
+class _Batch:
+    __slots__ = ("answers", "done", "missing")
+
+    def __init__(self, size: int) -> None:
+        self.answers: list[Exception | None] = [None] * size
+        self.missing = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def answer(self, index: int, error: Exception | None) -> None:
+        self.answers[index] = error
+        self.missing -= 1
+        if not self.missing and not self.done.done():
+            self.done.set_result(None)
+
+
+class Publisher:
+    """One per broker. `attach` on every fresh client, `fail` when a client is lost."""
+
+    def __init__(self, link: Link, names: Names, options: Options) -> None:
+        self._link = link
+        self._names = names
+        self._options = options
+        self._inbox = ""
+        self._number = 0
+        self._pending: dict[int, tuple[_Batch, int, int]] = {}
+        self._pending_bytes = 0
+        self._room: asyncio.Future[None] | None = None
+
+    async def attach(self, client: Any) -> None:
+        self._inbox = f"{client.new_inbox()}."
+        await client.subscribe(f"{self._inbox}*", future=Sink(self._take))
+
+    def fail(self, reason: str) -> None:
+        """The connection is gone: whether the server has these is unknown."""
+        error = BrokerUnavailable(f"connection to NATS lost before the confirmation came ({reason}); publish it again")
+        for number in list(self._pending):
+            self._answer(number, error)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Exception | None]:
+        client = self._link.client
+        if client is None or not self._link.up.is_set() or self._link.busy:
+            return [None if message.channel.kind is ChannelKind.OBSERVE else self._link.down() for message in messages]
+        batch = _Batch(len(messages))
+        deadline = asyncio.get_running_loop().time() + self._options.publish_timeout
+        numbers: list[int] = []
+        # One more than the messages, so that the batch cannot be done before all are written.
+        batch.missing = len(messages) + 1
+        try:
+            for index, message in enumerate(messages):
+                if self._full and not await self._wait_for_room(deadline):
+                    batch.answer(index, self._late())
+                elif client is not self._link.client:
+                    batch.answer(index, BrokerUnavailable("connection to NATS lost before this message was sent; publish it again"))
+                else:
+                    await self._send(client, batch, index, message, numbers)
+            batch.missing -= 1
+            if batch.missing:
+                await asyncio.wait((batch.done,), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        finally:
+            late = self._late()
+            for number in numbers:
+                if number in self._pending:
+                    self._answer(number, late)
+        return batch.answers
+
+    async def _send(self, client: Any, batch: _Batch, index: int, message: Outgoing, numbers: list[int]) -> None:
+        channel, body, headers = message.channel, message.body, message.headers
+        if channel.kind is ChannelKind.OBSERVE:
+            if client.pending_data_size < _OBSERVE_BYTES_MAX:
+                await client.publish(self._names.subject(channel), body, headers=headers)
+            batch.answer(index, None)
+            return
+        size = self._size(headers, body)
+        if size > client.max_payload:
+            batch.answer(index, self._too_large(message, size, client.max_payload))
+            return
+        number = self._number = self._number + 1
+        self._pending[number] = (batch, index, size)
+        self._pending_bytes += size
+        numbers.append(number)
+        try:
+            await client.publish(self._names.subject(channel), body, f"{self._inbox}{number}", headers)
+        except nats_errors.BadHeaderError as exc:
+            self._answer(number, PublishRefused(f"message for {str(channel)!r} has an impossible header ({exc}); correct it"))
+        except (nats_errors.Error, OSError) as exc:
+            self._answer(number, BrokerUnavailable(f"NATS did not take the message for {str(channel)!r} ({exc}); publish it again"))
+
+    @staticmethod
+    def _size(headers: Mapping[str, str], body: bytes) -> int:
+        """What the server counts against its limit: it closes the whole connection over a message that is too large."""
+        total = _HEADER_LINE_BYTES + len(body) + 4 * len(headers)
+        for name, value in headers.items():
+            total += len(name) + (len(value) if value.isascii() else len(value.encode()))
+        return total
+
+    @staticmethod
+    def _too_large(message: Outgoing, size: int, limit: int) -> PublishRefused:
+        return PublishRefused(
+            f"message for {str(message.channel)!r} is too large: {size} bytes with its headers, the NATS server takes {limit};"
+            f" send less, or raise max_payload on the server"
+        )
+
+    def _late(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"NATS did not confirm within {self._options.publish_timeout:g} s; publish it again")
+
+    @property
+    def _full(self) -> bool:
+        return len(self._pending) >= self._options.in_flight or self._pending_bytes >= self._options.in_flight_bytes
+
+    async def _wait_for_room(self, deadline: float) -> bool:
+        loop = asyncio.get_running_loop()
+        while self._full:
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            if self._room is None or self._room.done():
+                self._room = loop.create_future()
+            await asyncio.wait((self._room,), timeout=left)
+        return True
+
+    def _answer(self, number: int, error: Exception | None) -> None:
+        found = self._pending.pop(number, None)
+        if found is None:
+            return  # answered already: a late confirmation after the time-out
+        batch, index, size = found
+        self._pending_bytes -= size
+        if self._room is not None and not self._room.done() and not self._full:
+            self._room.set_result(None)
+        batch.answer(index, error)
+
+    def _take(self, message: Any) -> None:
+        number = int(message.subject[len(self._inbox) :])
+        body = cast("bytes", message.data)
+        if body and b'"error"' not in body:
+            self._answer(number, None)
+        elif body:
+            self._answer(number, self._refusal(body))
+        else:
+            # No responders: no stream listens on the subject.
+            self._link.damaged.set()
+            self._answer(number, BrokerUnavailable("NATS has no stream for this message; it is being declared, publish it again"))
+
+    @staticmethod
+    def _refusal(body: bytes) -> Exception | None:
+        answer = json.loads(body)
+        error = answer.get("error")
+        if not error:
+            return None
+        text = f"NATS refused the message: {error.get('description', error)}"
+        if error.get("err_code") == _STREAM_FULL:
+            return PublishRefused(f"{text}; the stream is full, give it more space or work off its backlog")
+        if error.get("code") == 400:
+            return PublishRefused(f"{text}; correct the message or the stream's limits")
+        return BrokerUnavailable(f"{text}; publish it again")

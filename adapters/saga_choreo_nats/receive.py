@@ -1,0 +1,192 @@
+"""Consuming: lingering pull requests on the service's durables, merged into one bounded buffer.
+
+The server sends only what was asked for, and only `receive` asks: while the caller works, nothing more is requested. What
+is buffered, handed out and asked for together stays within a window; the window halves when a message had to wait in the
+buffer for too long (the agent is slower than it asks) and grows while the buffer runs empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, NamedTuple
+
+from saga_choreo.ports import Delivery
+from saga_choreo_nats.link import Link
+from saga_choreo_nats.names import Names
+from saga_choreo_nats.options import Options
+from saga_choreo_nats.sink import Sink
+
+__all__ = ["Receiver"]
+
+# A pull lingers this long on the server; it says every few seconds that it is still there.
+_PULL_S = 30.0
+_IDLE_S = 2.0
+# Two and a half missed heartbeats: the pull is gone (leader moved, durable deleted), ask again on a fresh inbox.
+_SILENT_S = 5.0
+_WINDOW_MIN = 16
+
+
+class _Held(NamedTuple):
+    delivery: Delivery
+    arrived: float
+
+
+class _Lane:
+    """One durable, and what we have asked it for. `take` runs inside the client's parser: it only files things away."""
+
+    def __init__(self, owner: Receiver, stream: str, durable: str) -> None:
+        self.stream, self.durable = stream, durable
+        self._owner = owner
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._inbox = ""
+        self._subscription: Any = None
+        self.asked = 0
+        self.heard = 0.0
+
+    async def attach(self, client: Any) -> None:
+        """A fresh inbox; the server drops pull requests whose inbox is gone."""
+        old, self._subscription = self._subscription, None
+        if old is not None and old._conn is client:
+            await old.unsubscribe()
+        self._inbox = client.new_inbox()
+        self.asked = 0
+        self.heard = asyncio.get_running_loop().time()
+        self._subscription = await client.subscribe(self._inbox, future=Sink(self._take))
+
+    async def ask(self, client: Any, batch: int) -> None:
+        self.asked += batch
+        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (batch, int(_PULL_S * 1e9), int(_IDLE_S * 1e9))
+        await client.publish(self._next, body, self._inbox)
+
+    def _take(self, message: Any) -> None:
+        self.heard = now = asyncio.get_running_loop().time()
+        if message.subject != self._inbox:
+            self.asked -= 1
+            self._owner.arrived(message, now)
+            return
+        headers: dict[str, str] = message.headers or {}
+        status = headers.get("Status", "")
+        if status == "100":
+            return
+        self.asked = max(0, self.asked - int(headers.get("Nats-Pending-Messages") or self.asked))
+        if status == "503" or "Deleted" in headers.get("Description", ""):
+            self._owner.damaged()
+        self._owner.wake()
+
+
+class Receiver:
+    """One per broker. `attach` on every fresh client."""
+
+    def __init__(self, link: Link, names: Names, options: Options) -> None:
+        self._link = link
+        self._names = names
+        self._ack_wait = options.ack_wait
+        self._window_max = options.prefetch
+        self._window = min(_WINDOW_MIN * 4, options.prefetch)
+        self._lanes: list[_Lane] = []
+        self._buffer: deque[_Held] = deque()
+        # Handed out and not settled, by acknowledgement subject, oldest first; after ack_wait they are the server's again.
+        self._out: dict[str, float] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._waiter: asyncio.Future[None] | None = None
+        self._wanted = 1
+
+    def bind(self, lanes: dict[str, str]) -> None:
+        """Stream -> durable."""
+        self._lanes = [_Lane(self, stream, durable) for stream, durable in lanes.items()]
+
+    async def attach(self, client: Any) -> None:
+        for lane in self._lanes:
+            await lane.attach(client)
+        self.wake()
+
+    def arrived(self, message: Any, now: float) -> None:
+        parts = message.reply.split(".")
+        # $JS.ACK.<stream>.<durable>.<delivered>..., or with domain and account hash before the stream.
+        attempt = int(parts[4] if len(parts) == 9 else parts[6])  # noqa: PLR2004  (the two documented forms)
+        delivery = Delivery(
+            channel=self._names.channel(message.subject),
+            headers=message.headers or {},
+            body=message.data,
+            redelivered=attempt > 1,
+            attempt=attempt,
+            token=message.reply,
+        )
+        self._buffer.append(_Held(delivery, now))
+        if len(self._buffer) >= self._wanted:
+            self.wake()
+
+    def damaged(self) -> None:
+        self._link.damaged.set()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self, max_messages: int, max_wait_s: float) -> list[Delivery]:
+        async with self._one_at_a_time:
+            loop = asyncio.get_running_loop()
+            await self._ask()
+            while not self._buffer:
+                await self._wait(1, _IDLE_S)
+                await self._ask()
+            until = loop.time() + max_wait_s
+            while len(self._buffer) < max_messages and (left := until - loop.time()) > 0:
+                await self._wait(max_messages, left)
+            return self._hand_out(max_messages, loop.time())
+
+    async def _wait(self, wanted: int, timeout_s: float) -> None:
+        self._wanted = wanted
+        self._waiter = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._waiter,), timeout=timeout_s)
+        self._waiter = None
+
+    def _hand_out(self, max_messages: int, now: float) -> list[Delivery]:
+        """What waited so long that the server is about to send it to somebody else is left to that somebody."""
+        stale = now - 0.75 * self._ack_wait
+        batch: list[Delivery] = []
+        late = False
+        while self._buffer and len(batch) < max_messages:
+            held = self._buffer.popleft()
+            if held.arrived < stale:
+                late = True
+                continue
+            batch.append(held.delivery)
+            self._out[held.delivery.token] = now
+        if late:
+            self._window = max(_WINDOW_MIN, self._window // 2)
+        elif not self._buffer:
+            self._window = min(self._window_max, self._window + len(batch))
+        return batch
+
+    async def _ask(self) -> None:
+        """Top up what is asked for, in steps of at least a quarter of the window, a lane that has nothing pending at once."""
+        if not self._link.up.is_set():
+            return
+        client, now = self._link.client, asyncio.get_running_loop().time()
+        self._expire(now)
+        room = self._window - len(self._buffer) - len(self._out)
+        for lane in self._lanes:
+            if lane.asked > 0 and now - lane.heard > _SILENT_S:
+                await lane.attach(client)
+            # Each lane may fill the window alone: an idle one must not hold half of it.
+            missing = room - lane.asked
+            if missing >= max(1, self._window // 4) or (lane.asked == 0 and missing > 0):
+                await lane.ask(client, missing)
+
+    def _expire(self, now: float) -> None:
+        for token, since in list(self._out.items()):
+            if now - since < self._ack_wait:
+                break
+            del self._out[token]
+
+    def settle(self, token: str) -> None:
+        self._out.pop(token, None)
+
+    def take_back(self) -> list[str]:
+        """Acknowledgement subjects of all that is unsettled, buffered or handed out; afterwards nothing is held."""
+        tokens = [held.delivery.token for held in self._buffer] + list(self._out)
+        self._buffer.clear()
+        self._out.clear()
+        return tokens

@@ -1,0 +1,24 @@
+"""A subscription's messages as plain calls.
+
+nats-py offers a callback (a task and a queue per subscription, one wake-up per message) or a future. A future whose
+`set_result` is a function gets every message right out of the parser: no queue, no task to stop, and about half the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Sink"]
+
+
+class Sink(asyncio.Future[Any]):
+    """Looks like a future that is never done. The function it calls must be quick and must not raise."""
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def set_result(self, result: Any, /) -> None:
+        self._take(result)
