@@ -1,0 +1,1 @@
+"""SQLite as a store of saga_choreo, through apsw."""
