@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -130,6 +130,9 @@ def _cell(row: Row, name: str, out: Output, now_ms: int) -> str:
             return "-"
         case int() if name.endswith("_at"):
             return shown(value, out.time, now_ms)
+        case dict() if name == "steps":
+            counts = cast("dict[str, int]", value)  # by state
+            return ", ".join(f"{count} {state}" for state, count in counts.items())
         case dict() | list():
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         case _:
