@@ -37,7 +37,7 @@ class SagaError(Exception):
     retryable: bool = False
 
 
-class Reject(SagaError):  # noqa: N818  (a business answer that users raise, not a fault)
+class Reject(SagaError):
     """Raised by a step's handler to say a business no: the step refuses, and the saga is undone.
 
     Any other exception is a technical failure and is retried.

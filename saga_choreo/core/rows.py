@@ -30,7 +30,8 @@ def is_resolved(row: Row, step: StepPlan) -> bool:
 
 
 def judged(row: Row, step: StepPlan) -> Row:
-    """Rules 4 and 6: once every in-edge is resolved, a join that cannot be satisfied is skipped, an external step is recorded first."""
+    """Rules 4 and 6: once every in-edge is resolved, a join that cannot be satisfied is skipped, and an external step is
+    recorded first."""
     if not is_resolved(row, step):
         return row
     if (step.needs_all and row.skip_in) or not row.done_in:

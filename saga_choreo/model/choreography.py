@@ -27,7 +27,7 @@ AnyEvent = type[Event] | EventRef | str
 
 
 class Join(StrEnum):
-    """When a step runs, once every in-edge is resolved: all of them done; any of them done; any, of branches that exclude each other."""
+    """When a step runs, once every in-edge is resolved: all of them done; any of them; any, of branches that exclude each other."""
 
     ALL = "all"
     ANY = "any"

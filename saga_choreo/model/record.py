@@ -22,7 +22,8 @@ ORIGIN_NAME = "origin"
 
 
 class Row(NamedTuple):
-    """What the protocol knows of a step. Masks have one bit per in-edge (`done_in`, `skip_in`) or per successor step (`clear_in`)."""
+    """What the protocol knows of a step. Masks have one bit per in-edge (`done_in`, `skip_in`)
+    or per successor step (`clear_in`)."""
 
     state: State = State.WAITING
     parked: Parked = Parked.NO

@@ -50,7 +50,8 @@ class Topology:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One delivered message. `attempt` counts deliveries from 1; `redelivered` is what the broker says. `token` is the adapter's own."""
+    """One delivered message. `attempt` counts deliveries from 1; `redelivered` is what the broker says.
+    `token` is the adapter's own."""
 
     channel: Channel
     headers: Mapping[str, str]

@@ -1,0 +1,74 @@
+# The project's commands. Needs Python 3.11 or newer and nothing else: each command sets up .venv by itself, and again
+# only when pyproject.toml changed.
+#
+# Static checks run beside each other through make's own job control: jobs started with "&" by a non-interactive shell
+# ignore Ctrl-C, make's jobs do not.
+
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+# Say which interpreter to use with: make test PYTHON=/path/to/python3.12
+PYTHON ?=
+COVERAGE_MIN := 90
+PYTEST_ARGS ?=
+
+STATIC_CHECKS := check-format check-lint check-mypy check-pyright check-imports
+# make 3.81 (macOS) cannot keep the output of parallel jobs apart.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+# The wheel of pyright asks the network for a newer version unless told not to.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Settings of `make demo`, given as `make demo SAGAS=100` or in the environment.
+export SAGAS FAIL_EVERY CHAOS
+
+.PHONY: help test check demo format clean distclean $(STATIC_CHECKS)
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+test: check ## everything that must hold: format, lint, types, imports, tests with coverage
+	@echo "== tests (branch coverage at least $(COVERAGE_MIN) %)"
+	@$(BIN)/python -m pytest --cov --cov-fail-under=$(COVERAGE_MIN) --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+check: .venv/.ready-dev ## format, lint, types and imports only
+	@echo "== static checks: format, lint, mypy, pyright, imports"
+	@$(MAKE) --keep-going --jobs=2 $(SYNC) $(STATIC_CHECKS)
+
+check-format:
+	@echo "-- ruff format"; $(BIN)/ruff format --check .
+
+check-lint:
+	@echo "-- ruff check"; $(BIN)/ruff check .
+
+check-mypy:
+	@echo "-- mypy"; $(BIN)/mypy
+
+check-pyright:
+	@echo "-- pyright"; $(BIN)/pyright
+
+check-imports:
+	@echo "-- import contracts"; $(BIN)/lint-imports --no-cache --no-logo
+
+demo: .venv/.ready-demo ## run the demo; SAGAS=n, FAIL_EVERY=n, CHAOS=1 change it
+	@$(BIN)/saga-choreo demo
+
+format: .venv/.ready-dev ## format all code and sort its imports
+	@$(BIN)/ruff check --select I --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## remove caches, coverage data and build output
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo build dist
+	@rm -f .coverage .coverage.*
+	@find . -name .venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	@rm -rf .venv
+
+# One environment; each stamp stands for one set of extras installed into it.
+.venv/.ready-%: pyproject.toml
+	@sh .ci/venv.sh .venv "$(PYTHON)"
+	@echo "== installing saga-choreo[$*] into .venv (first run, or pyproject.toml changed)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The command `saga-choreo`. Imported by nothing; may import all else (of `testing` only the demo does)."""

@@ -1,0 +1,68 @@
+"""The plan before a change, and the question. Never a hang: with nobody to ask, the command ends with exit code 9."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from saga_choreo.cli.exits import CliError, ExitCode
+from saga_choreo.cli.output import talk
+from saga_choreo.cli.table import clean
+
+__all__ = ["Consent", "confirm", "consent_options"]
+
+_SHOWN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What the caller said in advance."""
+
+    yes: bool
+    dry_run: bool
+    expect_count: int | None
+
+
+def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--yes`, `--dry-run`, `--expect-count`; the command gets them as parameters of these names."""
+    for option in (
+        click.option("--expect-count", type=click.IntRange(min=0), metavar="N", help="Fail unless exactly N would be changed."),
+        click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
+        click.option("-y", "--yes", is_flag=True, help="Do not ask."),
+    ):
+        command = option(command)
+    return command
+
+
+def confirm(action: str, items: Sequence[str], consent: Consent) -> bool:
+    """Show the plan and get consent. False after `--dry-run`. CliError when the count differs, when nobody can be asked, and
+    when the answer is no."""
+    talk(f"Plan: {action}, {len(items)} in all")
+    for item in items[:_SHOWN_MAX]:
+        talk(f"  {clean(item)}")
+    if len(items) > _SHOWN_MAX:
+        talk(f"  ... and {len(items) - _SHOWN_MAX} more")
+    if consent.expect_count is not None and consent.expect_count != len(items):
+        raise CliError(
+            ExitCode.FAILED,
+            f"{len(items)} would be changed, but --expect-count says {consent.expect_count}; nothing was changed",
+            hint="look at the plan again",
+        )
+    if consent.dry_run:
+        talk("Dry run: nothing was changed.")
+        return False
+    if consent.yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise CliError(
+            ExitCode.CONFIRMATION_NEEDED,
+            "this change needs a confirmation, and there is no terminal to ask on; nothing was changed",
+            hint="add --yes, or look at the plan with --dry-run",
+        )
+    if not click.confirm("Go on?", err=True):
+        raise CliError(ExitCode.CONFIRMATION_NEEDED, "not confirmed; nothing was changed")
+    return True

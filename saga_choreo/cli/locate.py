@@ -1,0 +1,122 @@
+"""From "package.module:attribute" to the object: an agent to run, or choreographies to look at.
+
+The current directory comes first on the path, as with `python -m`. Each way it can go wrong has a message of its own; what
+went wrong inside the user's module stays attached as the cause, and is shown with `--debug`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Protocol, TypeGuard, runtime_checkable
+
+from saga_choreo.cli.lazy import suggestion
+from saga_choreo.errors import ConfigurationError
+from saga_choreo.model.choreography import Choreography
+from saga_choreo.runtime.settings import read_settings
+
+__all__ = ["Runnable", "app_or_setting", "find_agent", "find_choreographies"]
+
+
+@runtime_checkable
+class Runnable(Protocol):
+    """What `run` needs of an agent."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def choreographies(self) -> tuple[Choreography, ...]: ...
+    async def run(self, *, stop: asyncio.Event) -> None: ...
+
+
+def app_or_setting(app: str | None) -> str:
+    """The argument, or SAGA_APP."""
+    target = app or read_settings(os.environ).app
+    if not target:
+        raise ConfigurationError("no app was named; give it as an argument ('shop.payment:agent') or set SAGA_APP")
+    return target
+
+
+def find_agent(target: str) -> Runnable:
+    """The agent that the target names, or the only one in the module it names."""
+    found = _locate(target)
+    if isinstance(found, ModuleType):
+        return _only(found, target, _is_agent, "agent")
+    if not _is_agent(found):
+        raise ConfigurationError(f"{target!r} is a {type(found).__name__}, not an Agent; name an Agent: 'module:attribute'")
+    return found
+
+
+def find_choreographies(target: str) -> tuple[Choreography, ...]:
+    """The choreography that the target names, those of the agent it names, or all that the module it names holds."""
+    found = _locate(target)
+    if isinstance(found, Choreography):
+        return (found,)
+    if _is_agent(found):
+        return found.choreographies
+    if not isinstance(found, ModuleType):
+        raise ConfigurationError(
+            f"{target!r} is a {type(found).__name__}, neither a Choreography nor an Agent; name one of them: 'module:attribute'"
+        )
+    held = list(vars(found).values())
+    several = [c for c in held if isinstance(c, Choreography)] or [
+        c for agent in held if _is_agent(agent) for c in agent.choreographies
+    ]
+    if not several:
+        raise ConfigurationError(f"module {target!r} holds no Choreography and no Agent; name one: '{target}:attribute'")
+    return tuple(dict.fromkeys(several))
+
+
+def _is_agent(value: object) -> TypeGuard[Runnable]:
+    return isinstance(value, Runnable) and not isinstance(value, type)
+
+
+def _only(module: ModuleType, target: str, wanted: Callable[[object], TypeGuard[Runnable]], noun: str) -> Runnable:
+    found = {name: value for name, value in vars(module).items() if not name.startswith("_") and wanted(value)}
+    distinct = {id(value): value for value in found.values()}
+    if len(distinct) != 1:
+        names = ", ".join(f"{target}:{name}" for name in found) or "none"
+        raise ConfigurationError(f"module {target!r} holds {len(distinct)} {noun}s ({names}); name one: '{target}:attribute'")
+    (only,) = distinct.values()
+    return only
+
+
+def _locate(target: str) -> object:
+    name, colon, attribute = target.partition(":")
+    if not name or (colon and not attribute) or "/" in name or name.endswith(".py"):
+        raise ConfigurationError(f"app {target!r} is not of the form 'package.module' or 'package.module:attribute'; correct it")
+    found: object = _import(name)
+    for part in attribute.split(".") if attribute else ():
+        if not hasattr(found, part):
+            known = tuple(word for word in vars(found) if not word.startswith("_")) if hasattr(found, "__dict__") else ()
+            raise ConfigurationError(f"{name!r} has no attribute {attribute!r}.{suggestion(part, known)} Check the name after ':'")
+        found = getattr(found, part)
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as exc:
+        # Only a module on the way to the one named is "not found"; any other is missing inside the user's code.
+        if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
+            raise _broken(name, exc) from exc
+        known = tuple(found.name for found in iter_modules([here]))
+        meant = suggestion(name.partition(".")[0], known) if exc.name == name.partition(".")[0] else ""
+        raise ConfigurationError(
+            f"there is no module {exc.name!r}, looked for from {here!r}.{meant} Run the command where the package is, or install it"
+        ) from exc
+    except Exception as exc:
+        raise _broken(name, exc) from exc
+
+
+def _broken(name: str, exc: Exception) -> ConfigurationError:
+    return ConfigurationError(f"importing {name!r} failed with {type(exc).__name__}: {exc}; add --debug to see the traceback")

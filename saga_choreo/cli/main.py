@@ -1,0 +1,95 @@
+"""The entry point: parses, runs one command, and turns every ending into an exit code and one message.
+
+stdout carries data and nothing else, so all talk and all errors go to stderr; with `-o json` an error is a JSON object there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from saga_choreo import __version__
+from saga_choreo.cli.exits import CliError, ExitCode, as_json, as_text, describe
+from saga_choreo.cli.lazy import LazyCommand, LazyGroup
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),
+    "run": LazyCommand("saga_choreo.cli.run", "run", "Run one participant's agent."),
+    "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show and cancel the sagas of a participant."),
+    "verify": LazyCommand("saga_choreo.cli.verify", "verify", "Check that a choreography is well-formed."),
+    "version": LazyCommand("saga_choreo.cli.version", "version", "Show the versions of toolkit, Python and adapters."),
+}
+
+
+class _Root(LazyGroup):
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough. Python would complain once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(ExitCode.BROKEN_PIPE) from None
+
+
+@click.group(cls=_Root, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="saga-choreo", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Sagas without a coordinator.
+
+    \b
+    Examples:
+      saga-choreo graph shop.choreography
+      saga-choreo run shop.payment:agent
+    """
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    """Whether the caller reads JSON; asked of the raw arguments, since they may be what is wrong."""
+    formats = {"json", "jsonl"}
+    for before, word in zip(["", *args], args, strict=False):
+        if word == "--json" or (before in {"-o", "--output"} and word in formats):
+            return True
+        if word.startswith(("-o", "--output=")) and word.removeprefix("--output=").removeprefix("-o").removeprefix("=") in formats:
+            return True
+    return False
+
+
+def _usage(error: click.ClickException) -> CliError:
+    exit_code = ExitCode.USAGE if isinstance(error, click.UsageError) else ExitCode.FAILED
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"run: {context.command_path} --help" if context is not None else ""
+    return CliError(exit_code, error.format_message(), hint=hint)
+
+
+def _report(error: BaseException, args: Sequence[str]) -> ExitCode:
+    failure = _usage(error) if isinstance(error, click.ClickException) else describe(error)
+    is_bug = failure.code == "SAGA-E0199"
+    if is_bug or "--debug" in args:
+        traceback.print_exception(error, file=sys.stderr)
+    if is_bug:
+        click.echo(f"saga-choreo {__version__}, Python {platform.python_version()}, {platform.platform()}", err=True)
+    click.echo(as_json(failure) if _wants_json(args) else as_text(failure), err=True)
+    return failure.exit_code
+
+
+def _run(args: list[str]) -> int:
+    try:
+        result = cli.main(args, prog_name="saga-choreo", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        return ExitCode.INTERRUPTED
+    except Exception as exc:  # noqa: BLE001  (the last place: every failure becomes a message and an exit code)
+        return _report(exc, args)
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def main() -> None:
+    """What the console script calls."""
+    sys.exit(int(_run(sys.argv[1:])))

@@ -1,0 +1,67 @@
+"""An agent in a process of its own: event loop, signals, logs.
+
+The first SIGTERM or SIGINT asks the agent to stop: it finishes or hands back what it has. A second one cancels it, and the
+process ends with 130 or 143, so that a supervisor can tell that the drain was cut short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+from saga_choreo.cli.exits import ExitCode
+from saga_choreo.cli.locate import Runnable
+from saga_choreo.cli.output import talk
+from saga_choreo.runtime.logs import configure
+from saga_choreo.runtime.settings import Settings
+
+__all__ = ["serve"]
+
+_CUT_SHORT = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where it is installed; None is asyncio's own."""
+    if find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    return factory
+
+
+async def _until_stopped(agent: Runnable) -> int:
+    stop = asyncio.Event()
+    cut_short: list[signal.Signals] = []
+    running = asyncio.current_task()
+    assert running is not None
+
+    def on_signal(number: signal.Signals) -> None:
+        if not stop.is_set():
+            talk(f"{number.name}: stopping agent {agent.name!r}; once more to stop at once")
+            stop.set()
+        elif not cut_short:
+            cut_short.append(number)
+            running.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in _CUT_SHORT:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await agent.run(stop=stop)
+    except asyncio.CancelledError:
+        if not cut_short:
+            raise
+        return _CUT_SHORT[cut_short[0]]
+    finally:
+        for number in _CUT_SHORT:
+            loop.remove_signal_handler(number)
+    return ExitCode.DONE
+
+
+def serve(agent: Runnable, settings: Settings) -> int:
+    """Run the agent to its end; the exit code of the process."""
+    configure(settings.log_format, settings.log_level, agent.name)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_until_stopped(agent))
