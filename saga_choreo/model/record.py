@@ -107,7 +107,8 @@ def unpack_payloads(blob: bytes | None) -> dict[int, bytes]:
         number, size = int.from_bytes(blob[at : at + 2], "big"), int.from_bytes(blob[at + 2 : at + 6], "big")
         at += 6
         payloads[number] = blob[at : at + size]
-        if len(payloads[number]) != size:
+        # Also where the cut is inside number or length: what is left of them must not pass for an empty payload.
+        if at + size > len(blob):
             raise ValueError("a stored payload is cut short; the row was not written by this toolkit or is damaged")
         at += size
     return payloads
