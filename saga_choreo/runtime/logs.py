@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ LogFormat = Literal["auto", "json", "human"]
 
 # Longer than any message of ours; an exception's text may come from anywhere.
 TEXT_MAX = 8_192
-_IDS = ("saga_id", "step_id", "event", "duration_ms")
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
@@ -150,9 +151,9 @@ def _error(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 def _text(value: object) -> str:
     text = str(value)
-    return _clean(text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…").replace("\n", "\\n").replace("\r", "\\r")
+    return _clean(text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…").replace("\n", "\\n")
 
 
 def _clean(text: str) -> str:
-    """No half surrogates, which cannot be written as UTF-8, and no escape sequences for the terminal."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x1b", "\\x1b")
+    """No half surrogates, which cannot be written as UTF-8; nothing that steers a terminal or breaks a line but '\\n' and tab."""
+    return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -144,7 +144,9 @@ def test_different_messages_of_one_saga_have_different_ids(one: Envelope, other:
 
 
 garbage_names = st.sampled_from([*encode(done())[0], "ce-sagareason", "CE-ID", "ce-sagadebt", "x"]) | st.text(max_size=8)
-garbage_values = st.text(max_size=40) | st.sampled_from(["", "%", "1", "true", "step.completed", "saga.started", "/saga/a", str(SAGA)])
+garbage_values = st.text(max_size=40) | st.sampled_from(
+    ["", "%", "1", "true", "step.completed", "saga.started", "/saga/a", str(SAGA)]
+)
 
 
 @given(st.sampled_from(list(ChannelKind)), st.dictionaries(garbage_names, garbage_values), st.binary(max_size=200))
@@ -154,14 +156,16 @@ def test_garbage_is_refused_with_a_known_word(kind: ChannelKind, headers: dict[s
 
 @settings(max_examples=300, deadline=None)
 @given(envelopes(), st.dictionaries(garbage_names, garbage_values, max_size=3), st.none() | st.binary(max_size=60))
-def test_a_damaged_message_is_decoded_or_refused_and_never_more(envelope: Envelope, damage: dict[str, str], body: bytes | None) -> None:
+def test_a_damaged_message_is_decoded_or_refused_and_never_more(
+    envelope: Envelope, damage: dict[str, str], body: bytes | None
+) -> None:
     headers, sent = encode(envelope)
+    code, got = "", None
     try:
         got = decode(envelope.channel, headers | damage, sent if body is None else body)
     except DecodeError as exc:
-        assert exc.code in set(Fault)
-    else:
-        assert decode(envelope.channel, *encode(got)) == got
+        code = exc.code
+    assert code in set(Fault) if got is None else decode(envelope.channel, *encode(got)) == got
 
 
 def test_header_names_may_come_in_any_case() -> None:
@@ -195,7 +199,7 @@ def test_a_broken_trace_context_is_dropped_and_does_not_stop_a_saga() -> None:
         ({"ce-time": "2026-02-30T00:00:00Z"}, "time"),
         ({"ce-time": "2026-01-01T00:00:00+01:00"}, "time"),
         ({"ce-time": "2026-01-01T00:00:00.1234567890Z"}, "time"),
-        ({"ce-time": "2026-01-01T00:00:00.١Z"}, "time"),
+        ({"ce-time": "2026-01-01T00:00:00.\u0661Z"}, "time"),
         ({"ce-time": "1969-12-31T23:59:59Z"}, "time"),
         ({"ce-sagadeadline": "soon"}, "time"),
         ({"ce-sagaid": "not-a-uuid"}, "saga_id"),
@@ -212,7 +216,7 @@ def test_a_broken_trace_context_is_dropped_and_does_not_stop_a_saga() -> None:
         ({"ce-sagaeventversion": None}, "missing_attribute"),
         ({"ce-sagaeventversion": "0"}, "number"),
         ({"ce-sagaeventversion": "2147483648"}, "number"),
-        ({"ce-sagaeventversion": "٣"}, "number"),
+        ({"ce-sagaeventversion": "\u0663"}, "number"),
         ({"ce-sagafrom": None}, "missing_attribute"),
         ({"ce-sagafrom": "origin"}, "type_mismatch"),
         ({"ce-sagafrom": "step\x00"}, "name"),
@@ -314,7 +318,7 @@ def test_a_long_reason_is_cut_at_a_whole_character() -> None:
     ],
 )
 def test_an_envelope_the_protocol_does_not_know_is_never_published(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011  (each case has a message of its own)
         encode(done(**wrong))
 
 

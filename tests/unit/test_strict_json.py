@@ -17,7 +17,14 @@ from saga_choreo.errors import DecodeError
 # Strings that look like structure, so that counting and scanning are led astray where they can be.
 texts = st.text('":{}[]\\, \n\tab1é\U0001f600', max_size=8)
 keys = st.sampled_from(["a", "b", "", '"', "\\", ":", "é"])
-leaves = st.none() | st.booleans() | st.integers() | st.integers(10**308, 10**330) | st.floats(allow_nan=False, allow_infinity=False) | texts
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**308, 10**330)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+)
 
 
 class Pairs(list[tuple[str, Any]]):
@@ -31,7 +38,9 @@ trees = st.recursive(
 
 def written(tree: Any, ascii_only: bool, space: str) -> str:
     if isinstance(tree, Pairs):
-        body = ",".join(f"{space}{json.dumps(k, ensure_ascii=ascii_only)}{space}:{space}{written(v, ascii_only, space)}" for k, v in tree)
+        body = ",".join(
+            f"{space}{json.dumps(k, ensure_ascii=ascii_only)}{space}:{space}{written(v, ascii_only, space)}" for k, v in tree
+        )
         return "{" + body + "}"
     if isinstance(tree, list):
         return "[" + f",{space}".join(written(v, ascii_only, space) for v in tree) + "]"
