@@ -104,7 +104,7 @@ class Receiver:
     def arrived(self, message: Any, now: float) -> None:
         parts = message.reply.split(".")
         # $JS.ACK.<stream>.<durable>.<delivered>..., or with domain and account hash before the stream.
-        attempt = int(parts[4] if len(parts) == 9 else parts[6])  # noqa: PLR2004  (the two documented forms)
+        attempt = int(parts[4] if len(parts) == 9 else parts[6])
         delivery = Delivery(
             channel=self._names.channel(message.subject),
             headers=message.headers or {},

@@ -43,6 +43,8 @@ def _streams(names: Names, options: Options) -> list[StreamConfig]:
 
 def bindings(names: Names, topology: Topology) -> dict[str, list[str]]:
     """Stream -> subjects that the service's durable reads there."""
+    if not topology.receives:
+        return {}
     control = [names.subject(Channel(ChannelKind.CONTROL, topology.service)), names.outcome]
     events = sorted({names.subject(Channel(ChannelKind.EVENT, event)) for event in topology.events})
     return {names.events: events, names.control: control} if events else {names.control: control}

@@ -22,7 +22,7 @@ _OUTAGE = (
 )
 
 
-class WriterHeldTooLong(SagaError):  # noqa: N818  (says what was done, like its siblings)
+class WriterHeldTooLong(SagaError):
     """A step held SQLite's only write lock longer than allowed. It was rolled back; running it again would do the same."""
 
 

@@ -17,7 +17,7 @@ from saga_choreo_sqlite.driver import Connection
 __all__ = ["Outdated", "append", "claim", "held_of", "quarantined_of", "register", "save"]
 
 
-class Outdated(Exception):  # noqa: N818  (a finding that the transaction turns into StoreConflict)
+class Outdated(Exception):
     """A record was changed by somebody else since it was read."""
 
 

@@ -37,7 +37,7 @@ class Topology:
 
     `known_events` are all events of its choreographies (Kafka declares topics for them). `agent` is this process's
     incarnation, unique among the agents of the service. `create` False: check only, and raise ConfigurationError with a
-    report of what is missing.
+    report of what is missing. `receives` False: bind nothing, only publish and watch notices.
     """
 
     service: str
@@ -46,6 +46,7 @@ class Topology:
     known_events: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     create: bool = True
+    receives: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

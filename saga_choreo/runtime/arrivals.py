@@ -86,13 +86,13 @@ class Sorted:
         wanted: dict[UUID, None] = {}
         for arrival in batch:
             try:
-                envelope: Envelope | DecodeError = decode(arrival.channel, arrival.headers, arrival.body)
+                envelope = decode(arrival.channel, arrival.headers, arrival.body)
             except DecodeError as error:
-                envelope = error
-            else:
-                if self._catalog.get(envelope.definition) is not None:
-                    wanted[envelope.saga_id] = None
+                self._envelopes[id(arrival)] = error
+                continue
             self._envelopes[id(arrival)] = envelope
+            if self._catalog.get(envelope.definition) is not None:
+                wanted[envelope.saga_id] = None
         self.sagas = tuple(sorted(wanted))
 
     def apply(self, arrival: Arrival, ws: Workspace) -> bool:
@@ -199,7 +199,9 @@ class Sorted:
             quarantined=quarantined,
             held=[self._held[i] for i in ids if i in self._held],
             counters={(self._service, name): count for name, count in counted.items() if count},
-            unhold=[arrival.held_number for arrival in done if arrival.held_number is not None and id(arrival) not in self._still_held],
+            unhold=[
+                arrival.held_number for arrival in done if arrival.held_number is not None and id(arrival) not in self._still_held
+            ],
             endings=[self._endings[i] for i in ids if i in self._endings],
             letters=[self._letters[i] for i in ids if i in self._letters],
         )

@@ -54,7 +54,13 @@ class Directory:
         service = self._catalog.service
         for known in self._catalog.all():
             form = known.plan.choreography
-            body = {"service": service, "agent": agent, "definition": form.definition, "choreography": form.name, "version": form.version}
+            body = {
+                "service": service,
+                "agent": agent,
+                "definition": form.definition,
+                "choreography": form.name,
+                "version": form.version,
+            }
             await self._broker.notify(Notice(f"define.{form.definition}", form.canonical_bytes))
             await self._broker.notify(Notice(f"holds.{form.definition}.{service}", orjson.dumps(body)))
 

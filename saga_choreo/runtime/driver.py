@@ -43,11 +43,16 @@ _log = logging.getLogger("saga_choreo.driver")
 class Surroundings(Protocol):
     """What a driver is used in: an agent, or a client that only starts sagas."""
 
-    service: str
-    clock: Clock
-    store: Store
-    broker: Broker
-    catalog: Catalog
+    @property
+    def service(self) -> str: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def catalog(self) -> Catalog: ...
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         """Take over publishing; returns before the broker has confirmed, unless too much is under way."""

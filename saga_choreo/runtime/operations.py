@@ -15,7 +15,7 @@ from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Cause, Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
 from saga_choreo.ports.store import Held, Quarantined
-from saga_choreo.runtime.declare.bind import Handled
+from saga_choreo.runtime.declare.results import Handled
 
 __all__ = [
     "Ack",
@@ -38,7 +38,6 @@ __all__ = [
     "Rollback",
     "Save",
     "Tell",
-    "WentAway",
 ]
 
 
@@ -97,12 +96,7 @@ class Overran:
     """The budget was over; the handler was cancelled and its writes are undone."""
 
 
-@dataclass(frozen=True, slots=True)
-class WentAway:
-    """The agent is stopping: the attempt was cancelled and is to be handed back, not counted."""
-
-
-Executed = Ran | Rejected | Broke | Overran | WentAway
+Executed = Ran | Rejected | Broke | Overran
 
 
 @dataclass(frozen=True, slots=True)

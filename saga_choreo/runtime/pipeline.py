@@ -43,7 +43,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.settling import died_too_often, is_undo, settle
+from saga_choreo.runtime.settling import died_too_often, hand_back, is_undo, settle
 from saga_choreo.runtime.timing import Limits, deadline_of
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
@@ -156,15 +156,15 @@ class Pipeline:
         _, chance = yield Now()
         settle(ws, key, known, what, answer, chance)
 
-    def work(self, key: RecordKey) -> Steps:
-        """A record that is due: its deadline, its next attempt, or its next repeated announcement."""
+    def work(self, key: RecordKey) -> Generator[Operation, Any, bool]:
+        """A record that is due: its deadline, its next attempt, or its next repeated announcement (then True)."""
         ws, _ = yield from self._workspace()
         yield Begin()
         ws.load((yield Claim((key.saga_id,))))
         record, known = ws.get(key), self._catalog.get(key.definition)
         if record is None or known is None or record.due_ms is None or record.due_ms > ws.now_ms:
             yield Rollback()
-            return
+            return False
         attempt, loose = yield from self._wake(ws, record, known)
         records = ws.changed()
         yield Save(records)
@@ -173,6 +173,7 @@ class Pipeline:
         if attempt is not None:
             claimed = next(saved for saved in records if saved.record_key == key)
             yield from self._attempt(claimed, known, attempt)
+        return bool(loose)
 
     def _wake(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, tuple[Duty | None, list[Outgoing]]]:
         """What is due of this record. Returns the duty of a slow attempt that was claimed, and loose letters to send."""
@@ -270,7 +271,9 @@ class Pipeline:
         yield Commit()
         yield from self._announce(ws.said(records))
 
-    def command(self, saga_id: UUID, step: int | None, fact: Fact, reason: str = "") -> Generator[Operation, Any, Row | Refusal | None]:
+    def command(
+        self, saga_id: UUID, step: int | None, fact: Fact, reason: str = ""
+    ) -> Generator[Operation, Any, Row | Refusal | None]:
         """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first."""
         ws, _ = yield from self._workspace()
         yield Begin()
@@ -293,12 +296,21 @@ class Pipeline:
         yield from self._announce(ws.said(records))
         return answer
 
-    def republish(self, records: Sequence[Record]) -> Steps:
-        """The crash path: records whose words are not known to be published say everything again."""
-        said: list[Said] = []
-        for record in records:
-            known = self._catalog.get(record.definition)
-            if known is not None:
-                said.append(Said(record, everything(record, known.plan)))
-        yield from self._announce(said)
+    def publications(self, records: Sequence[Record], now_ns: int) -> list[Publication]:
+        """Everything these records say, as if nothing had been published yet: the crash path, and a saga's start."""
+        known = [(record, self._catalog.get(record.definition)) for record in records]
+        said = [Said(record, everything(record, one.plan)) for record, one in known if one is not None]
+        return [self._publication(one, now_ns) for one in said]
 
+    def give_back(self, key: RecordKey) -> Generator[Operation, Any, None]:
+        """An attempt that was cancelled because the agent stops: it does not count, and another may begin at once."""
+        ws, _ = yield from self._workspace()
+        yield Begin()
+        ws.load((yield Claim((key.saga_id,))))
+        record = ws.get(key)
+        if record is None or record.lease_ms is None or record.row.pending:
+            yield Rollback()
+            return
+        hand_back(ws, key)
+        yield Save(ws.changed())
+        yield Commit()

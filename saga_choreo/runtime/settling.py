@@ -10,7 +10,7 @@ from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
-from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected, WentAway
+from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected
 from saga_choreo.runtime.workspace import Workspace
 
 __all__ = ["died_too_often", "hand_back", "is_undo", "settle"]
@@ -50,8 +50,6 @@ def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Execute
                 ws.retry_at(key, ws.now_ms)
             else:
                 _settle_failure(ws, key, known, "timed out", chance, final=False)
-        case WentAway():
-            hand_back(ws, key)
         case _:
             assert_never(answer)
 
@@ -94,15 +92,15 @@ def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Executed, 
     match answer:
         case Ran(undo_result=undo_result):
             ws.act(key, Undone(attempt), known, undo_result=undo_result, error="", lease_ms=None)
-        case WentAway():
-            hand_back(ws, key)
         case Overran() if record.row.state is State.DONE:
             ws.act(key, UndoFailed(attempt), known, error=OVERRAN)
             ws.retry_at(key, ws.now_ms)
         case Rejected() | Broke() | Overran():
             error = answer.error if isinstance(answer, Broke) else getattr(answer, "reason", "timed out")
             exhausted = record.row.state is State.COMPENSATING and options.undo_retry.is_exhausted(attempt)
-            fact = UndoFailed(attempt, exhausted, refused=isinstance(answer, Rejected), go_on=exhausted and options.on_park_continue)
+            fact = UndoFailed(
+                attempt, exhausted, refused=isinstance(answer, Rejected), go_on=exhausted and options.on_park_continue
+            )
             ws.touch(key, error=error, lease_ms=None)
             ws.act(key, fact, known)
             _back_off(ws, key, options.undo_retry, max(attempt, 1), chance)

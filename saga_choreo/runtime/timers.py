@@ -24,14 +24,16 @@ _LOOK_EVERY_S = 1.0
 class Timers:
     """Works on due records, at most `slow_at_once` at a time, one of a record at a time."""
 
-    def __init__(self, service: str, scans: Scans, clock: Clock, limits: Limits, work: Callable[[RecordKey], Awaitable[bool]]) -> None:
+    def __init__(
+        self, service: str, scans: Scans, clock: Clock, limits: Limits, work: Callable[[RecordKey], Awaitable[bool]]
+    ) -> None:
         """`work` handles one due record; it answers whether that was only a repeated announcement."""
         self._service = service
         self._scans = scans
         self._clock = clock
         self._limits = limits
         self._work = work
-        self._running: set[RecordKey] = set()
+        self._running: dict[RecordKey, asyncio.Task[None]] = {}
         self._earlier = asyncio.Event()
         self._wake_ms = 0
 
@@ -53,6 +55,17 @@ class Timers:
             if not started:
                 await self._sleep()
 
+    async def stop(self, grace_s: float) -> list[RecordKey]:
+        """Wait for what is under way, then cancel it. Returns the records whose attempts were cut short, to be handed back."""
+        running = dict(self._running)
+        if not running:
+            return []
+        _, late = await asyncio.wait(running.values(), timeout=grace_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return [key for key, task in running.items() if task in late]
+
     async def _start_due(self, group: asyncio.TaskGroup) -> int:
         free = self._limits.slow_at_once - len(self._running)
         if free <= 0:
@@ -65,8 +78,7 @@ class Timers:
             return 0
         fresh = [key for key in keys if key not in self._running][:free]
         for key in fresh:
-            self._running.add(key)
-            group.create_task(self._one(key))
+            self._running[key] = group.create_task(self._one(key))
         return len(fresh)
 
     async def _one(self, key: RecordKey) -> None:
@@ -77,7 +89,7 @@ class Timers:
             _log.warning("saga %s, step %d: work that is due failed and is tried again: %s", key.saga_id, key.step, error)
             await self._clock.sleep(1.0 + self._clock.chance())
         finally:
-            self._running.discard(key)
+            self._running.pop(key, None)
             self._earlier.set()
 
     async def _pay_for_nudge(self) -> None:

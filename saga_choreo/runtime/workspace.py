@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from saga_choreo.core.emissions import Message, emissions
@@ -62,7 +63,13 @@ class Workspace:
     """One transaction's view. Not reused after its commit."""
 
     def __init__(
-        self, service: str, catalog: Catalog, limits: Limits, now_ms: int, chance: float, announced: Mapping[RecordKey, int] | None = None
+        self,
+        service: str,
+        catalog: Catalog,
+        limits: Limits,
+        now_ms: int,
+        chance: float,
+        announced: Mapping[RecordKey, int] | None = None,
     ) -> None:
         """`announced` says which versions this process knows to be published, though the store may not say so yet."""
         self.service = service
@@ -134,7 +141,7 @@ class Workspace:
                     waiting.extend(said)
         return changed, alarm
 
-    def act(self, key: RecordKey, fact: Fact, known: Known, **changes: object) -> Row | Refusal | None:
+    def act(self, key: RecordKey, fact: Fact, known: Known, **changes: Any) -> Row | Refusal | None:
         """Apply a fact that arose here (a handler's answer, a timer, a person). `changes` are the record's other fields.
         Returns the new row, None when nothing changed, or the refusal."""
         record = self._current[key]
@@ -153,7 +160,7 @@ class Workspace:
             self._deliver(message, carried, known)
 
     def _apply(
-        self, key: RecordKey, fact: Fact, carried: _Carried, known: Known, changes: dict[str, object] | None = None
+        self, key: RecordKey, fact: Fact, carried: _Carried, known: Known, changes: dict[str, Any] | None = None
     ) -> list[tuple[Message, _Carried]] | Refusal | None:
         record = self._current.get(key)
         step = known.plan.step(key.step)
@@ -218,9 +225,9 @@ class Workspace:
         self.act(key, Claimed(), known)
         return self._current[key]
 
-    def touch(self, key: RecordKey, **changes: object) -> None:
+    def touch(self, key: RecordKey, **changes: Any) -> None:
         """Change fields beside the row."""
-        self._current[key] = replace(self._current[key], **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
+        self._current[key] = replace(self._current[key], **changes)
 
     def retry_at(self, key: RecordKey, at_ms: int) -> None:
         """What is to be executed for this record waits until then (a backoff, a lease)."""
@@ -295,13 +302,13 @@ def _carried_by(record: Record) -> _Carried:
     )
 
 
-def _carried_into(fact: Fact, record: Record | None, carried: _Carried) -> dict[str, object]:
+def _carried_into(fact: Fact, record: Record | None, carried: _Carried) -> dict[str, Any]:
     """Fields of the record that a message changes beside the row."""
-    fields: dict[str, object] = {}
+    fields: dict[str, Any] = {}
     if isinstance(fact, DoneCame):
         bits = [bit for bit in range(fact.edges.bit_length()) if fact.edges >> bit & 1]
         known = record.inputs if record else {}
-        fields["inputs"] = {**{bit: carried.payload for bit in bits}, **known}
+        fields["inputs"] = {**dict.fromkeys(bits, carried.payload), **known}
     if carried.trace and (record is None or carried.trace != record.trace):
         fields["trace"] = carried.trace
     if carried.reason and not (record and record.reason):

@@ -90,7 +90,7 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
                 # The parent's death signal follows the *thread* that forks, so a short-lived thread must not do this.
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (one prctl call)
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         self._wait_until_ready(self._process)
         return self

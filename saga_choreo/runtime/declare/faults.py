@@ -9,7 +9,7 @@ from saga_choreo.errors import DefinitionError
 __all__ = ["DeclarationFault", "raise_faults"]
 
 
-class DeclarationFault(Exception):  # noqa: N818  (never seen by users: collected, then raised as a DefinitionError)
+class DeclarationFault(Exception):
     """One thing wrong with a declaration; the text says what, where, and how to write it instead."""
 
 

@@ -1,0 +1,226 @@
+"""Starting sagas and asking after them: what `agent.start_saga(...)` and `agent.saga(...)` give."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from saga_choreo.core.facts import CancelRequested, Refusal
+from saga_choreo.core.graph import Plan
+from saga_choreo.core.origin import opened
+from saga_choreo.errors import KeyConflict, Refused, ResultTooLarge, SagaNotFound, WaitTimeout
+from saga_choreo.model.event import Event
+from saga_choreo.model.ids import saga_id_at
+from saga_choreo.model.record import ORIGIN, Record
+from saga_choreo.model.states import Outcome, SagaState
+from saga_choreo.ports.store import BusinessKey, Transaction
+from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.session import Session
+from saga_choreo.runtime.views import SagaView, view_of
+from saga_choreo.runtime.workspace import Workspace
+
+__all__ = ["SagaHandle", "Start", "find", "start"]
+
+# The limit every broker accepts; larger data belongs in a store of its own, with a reference in the event.
+_PAYLOAD_BYTES_MAX = 65_536
+_LOOK_FIRST_S = 0.1
+_LOOK_MAX_S = 1.0
+_KEY_CHARS_MAX = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a saga is started with."""
+
+    event: Event
+    key: str
+    deadline: timedelta | None
+    trace: str
+
+
+class SagaHandle:
+    """One saga, by id or key. `is_new` is False when the key named a saga that was started before with the same payload."""
+
+    def __init__(self, session: Session, saga_id: UUID | None, key: str = "", *, is_new: bool = False) -> None:
+        self._session = session
+        self._saga_id = saga_id
+        self.key = key
+        self.is_new = is_new
+
+    def __repr__(self) -> str:
+        return f"SagaHandle(saga_id={str(self._saga_id)!r}, key={self.key!r})"
+
+    @property
+    def saga_id(self) -> UUID:
+        """Raises SagaNotFound on a handle made from a key that has not been looked up yet (any awaited method does that)."""
+        if self._saga_id is None:
+            raise SagaNotFound(f"the saga with key {self.key!r} has not been looked up yet; await handle.state() first")
+        return self._saga_id
+
+    async def published(self) -> None:
+        """After the caller's commit: publish the start event at once, from this process. Without it the agent's scan finds
+        it a little later. Raises SagaNotFound when the caller's transaction was not committed."""
+        records = [record for record in await self._records() if record.step == ORIGIN]
+        await self._session.relay.publish(self._session.pipeline.publications(records, self._session.clock.time_ns()))
+
+    async def view(self) -> SagaView:
+        """Everything this participant knows of the saga."""
+        records = await self._records()
+        known = self._session.catalog.get(records[0].definition)
+        return view_of(records, known.plan if known is not None else None)
+
+    async def state(self) -> SagaState:
+        return (await self.view()).state
+
+    async def wait(self, timeout: float | None = None) -> SagaState:  # noqa: ASYNC109  the word users expect here
+        """The state in which the saga ended. Raises WaitTimeout when it has not ended in time (seconds); it goes on."""
+        await self._resolve()
+        waiter = self._session.waiter(self.saga_id)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._until_ended(waiter)
+        except TimeoutError as exc:
+            raise WaitTimeout(
+                f"saga {str(self.saga_id)!r} has not ended within {timeout} s; it goes on, wait again or look at state()"
+            ) from exc
+        finally:
+            self._session.forget_waiter(self.saga_id)
+
+    async def _until_ended(self, waiter: asyncio.Event) -> SagaState:
+        look_s = _LOOK_FIRST_S
+        while True:
+            view_records = await self._records()
+            if any(record.row.outcome is not Outcome.OPEN for record in view_records):
+                return view_of(view_records, None).state
+            try:
+                async with asyncio.timeout(look_s):  # another process may be the one that records the end
+                    await waiter.wait()
+            except TimeoutError:
+                look_s = min(look_s * 2, _LOOK_MAX_S)
+
+    async def cancel(self, reason: str) -> None:
+        """Ask for the saga to be undone. A request: a saga that can no longer be undone completes. Raises Refused when it has
+        ended already, SagaNotFound when this participant does not know it."""
+        await self._resolve()
+        answer = await Driver(self._session).run(self._session.pipeline.command(self.saga_id, None, CancelRequested(), reason))
+        if answer is None:
+            raise _unknown(self.saga_id)
+        if isinstance(answer, Refusal):
+            raise Refused(f"saga {str(self.saga_id)!r} cannot be cancelled: {answer.reason}")
+
+    async def _resolve(self) -> None:
+        if self._saga_id is None:
+            self._saga_id = (await find(self._session, self.key)).saga_id
+
+    async def _records(self) -> Sequence[Record]:
+        await self._resolve()
+        records = await self._session.store.records(self.saga_id, self._session.service)
+        if not records:
+            raise _unknown(self.saga_id)
+        return records
+
+
+def _unknown(saga_id: UUID) -> SagaNotFound:
+    return SagaNotFound(
+        f"no saga {str(saga_id)!r} is known here; it never reached this participant, was not committed, or is past the horizon"
+    )
+
+
+async def find(session: Session, key: str) -> BusinessKey:
+    """The saga that this service started under a business key. Raises SagaNotFound, or Refused when several choreographies use it."""
+    found = await session.store.key(session.service, "", key)
+    if not found:
+        raise SagaNotFound(
+            f"no saga with key {key!r} was started by {session.service!r}; keys are known where the saga was started"
+        )
+    if len(found) > 1:
+        names = ", ".join(sorted(repr(one.choreography) for one in found))
+        raise Refused(f"key {key!r} names sagas of several choreographies ({names}); use the saga's id")
+    return found[0]
+
+
+async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHandle:
+    """Write the origin row, in the caller's transaction when one is given. Raises KeyConflict, ResultTooLarge, NotReady."""
+    payload = _payload(what)
+    await session.directory.require(known.plan, session.limits.ready_timeout_s if tx is None else 0.0)
+    record = _origin_record(session, known.plan, what, payload)
+    ws = Workspace(session.service, session.catalog, session.limits, record.changed_ms, session.clock.chance())
+    if tx is not None:
+        return await _write(session, known, session.store.join(tx), ws, record, what.event)
+    async with session.store.transaction() as transaction:
+        handle = await _write(session, known, transaction, ws, record, what.event)
+        await transaction.commit()
+    if handle.is_new:
+        saved = ws.changed()
+        session.saved(saved)
+        await session.publish(session.pipeline.publications(saved, session.clock.time_ns()), ())
+    return handle
+
+
+async def _write(
+    session: Session, known: Known, transaction: Transaction, ws: Workspace, record: Record, event: Event
+) -> SagaHandle:
+    if record.key:
+        wanted = BusinessKey(
+            service=session.service,
+            choreography=record.choreography,
+            key=record.key,
+            saga_id=record.saga_id,
+            digest=_digest(event),
+        )
+        there = await transaction.register(wanted)
+        if there.saga_id != record.saga_id:
+            if there.digest != wanted.digest:
+                raise KeyConflict(
+                    f"key {record.key!r} of choreography {record.choreography!r} already names saga {str(there.saga_id)!r}, which was "
+                    "started with another payload; use another key, or the payload of then"
+                )
+            return SagaHandle(session, there.saga_id, record.key)
+    ws.open_origin(record, known)
+    await transaction.save(ws.changed())
+    return SagaHandle(session, record.saga_id, record.key, is_new=True)
+
+
+def _origin_record(session: Session, plan: Plan, what: Start, payload: bytes) -> Record:
+    now_ms = session.clock.time_ns() // 1_000_000
+    after = what.deadline or plan.choreography.deadline_after
+    return Record(
+        service=session.service,
+        saga_id=saga_id_at(now_ms, session.clock.entropy(10)),
+        definition=plan.definition,
+        step=ORIGIN,
+        row=opened(),
+        choreography=plan.choreography.name,
+        origin=session.service,
+        key=what.key,
+        deadline_ms=None if after is None else now_ms + int(after.total_seconds() * 1000),
+        results={0: payload},
+        trace=what.trace,
+        changed_ms=now_ms,
+    )
+
+
+def _payload(what: Start) -> bytes:
+    if len(what.key) > _KEY_CHARS_MAX:
+        raise ValueError(f"the business key has {len(what.key)} characters; at most {_KEY_CHARS_MAX} are possible")
+    payload = what.event.model_dump_json().encode()
+    if len(payload) > _PAYLOAD_BYTES_MAX:
+        raise ResultTooLarge(
+            f"the start event {str(what.event.event)!r} is {len(payload)} bytes as JSON, at most {_PAYLOAD_BYTES_MAX} are possible; "
+            "keep the data elsewhere and send a reference"
+        )
+    return payload
+
+
+def _digest(event: Event) -> str:
+    """Of the event's name, version and contents; the order of fields does not matter."""
+    contents = orjson.dumps(event.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(f"{event.event}\n".encode() + contents).hexdigest()
