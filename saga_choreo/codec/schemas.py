@@ -27,6 +27,7 @@ _NAME = "^[a-z][a-z0-9_-]{0,63}$"
 _EVENT = r"^(?=.{3,128}$)[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+$"
 _SAGA_ID = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z$"
+_EVENT_PAIR = ("ce-sagaevent", "ce-sagaeventversion")
 _PRINTABLE = "^[ -~]+$"
 
 
@@ -85,6 +86,7 @@ def _headers_schema() -> dict[str, Any]:
         "type": "object",
         "properties": _properties(),
         "required": _REQUIRED,
+        "dependentRequired": {one: [other] for one, other in (_EVENT_PAIR, _EVENT_PAIR[::-1])},
         "additionalProperties": {"type": "string"},
     }
 
@@ -103,6 +105,12 @@ def _message_schema(name: str, envelope: Envelope) -> dict[str, Any]:
     narrowed: dict[str, Any] = {header: {"const": headers[header]} for header in fixed}
     if envelope.from_step == "origin" and "ce-sagafrom" in always:
         narrowed["ce-sagafrom"] = {"const": "origin"}
+    if envelope.kind is MessageKind.OUTCOME:
+        narrowed["ce-sagaoutcome"] = {"const": envelope.outcome.value}
+    if envelope.outcome is Outcome.ABORTED:
+        narrowed["ce-sagacause"] = {"const": envelope.cause.value}
+        # No cause at all counts as refused.
+        always |= {"ce-sagacause"} if envelope.cause is not Cause.REFUSED else set()
     if envelope.kind is MessageKind.CANCEL_REQUEST:
         narrowed["ce-sagafrom"] = {"not": {"const": "origin"}}
     payload = {"type": "object", "description": f"The event: at most {BODY_BYTES_MAX} bytes, {NESTING_MAX} levels, no key twice."}
