@@ -240,7 +240,8 @@ def _result_shape(hint: Any) -> ResultShape | None:
     all_members = members_of(hint)
     members = tuple(member for member in all_members if member is not Pending)
     pending = len(members) < len(all_members)
-    if not members or members == (Any,):
+    only = members[0] if members else Any
+    if only is Any and len(members) < 2:
         return None
     if members in ((NoneType,), (NoReturn,), (Never,)):
         return ResultShape(Form.NOTHING, pending=pending)
@@ -251,7 +252,6 @@ def _result_shape(hint: Any) -> ResultShape | None:
         )
     if len(members) > 1:
         return ResultShape(Form.UNION, _events(members), pending)
-    [only] = members
     return _single_shape(only, pending)
 
 

@@ -95,11 +95,10 @@ class BoundStep:
                 return (answer,)
             case Chosen() if split is Split.SOME or count == 1:
                 return inside
-            case _:
-                # Only a tuple is left that has anything inside.
-                if isinstance(answer, Chosen) or split is not Split.ALL or not 0 < count == len(inside):
-                    raise self._wrong(answer)
+            case tuple() if split is Split.ALL and 0 < count == len(inside):
                 return inside
+            case _:
+                raise self._wrong(answer)
 
     def _wrong(self, answer: object) -> DefinitionError:
         definition = self.definition

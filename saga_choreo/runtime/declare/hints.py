@@ -22,7 +22,7 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 def name_of(function: Callable[..., Any]) -> str:
     """The function's name for messages, in quotes."""
-    return repr(getattr(function, "__qualname__", None) or repr(function))
+    return repr(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 def local_names(function: Callable[..., Any]) -> dict[str, Any]:
