@@ -28,63 +28,99 @@ if TYPE_CHECKING:
     from saga_choreo.model.event import Event, EventRef
     from saga_choreo.model.retry import Backoff, OnExhausted, Retry
     from saga_choreo.model.states import SagaState, StepState
+    from saga_choreo.runtime.agent import Agent
+    from saga_choreo.runtime.context import StepContext
+    from saga_choreo.runtime.declare.decorators import OnEvent, PublishEvent, on_event, publish_event, with_compensation
+    from saga_choreo.runtime.declare.inject import Depends
+    from saga_choreo.runtime.declare.results import Chosen, Pending, choose
+    from saga_choreo.runtime.sagas import SagaHandle
+    from saga_choreo.runtime.session import SagaOutcome
+    from saga_choreo.runtime.timing import Limits
 
 __version__ = "0.1.0"
 
 # Public name -> module it is defined in.
 _DOOR = {
     "AdapterNotInstalled": "saga_choreo.errors",
+    "Agent": "saga_choreo.runtime.agent",
     "Backoff": "saga_choreo.model.retry",
     "BrokerUnavailable": "saga_choreo.errors",
     "Choreography": "saga_choreo.model.choreography",
     "ChoreographyStep": "saga_choreo.model.choreography",
+    "Chosen": "saga_choreo.runtime.declare.results",
     "ConfigurationError": "saga_choreo.errors",
     "DefinitionError": "saga_choreo.errors",
+    "Depends": "saga_choreo.runtime.declare.inject",
     "Event": "saga_choreo.model.event",
     "EventRef": "saga_choreo.model.event",
     "KeyConflict": "saga_choreo.errors",
+    "Limits": "saga_choreo.runtime.timing",
     "NotReady": "saga_choreo.errors",
+    "OnEvent": "saga_choreo.runtime.declare.decorators",
     "OnExhausted": "saga_choreo.model.retry",
+    "Pending": "saga_choreo.runtime.declare.results",
+    "PublishEvent": "saga_choreo.runtime.declare.decorators",
     "Refused": "saga_choreo.errors",
     "Reject": "saga_choreo.errors",
     "Retry": "saga_choreo.model.retry",
     "SagaError": "saga_choreo.errors",
+    "SagaHandle": "saga_choreo.runtime.sagas",
     "SagaNotFound": "saga_choreo.errors",
+    "SagaOutcome": "saga_choreo.runtime.session",
     "SagaState": "saga_choreo.model.states",
+    "StepContext": "saga_choreo.runtime.context",
     "StepState": "saga_choreo.model.states",
     "StoreUnavailable": "saga_choreo.errors",
     "WaitTimeout": "saga_choreo.errors",
     "all_of": "saga_choreo.model.choreography",
     "any_of": "saga_choreo.model.choreography",
+    "choose": "saga_choreo.runtime.declare.results",
+    "on_event": "saga_choreo.runtime.declare.decorators",
     "one_of": "saga_choreo.model.choreography",
+    "publish_event": "saga_choreo.runtime.declare.decorators",
+    "with_compensation": "saga_choreo.runtime.declare.decorators",
 }
 
 __all__ = [
     "AdapterNotInstalled",
+    "Agent",
     "Backoff",
     "BrokerUnavailable",
     "Choreography",
     "ChoreographyStep",
+    "Chosen",
     "ConfigurationError",
     "DefinitionError",
+    "Depends",
     "Event",
     "EventRef",
     "KeyConflict",
+    "Limits",
     "NotReady",
+    "OnEvent",
     "OnExhausted",
+    "Pending",
+    "PublishEvent",
     "Refused",
     "Reject",
     "Retry",
     "SagaError",
+    "SagaHandle",
     "SagaNotFound",
+    "SagaOutcome",
     "SagaState",
+    "StepContext",
     "StepState",
     "StoreUnavailable",
     "WaitTimeout",
     "__version__",
     "all_of",
     "any_of",
+    "choose",
+    "on_event",
     "one_of",
+    "publish_event",
+    "with_compensation",
 ]
 
 
