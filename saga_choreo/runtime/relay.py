@@ -47,8 +47,8 @@ class Relay:
 
     async def submit(self, group: asyncio.TaskGroup, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         """Publish in the background."""
-        await self._rounds.acquire()
         self._note_under_way(publications)
+        await self._rounds.acquire()
         group.create_task(self._round(publications, loose))
 
     async def _round(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from saga_choreo.errors import ConfigurationError
+from saga_choreo.runtime.logs import LogFormat
+
+Word = TypeVar("Word", bound=str)
 
 __all__ = ["LOG_FORMATS", "LOG_LEVELS", "Settings", "read_settings"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-LOG_FORMATS = ("text", "json")
+LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "human")
 # A mounted secret is a URL or a word; more is a mistake in the mount.
 _FILE_BYTES_MAX = 65_536
 
@@ -27,7 +31,7 @@ class Settings:
     broker_url: str = field(default="", repr=False)
     store_url: str = field(default="", repr=False)
     log_level: str = "info"
-    log_format: str = "text"
+    log_format: LogFormat = "auto"
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -37,7 +41,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         broker_url=_value(environ, "SAGA_BROKER_URL"),
         store_url=_value(environ, "SAGA_STORE_URL"),
         log_level=_choice(environ, "SAGA_LOG_LEVEL", LOG_LEVELS, "info"),
-        log_format=_choice(environ, "SAGA_LOG_FORMAT", LOG_FORMATS, "text"),
+        log_format=_choice(environ, "SAGA_LOG_FORMAT", LOG_FORMATS, "auto"),
     )
 
 
@@ -60,8 +64,9 @@ def _from_file(name: str, place: str) -> str:
     return text.strip()
 
 
-def _choice(environ: Mapping[str, str], name: str, known: tuple[str, ...], default: str) -> str:
+def _choice(environ: Mapping[str, str], name: str, known: tuple[Word, ...], default: Word) -> Word:
     value = _value(environ, name).lower() or default
-    if value not in known:
-        raise ConfigurationError(f"{name} is {value!r}; set it to one of: {', '.join(known)}")
-    return value
+    for word in known:
+        if word == value:
+            return word
+    raise ConfigurationError(f"{name} is {value!r}; set it to one of: {', '.join(known)}")

@@ -249,7 +249,7 @@ def runs_by_enumeration(any_choreography: Choreography) -> dict[int, tuple[bool,
 
     def go_on(number: int, done: frozenset[tuple[int, int]]) -> None:
         if number == len(plan.steps):
-            return
+            return None
         this = plan.steps[number]
         came = [edge in done for edge in ((source, plan.event_number(source, ref)) for source, ref in this.in_edges if ref)]
         seen[number][0] |= all(came)

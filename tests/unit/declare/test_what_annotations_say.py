@@ -126,7 +126,7 @@ def test_the_order_of_decorators_does_not_matter(order: list[str], step_at: int)
         decorated = DECORATORS[name](decorated)
 
     @declared.compensation
-    async def undo(ctx: StepContext) -> None | PaymentRefunded: ...
+    async def undo(ctx: StepContext) -> PaymentRefunded | None: ...
 
     built = (
         step("handle")
