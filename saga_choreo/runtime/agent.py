@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -146,7 +146,7 @@ class Agent(StepDecorators):
             await session.close()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Agent]:
+    async def serving(self) -> AsyncGenerator[Agent]:
         """Serve in the background of this block, for instance inside a web application's life span."""
         session, stop = self._new_session(), asyncio.Event()
         try:
@@ -163,7 +163,7 @@ class Agent(StepDecorators):
             await session.close()
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Agent]:
+    async def client(self) -> AsyncGenerator[Agent]:
         """Start sagas and ask after them, without working on any: for a process beside the agent, on the same store."""
         session = self._new_session()
         try:

@@ -61,8 +61,10 @@ class Relay:
         """Publish and remember what was confirmed. Returns whether all was; what was not is found by the scan."""
         self._note_under_way(publications)
         letters = [letter for publication in publications for letter in publication.messages]
+        answers: Sequence[Exception | None] = ()
         try:
-            answers = await self._broker.publish([*letters, *loose]) if letters or loose else []
+            if letters or loose:
+                answers = await self._broker.publish([*letters, *loose])
         except SagaError as error:
             answers = [error] * (len(letters) + len(loose))
         finally:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 
+from saga_choreo.codec.wire import checked_key
 from saga_choreo.core.facts import CancelRequested, Refusal
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.origin import opened
@@ -33,7 +34,6 @@ __all__ = ["SagaHandle", "Start", "find", "start"]
 _PAYLOAD_BYTES_MAX = 65_536
 _LOOK_FIRST_S = 0.1
 _LOOK_MAX_S = 1.0
-_KEY_CHARS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +209,7 @@ def _origin_record(session: Session, plan: Plan, what: Start, payload: bytes) ->
 
 
 def _payload(what: Start) -> bytes:
-    if len(what.key) > _KEY_CHARS_MAX:
-        raise ValueError(f"the business key has {len(what.key)} characters; at most {_KEY_CHARS_MAX} are possible")
+    checked_key(what.key)
     payload = what.event.model_dump_json().encode()
     if len(payload) > _PAYLOAD_BYTES_MAX:
         raise ResultTooLarge(

@@ -307,7 +307,7 @@ def _carried_into(fact: Fact, record: Record | None, carried: _Carried) -> dict[
     fields: dict[str, Any] = {}
     if isinstance(fact, DoneCame):
         bits = [bit for bit in range(fact.edges.bit_length()) if fact.edges >> bit & 1]
-        known = record.inputs if record else {}
+        known: Mapping[int, bytes] = record.inputs if record is not None else {}
         fields["inputs"] = {**dict.fromkeys(bits, carried.payload), **known}
     if carried.trace and (record is None or carried.trace != record.trace):
         fields["trace"] = carried.trace
