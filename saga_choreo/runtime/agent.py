@@ -152,12 +152,12 @@ class Agent(StepDecorators):
         try:
             await session.open(serves=True)
             self._session = session
-            async with asyncio.TaskGroup() as group:
-                group.create_task(session.serve(stop))
-                try:
-                    yield self
-                finally:
-                    stop.set()
+            serving = asyncio.create_task(session.serve(stop))
+            try:
+                yield self
+            finally:
+                stop.set()
+                await serving
         finally:
             self._session = None
             await session.close()
@@ -169,12 +169,12 @@ class Agent(StepDecorators):
         try:
             await session.open(serves=False)
             self._session = session
-            async with asyncio.TaskGroup() as group:
-                watching = group.create_task(session.watch_only())
-                try:
-                    yield self
-                finally:
-                    watching.cancel()
+            watching = asyncio.create_task(session.watch_only())
+            try:
+                yield self
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
             await session.settle()
         finally:
             self._session = None

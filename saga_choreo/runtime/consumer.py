@@ -18,14 +18,15 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Consumer", "Handle"]
 
 _log = logging.getLogger("saga_choreo.consumer")
-# Handles a batch; returns the deliveries that were acknowledged even when it raises (as the attribute of its own choosing).
 Handle = Callable[[Sequence[Delivery]], Awaitable[None]]
 _TROUBLE_FIRST_S = 0.5
 _TROUBLE_MAX_S = 5.0
 
 
 class Consumer:
-    """`handle` raises what went wrong after it has handed the rest of its batch back."""
+    """`handle` works on a batch; it raises what went wrong after it has handed the rest of the batch back. A slot is held while
+    waiting for messages, so at most `writers` batches are received or worked on at once; outcomes need none, since they come
+    one batch after the other."""
 
     def __init__(self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle) -> None:
         self._broker = broker
@@ -51,8 +52,11 @@ class Consumer:
         try:
             await asyncio.wait({receiving, stopped, leisure}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (receiving, stopped, leisure):
+            for task in (receiving, stopped):
                 task.cancel()
+            while self.in_flight and not leisure.done():  # a batch of outcomes is finished, not cut short
+                await self._clock.sleep(0.01)
+            leisure.cancel()
             ended = await asyncio.gather(receiving, stopped, leisure, return_exceptions=True)
         for error in ended:
             if isinstance(error, Exception):
@@ -120,9 +124,8 @@ class Consumer:
             await self._clock.sleep(self._limits.outcome_wait_s)
             while self._outcomes:
                 batch, self._outcomes = self._outcomes[: self._limits.outcome_max], self._outcomes[self._limits.outcome_max :]
-                async with self._slots:
-                    self.in_flight += 1
-                    try:
-                        await asyncio.shield(self._handle_patiently(batch))
-                    finally:
-                        self.in_flight -= 1
+                self.in_flight += 1
+                try:
+                    await self._handle_patiently(batch)
+                finally:
+                    self.in_flight -= 1

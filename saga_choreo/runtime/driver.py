@@ -15,7 +15,7 @@ from saga_choreo.ports.broker import Broker, Delivery, Outgoing
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
 from saga_choreo.runtime.attempt import execute
-from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.operations import (
     Ack,
     Begin,
@@ -23,21 +23,25 @@ from saga_choreo.runtime.operations import (
     Commit,
     Ending,
     Execute,
+    Executed,
     Now,
     Operation,
     Pause,
     Publication,
     Publish,
+    Rejected,
     Release,
     Rollback,
     Save,
     Tell,
 )
 from saga_choreo.runtime.pipeline import Steps
+from saga_choreo.runtime.settling import is_undo
 
 __all__ = ["Driver", "Surroundings"]
 
 _log = logging.getLogger("saga_choreo.driver")
+_step_log = logging.getLogger("saga_choreo.step")
 
 
 class Surroundings(Protocol):
@@ -134,7 +138,12 @@ class Driver:
         known = self._around.catalog.get(operation.record.definition)
         assert known is not None
         transaction = self._open[1] if self._open is not None else None
-        return await execute(operation, known, transaction, self._extend)
+        began = self._around.clock.monotonic()
+        answer = await execute(operation, known, transaction, self._extend)
+        level = logging.INFO if isinstance(answer, Rejected) or is_undo(operation.duty) else logging.DEBUG
+        if _step_log.isEnabledFor(level):
+            _report(level, operation, known, answer, 1000 * (self._around.clock.monotonic() - began))
+        return answer
 
     async def _save(self, operation: Save) -> None:
         transaction = self._transaction()
@@ -180,6 +189,15 @@ class Driver:
             changed = replace(record, version=record.version + 1, lease_ms=lease_ms, due_ms=lease_ms, announced=_told(record))
             await transaction.save([changed])
             await transaction.commit()
+
+
+def _report(level: int, operation: Execute, known: Known, answer: Executed, duration_ms: float) -> None:
+    """One line for a step's end. Undos and refusals are worth a line by default, the many that simply work are not."""
+    record, word = operation.record, type(answer).__name__.lower()
+    step = known.plan.step(record.step).name
+    ids = {"saga_id": str(record.saga_id), "step_id": step, "duration_ms": round(duration_ms, 3), "event": f"step.{word}"}
+    why = f" ({answer.reason})" if isinstance(answer, Rejected) else ""
+    _step_log.log(level, "%s of step %r: %s%s", operation.duty, step, word, why, extra=ids)
 
 
 def _told(record: Record) -> int:

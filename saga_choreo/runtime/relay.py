@@ -25,6 +25,8 @@ __all__ = ["Relay"]
 _log = logging.getLogger("saga_choreo.relay")
 _MARKS_EVERY_S = 1.0
 _SCAN_MAX = 256
+# Between two looks at a store that cannot be read.
+_TROUBLE_S = 2.0
 # Publishing rounds under way at once; beyond that the pipeline waits, and with it consumption.
 _ROUNDS_MAX = 8
 Answer = TypeVar("Answer")
@@ -120,7 +122,7 @@ class Relay:
         while True:
             found = await _patiently(lambda: self.scan(republish), "looking for unannounced records")
             if not found:
-                await self._clock.sleep(self._limits.scan_every_s)
+                await self._clock.sleep(self._limits.scan_every_s if found is not None else _TROUBLE_S)
 
     async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool:
         """One look. Returns whether there may be more."""

@@ -19,7 +19,7 @@ from saga_choreo.core.routing import facts_for
 from saga_choreo.core.rows import Duty, duty, is_finished
 from saga_choreo.core.transitions import transition
 from saga_choreo.model.envelope import Envelope, MessageKind
-from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
+from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, RecordKey, Row
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.letters import message_of, receiver_of
 from saga_choreo.runtime.timing import Limits, due_of
@@ -197,7 +197,7 @@ class Workspace:
         said_before = emissions(before, step, plan)
         here: list[tuple[Message, _Carried]] = []
         for message in emissions(record.row, step, plan):
-            if message in said_before or _is_silent(message, record):
+            if message in said_before or _is_needless(message, record, plan):
                 continue
             receiver = receiver_of(message, record)
             if receiver != self.service:
@@ -249,14 +249,14 @@ class Workspace:
         retry_at = self._retry_at.get(key)
         if retry_at is None and stored is not None and duty(stored.row, step) is duty(record.row, step):
             retry_at = stored.due_ms  # the backoff or lease of something that was due before goes on
-        return replace(
-            record,
-            version=version,
-            announced=version if caught_up and key not in self._messages else told,
-            due_ms=due_of(record, step, self._limits, self.now_ms, self._chance, retry_at),
-            changed_ms=self.now_ms,
-            inputs={} if is_finished(record.row) else record.inputs,
-        )
+        announced = version if caught_up and key not in self._messages else told
+        due = due_of(record, step, self._limits, self.now_ms, self._chance, retry_at)
+        record = replace(record, version=version, announced=announced, due_ms=due, changed_ms=self.now_ms)
+        if not is_finished(record.row):
+            return record
+        if announced < version:  # what it still has to say needs its results
+            return replace(record, inputs={})
+        return replace(record, inputs={}, results={}, kept=None, undo_result=None)
 
     def said(self, saved: Iterable[Record]) -> list[Said]:
         """What the saved records say to the outside, to be published after the commit. A record whose earlier words are not
@@ -280,12 +280,14 @@ class Workspace:
 def everything(record: Record, plan: Plan) -> tuple[Message, ...]:
     """All that a record says to other services, as if nothing had been said yet."""
     said = emissions(record.row, plan.step(record.step), plan)
-    return tuple(m for m in said if receiver_of(m, record) != record.service and not _is_silent(m, record))
+    return tuple(m for m in said if receiver_of(m, record) != record.service and not _is_needless(m, record, plan))
 
 
-def _is_silent(message: Message, record: Record) -> bool:
-    """A compensation that published no event has nothing to tell the world."""
-    return message.kind is MessageKind.UNDONE and record.undo_result is None
+def _is_needless(message: Message, record: Record, plan: Plan) -> bool:
+    """A compensation that published no event has nothing to tell the world; an origin that owns steps hears an ABORT once."""
+    if message.kind is MessageKind.UNDONE:
+        return record.undo_result is None
+    return message.kind is MessageKind.ABORT and message.service == ORIGIN_NAME and record.origin in plan.owners
 
 
 def _carried_by(record: Record) -> _Carried:
