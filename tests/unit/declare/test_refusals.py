@@ -74,7 +74,7 @@ def test_an_annotation_that_cannot_be_evaluated_is_named(written: str) -> None:
     async def broken(order: Any) -> None: ...
 
     broken.__annotations__["order"] = written
-    with pytest.raises(DefinitionError, match="an annotation of .*broken' cannot be evaluated"):
+    with pytest.raises(DefinitionError, match=r"an annotation of .*broken' cannot be evaluated"):
         _ = Declarations("shop").step(broken).definition
 
 
