@@ -16,8 +16,8 @@ from saga_choreo.model.record import ORIGIN
 
 __all__ = ["WORLDS_MAX", "JoinFacts", "join_facts"]
 
-# Thirteen independent choices of two, all open at once; beyond it, exclusiveness is not judged.
-WORLDS_MAX = 10_000
+# Eleven independent choices of two, all open at once, judged in a fraction of a second; beyond it, joins are not judged.
+WORLDS_MAX = 2_048
 
 Choice = tuple[str, str]
 World = frozenset[tuple[int, int]]

@@ -121,7 +121,8 @@ def test_limits_are_found() -> None:
 def test_a_step_that_cannot_be_undone_is_found_with_the_run_that_needs_it() -> None:
     message = only(bare("a", "start", publishes="a"), step("b", "a"))
     assert message == (
-        "WF2: step 'a' cannot be undone, and 'b' may refuse when it is done; give it a compensation, declare it read_only or the pivot"
+        "WF2: step 'a' cannot be undone, and 'b' may refuse when it is done; give it a compensation, declare it read_only or the "
+        "pivot"
     )
     assert "the saga may be cancelled when it is done" in only(bare("a", "start"))
     assert told(bare("a", "start", read_only=True)) == []

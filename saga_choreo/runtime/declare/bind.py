@@ -14,7 +14,7 @@ from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.declare.results import Chosen, Handled, Pending
 
-__all__ = ["BoundStep"]
+__all__ = ["BoundStep", "Handled"]
 
 _NOTHING = Handled({}, 0)
 _PENDING = Handled({}, 0, pending=True)
@@ -55,7 +55,7 @@ class BoundStep:
         definition = self.definition
         if number is not None and (definition.split is Split.ONE or len(definition.publishes) == 1):
             return Handled({number: encode(answer, self._what)}, 1 << number)
-        return self._handled(answer)
+        return self.handled(answer)
 
     async def undo(self, results: Mapping[int, bytes], kept: bytes | None, ctx: StepContext) -> bytes | None:
         """Call the compensation. The payload of its event, if it returned one. Raises as `run` does."""
@@ -74,7 +74,8 @@ class BoundStep:
             )
         return encode(answer, f"the compensation of step {self.definition.name!r}")
 
-    def _handled(self, answer: Any) -> Handled:
+    def handled(self, answer: object) -> Handled:
+        """What an answer means; also one that comes from outside, for a step that was pending. Raises as `run` does."""
         if answer is None and not self.definition.publishes:
             return _NOTHING
         if isinstance(answer, Pending) and self.definition.external:

@@ -11,7 +11,7 @@ from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import AnyEvent, Join, Reads, Split
 from saga_choreo.model.event import EventRef, event_ref
 
-__all__ = ["Notes", "OnEvent", "PublishEvent", "function_of", "notes_of", "on_event", "publish_event", "with_compensation"]
+__all__ = ["Notes", "OnEvent", "PublishEvent", "notes_of", "on_event", "publish_event", "with_compensation"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 _NOTES = "__saga_choreo_notes__"
@@ -28,14 +28,11 @@ class Notes:
     undo: list[tuple[EventRef | None, bool]] = field(default_factory=list["tuple[EventRef | None, bool]"])
 
 
-def function_of(target: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself, also when `agent.step` has wrapped it already."""
-    return getattr(target, "function", target)
+def notes_of(function: Callable[..., Any]) -> Notes:
+    """The function's notes, made at first use. What wraps it properly (`agent.step`, `functools.wraps`) shares them.
 
-
-def notes_of(target: Callable[..., Any]) -> Notes:
-    """The function's notes, made at first use. Raises DefinitionError for a callable that cannot carry any."""
-    function = function_of(target)
+    Raises DefinitionError for a callable that cannot carry any.
+    """
     notes = getattr(function, _NOTES, None)
     if not isinstance(notes, Notes):
         notes = Notes()

@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import ChoreographyStep
 from saga_choreo.model.retry import Retry
+from saga_choreo.runtime.declare.decorators import notes_of
 from saga_choreo.runtime.declare.hints import local_names, name_of
 from saga_choreo.runtime.declare.merge import Declared
 from saga_choreo.runtime.declare.options import StepOptions
@@ -41,6 +42,9 @@ class Step(Generic[P, R]):
         define: Callable[[Step[..., Any]], ChoreographyStep],
     ) -> None:
         check_async("step", function)
+        # Made before they are shared with the wrapper, so that decorators above and below it leave theirs in one place.
+        notes_of(function)
+        update_wrapper(self, function)
         self.function = function
         self.said = said
         self.options = options
@@ -48,7 +52,6 @@ class Step(Generic[P, R]):
         self.undoing: Compensation | None = None
         self.frozen: ChoreographyStep | None = None
         self._define = define
-        update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self.function(*args, **kwargs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -152,7 +154,7 @@ def test_a_payload_that_does_not_fit_is_named_without_its_values() -> None:
 
     class CardUsed(Event, name="card.used"):
         number: int = Field(alias="cardNumber")
-        lines: list[Line] = []
+        lines: tuple[Line, ...] = ()
         holder: str
 
     async def charge(card: CardUsed) -> None: ...
@@ -178,7 +180,7 @@ def test_a_payload_that_does_not_fit_is_named_without_its_values() -> None:
 def test_bytes_that_are_no_json_object_are_refused(body: bytes) -> None:
     async def charge(order: OrderCreated) -> None: ...
 
-    with pytest.raises(DecodeError, match="event 'order.created' v1 does not fit 'OrderCreated'"):
+    with pytest.raises(DecodeError, match=r"event 'order.created' v1 does not fit 'OrderCreated'"):
         run(frozen(charge), {OrderCreated.event: body})
 
 
@@ -223,3 +225,31 @@ def test_a_step_is_still_a_function() -> None:
 
     assert asyncio.run(charge(OrderCreated(order_id="a"), times=3)) == PaymentCharged(charge_id="aaa")
     assert (charge.name, charge.__doc__) == ("charge", "Charge.")
+
+
+def test_a_result_from_outside_is_checked_as_one_of_the_handler() -> None:
+    bound = answering(Pending(), MailSent, external=True)
+    assert bound.handled(MailSent(to="hook")) == Handled({0: b'{"to":"hook"}'}, 1)
+    with pytest.raises(DefinitionError, match="returned 'StockRefused'"):
+        bound.handled(StockRefused(order_id="x"))
+
+
+def test_a_run_does_no_reflection() -> None:
+    async def charge(order: OrderCreated, ctx: StepContext) -> PaymentCharged:
+        return PaymentCharged(charge_id=order.order_id)
+
+    bound, context = frozen(charge), FakeContext()
+    called: set[str] = set()
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.add(frame.f_globals["__name__"])
+
+    async def watched() -> None:
+        sys.setprofile(watch)
+        await bound.run(ORDER, context)
+        sys.setprofile(None)
+
+    asyncio.run(watched())
+    assert "saga_choreo.runtime.declare.invoke" in called
+    assert called.isdisjoint({"inspect", "typing", "annotationlib", "functools", "pydantic.type_adapter"})

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from saga_choreo.errors import DecodeError, DefinitionError
-from saga_choreo.model.choreography import Undo
+from saga_choreo.model.choreography import Split, Undo
 from saga_choreo.model.retry import Retry
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.declarations import Declarations
+from saga_choreo.runtime.declare.decorators import publish_event, with_compensation
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.declare.results import Chosen, choose
 from tests.unit.declare.support import (
@@ -183,3 +184,67 @@ def test_an_event_that_is_not_declared_is_refused_when_it_is_returned() -> None:
 
     with pytest.raises(DefinitionError, match="the compensation of step 'single' returned 'MailSent', and its event is None"):
         there_and_back(frozen(single, refund))
+
+
+def test_without_annotations_the_declared_events_say_what_it_takes() -> None:
+    async def one(done: StockReserved) -> None: ...
+    async def fan(done: tuple[MailSent, StockReserved]) -> None: ...
+    async def pick(done: StockReserved | MailSent) -> None: ...
+    async def some(done: Chosen[StockReserved | MailSent]) -> None: ...
+
+    undos = (one, fan, pick, some)
+    for wanted, (events, split) in enumerate(
+        [
+            ((StockReserved,), None),
+            ((MailSent, StockReserved), None),
+            ((MailSent, StockReserved), Split.ONE),
+            ((MailSent, StockReserved), Split.SOME),
+        ]
+    ):
+        for number, undo in enumerate(undos):
+
+            async def handle(order: OrderCreated) -> Any: ...
+
+            publish_event(*events, split=split)(handle)
+            if number == wanted:
+                assert frozen(handle, undo).has_undo
+            else:
+                with pytest.raises(DefinitionError, match="a compensation takes what the step returned"):
+                    frozen(handle, undo)
+
+
+def test_a_fan_out_with_an_event_at_its_deadline_is_undone_from_what_was_kept() -> None:
+    async def undo_both(done: tuple[StockReserved, MailSent]) -> None: ...
+    async def undo_kept(kept: Receipt | None) -> None: ...
+
+    said = {"external": True, "deadline": 5, "on_deadline": PaymentTimedOut}
+    with pytest.raises(DefinitionError, match=r"payment.timed_out v1 at the deadline is not.*ctx.keep"):
+        frozen(both, undo_both, **said)
+    assert frozen(both, undo_kept, **said).has_undo
+
+
+def test_one_that_can_never_return_its_declared_event_is_refused() -> None:
+    async def undo(done: PaymentCharged) -> None: ...
+
+    @with_compensation(PaymentRefunded)
+    async def charge(order: OrderCreated) -> PaymentCharged: ...
+
+    with pytest.raises(DefinitionError, match=r"annotated to return None, and 'payment.refunded v1' is its event"):
+        frozen(charge, undo)
+
+
+def test_a_result_that_is_not_in_the_record_is_an_error() -> None:
+    async def undo(done: tuple[StockReserved, MailSent]) -> None: ...
+
+    with pytest.raises(DecodeError, match="the result of step 'both' is not in its record"):
+        asyncio.run(frozen(both, undo).undo({0: b"{}"}, None, FakeContext()))
+
+
+def test_a_step_without_one_cannot_be_asked_to_undo() -> None:
+    shop = Declarations("shop")
+    shop.step(silent)
+    [bound] = shop.freeze(None)
+
+    assert not bound.has_undo
+    with pytest.raises(DefinitionError, match="'silent' has no compensation"):
+        asyncio.run(bound.undo({}, None, FakeContext()))

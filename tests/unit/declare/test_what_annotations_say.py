@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import TypeAliasType
 
 from saga_choreo.errors import DefinitionError
-from saga_choreo.model.choreography import Choreography, ChoreographyStep, Split, all_of, any_of, one_of
+from saga_choreo.model.choreography import Choreography, ChoreographyStep, Join, Reads, Split, all_of, any_of, one_of
 from saga_choreo.model.event import Event
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.declarations import Declarations
@@ -64,6 +65,31 @@ def test_annotations_make_the_step_that_the_builder_makes(handler: Callable[...,
     assert declared.definition == built
     assert [bound.definition for bound in shop.freeze(None)] == [built]
     assert Choreography("c").step(declared.definition).definition == Choreography("c").step(built).definition
+
+
+@pytest.mark.parametrize("built", [built for _, built in SAME], ids=[built.name for _, built in SAME])
+def test_decorators_make_the_step_that_the_builder_makes(built: ChoreographyStep) -> None:
+    async def handle(ctx: StepContext) -> Any: ...
+
+    joins: dict[Join, Callable[..., Reads]] = {Join.ALL: all_of, Join.ANY: any_of, Join.ONE: one_of}
+    on_event(joins[built.join](*reversed(built.reads)))(handle)
+    if built.publishes:
+        publish_event(*reversed(built.publishes), split=built.split)(handle)
+    declared = Declarations("shop").step(built.name)(handle)
+
+    assert declared.definition == built
+    assert Choreography("c").step(declared.definition).definition == Choreography("c").step(built).definition
+
+
+def test_a_type_alias_says_what_it_stands_for() -> None:
+    alias: Any = TypeAliasType("alias", StockReserved | StockRefused)
+
+    async def handle(x: Any) -> Any: ...
+
+    handle.__annotations__ = {"x": alias, "return": alias}
+    definition = Declarations("shop").step(handle).definition
+    assert (definition.join, definition.split) == (Join.ONE, Split.ONE)
+    assert definition.reads == definition.publishes == (StockRefused.event, StockReserved.event)
 
 
 @pytest.mark.parametrize("handler", [waiting, waiting_for_nothing])
@@ -202,7 +228,7 @@ def test_a_sync_function_is_refused_when_it_is_decorated() -> None:
     def handle(order: OrderCreated) -> None: ...
 
     with pytest.raises(DefinitionError, match=r"handle' is not an `async def`.*asyncio.to_thread"):
-        Declarations("shop").step(handle)  # type: ignore[call-overload]
+        Declarations("shop").step(handle)  # type: ignore[arg-type]
 
 
 def test_a_function_name_that_is_no_step_name_is_refused() -> None:
