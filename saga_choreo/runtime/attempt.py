@@ -18,6 +18,7 @@ from saga_choreo.model.record import Record
 from saga_choreo.ports.store import Transaction, UserTx
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.bind import BoundStep
+from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.logs import bound
 from saga_choreo.runtime.operations import Broke, Execute, Executed, Overran, Ran, Rejected
 from saga_choreo.runtime.settling import is_undo
@@ -82,7 +83,7 @@ class Attempt:
         await self._extend(self._record)
 
     def keep(self, model: BaseModel) -> None:
-        self.kept = model.model_dump_json().encode()
+        self.kept = encode(model, f"what step {self.step!r} keeps for its compensation")
 
 
 async def execute(

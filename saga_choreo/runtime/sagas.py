@@ -16,13 +16,14 @@ from saga_choreo.codec.wire import checked_key
 from saga_choreo.core.facts import CancelRequested, Refusal
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.origin import opened
-from saga_choreo.errors import KeyConflict, Refused, ResultTooLarge, SagaNotFound, WaitTimeout
+from saga_choreo.errors import KeyConflict, Refused, SagaNotFound, WaitTimeout
 from saga_choreo.model.event import Event
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, SagaState
 from saga_choreo.ports.store import BusinessKey, Transaction
 from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.views import SagaView, view_of
@@ -30,8 +31,6 @@ from saga_choreo.runtime.workspace import Workspace
 
 __all__ = ["SagaHandle", "Start", "find", "start"]
 
-# The limit every broker accepts; larger data belongs in a store of its own, with a reference in the event.
-_PAYLOAD_BYTES_MAX = 65_536
 _LOOK_FIRST_S = 0.1
 _LOOK_MAX_S = 1.0
 
@@ -210,13 +209,7 @@ def _origin_record(session: Session, plan: Plan, what: Start, payload: bytes) ->
 
 def _payload(what: Start) -> bytes:
     checked_key(what.key)
-    payload = what.event.model_dump_json().encode()
-    if len(payload) > _PAYLOAD_BYTES_MAX:
-        raise ResultTooLarge(
-            f"the start event {str(what.event.event)!r} is {len(payload)} bytes as JSON, at most {_PAYLOAD_BYTES_MAX} are possible; "
-            "keep the data elsewhere and send a reference"
-        )
-    return payload
+    return encode(what.event, f"the start event {str(what.event.event)!r}")
 
 
 def _digest(event: Event) -> str:
