@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from saga_choreo.model.record import Record, Row
-from saga_choreo.model.states import Outcome, State
 from saga_choreo.ports import Reader, Scans, Store, Transaction
 
 __all__ = ["NOTES", "SERVICE", "AnyStore", "Behaviour", "OwnConnection", "StoreHarness", "StoreTest", "make_record", "saga_id_of"]
@@ -113,7 +112,7 @@ def saga_id_of(number: int) -> UUID:
 
 def make_record(number: int = 0, **changes: Any) -> Record:
     """A new record of the n-th saga. Keyword arguments are fields of Record, or of its Row."""
-    row = {name: changes.pop(name) for name in tuple(changes) if name in Row._fields}
+    row: dict[str, Any] = {name: changes.pop(name) for name in tuple(changes) if name in Row._fields}
     values: dict[str, Any] = {
         "service": SERVICE,
         "saga_id": saga_id_of(number),
@@ -124,4 +123,4 @@ def make_record(number: int = 0, **changes: Any) -> Record:
         "version": 1,
         "changed_ms": 1_000,
     }
-    return Record(row=Row(**{"state": State.WAITING, "outcome": Outcome.OPEN, **row}), **{**values, **changes})
+    return Record(row=Row(**row), **{**values, **changes})

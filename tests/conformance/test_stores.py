@@ -10,10 +10,22 @@ import apsw
 import pytest
 
 from saga_choreo.memory.store import MemoryStore
+from saga_choreo.memory.transaction import MemoryTransaction
 from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store
 from saga_choreo_sqlite.store import SqliteStore
 
 _SQLITE = "saga_choreo_sqlite.store:SqliteStore"
+
+
+class _OwnMemory:
+    def __init__(self, transaction: MemoryTransaction) -> None:
+        self.raw = transaction
+
+    async def commit(self) -> None:
+        await self.raw.commit()
+
+    async def rollback(self) -> None:
+        self.raw.end()
 
 
 class _OwnApsw:
@@ -34,7 +46,19 @@ class _OwnApsw:
 def _memory(tmp_path: Path) -> StoreHarness:
     name = tmp_path.name
     MemoryStore.drop(name)
-    return StoreHarness(name="memory", make=lambda: MemoryStore(f"memory://{name}"))
+
+    def make() -> MemoryStore:
+        return MemoryStore(f"memory://{name}")
+
+    @contextlib.asynccontextmanager
+    async def own() -> AsyncGenerator[_OwnMemory, None]:
+        store = make()
+        await store.open()
+        async with store.transaction() as transaction:
+            yield _OwnMemory(transaction)
+        await store.close()
+
+    return StoreHarness(name="memory", make=make, own_connection=own)
 
 
 def _sqlite(tmp_path: Path, **options: object) -> StoreHarness:
