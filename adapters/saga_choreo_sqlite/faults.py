@@ -41,6 +41,11 @@ def translated(error: apsw.Error, path: str, doing: str) -> SagaError:
             f"the file {path!r} is not a sound SQLite database ({said}, while {doing}); "
             "check the path, run 'pragma integrity_check' on it, and restore it from a backup if it is damaged"
         )
+    if isinstance(error, apsw.SQLError):
+        return ConfigurationError(
+            f"the saga tables in {path!r} are not as this saga_choreo made them ({said}, while {doing}); "
+            "somebody changed them by hand: restore them from a backup, or use a new file"
+        )
     if isinstance(error, apsw.FullError):
         return StoreUnavailable(f"no space is left for the SQLite file {path!r} ({said}, while {doing}); free some disk space")
     return StoreUnavailable(

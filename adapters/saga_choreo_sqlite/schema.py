@@ -54,7 +54,8 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 
 def stored_version(connection: Connection) -> int:
     """The version of the file's saga tables; 0 when there are none."""
-    if not connection.table_exists("main", "saga_meta"):
+    # Read as data: the driver's own look-up may answer from a schema it has cached before another process made the tables.
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'saga_meta'").fetchone():
         return 0
     row = connection.execute("SELECT value FROM saga_meta WHERE name = 'schema_version'").fetchone()
     return int(row[0]) if row else 0

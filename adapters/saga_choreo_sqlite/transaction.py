@@ -129,7 +129,10 @@ class SqliteTransaction:
         return self._broken(error, "running a statement of the step")
 
     def user_done(self) -> None:
-        """After each statement of a user: SQLite's guard has kept it inside the transaction."""
+        """After each statement of a user: the guard has kept it inside the transaction, and this makes sure of it."""
+        if self._connection is None or not self._connection.in_transaction:
+            self._end(_is_over)
+            raise _is_over()
 
     def enter(self, point: Savepoint) -> int:
         self._savepoints.append(point)

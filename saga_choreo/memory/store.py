@@ -13,7 +13,7 @@ from uuid import UUID
 
 from saga_choreo.errors import ConfigurationError, StoreUnavailable
 from saga_choreo.memory.tables import Locks, Tables
-from saga_choreo.memory.transaction import MemoryTransaction, MemoryTransactionBlock
+from saga_choreo.memory.transaction import JoinedMemoryTransaction, MemoryTransaction, MemoryTransactionBlock
 from saga_choreo.ports import (
     ORIGIN,
     AnnouncedMark,
@@ -68,9 +68,9 @@ class MemoryStore:
         return MemoryTransactionBlock(self._begin)
 
     def join(self, connection: Any) -> Transaction:
-        """Accepts an open transaction of this same store."""
-        if isinstance(connection, MemoryTransaction) and connection.token in self._open_transactions:
-            return _Joined(connection)
+        """Accepts an open transaction of a memory store on the same data."""
+        if isinstance(connection, MemoryTransaction) and connection.is_open_on(self._tables):
+            return JoinedMemoryTransaction(connection)
         raise ConfigurationError(
             f"cannot join {type(connection).__name__!r}; the memory store joins its own open transactions only"
         )
@@ -197,16 +197,6 @@ class MemoryStore:
     def _records(self, service: str) -> list[Record]:
         groups = self._committed().records.items()
         return [record for (owner, _), group in groups if service in ("", owner) for record in group.values()]
-
-
-class _Joined(MemoryTransaction):
-    """Another view of an open transaction, that commits nothing."""
-
-    def __init__(self, owner: MemoryTransaction) -> None:
-        self.__dict__ = owner.__dict__
-
-    async def commit(self) -> None:
-        self.require_open()
 
 
 def _may_go(record: Record) -> bool:

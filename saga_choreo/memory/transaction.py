@@ -12,7 +12,7 @@ from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict
 from saga_choreo.memory.tables import Draft, KeyName, Locks, Place, Tables
 from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, UserTx
 
-__all__ = ["MemoryTransaction", "MemoryTransactionBlock"]
+__all__ = ["JoinedMemoryTransaction", "MemoryTransaction", "MemoryTransactionBlock"]
 
 
 class MemoryTransaction:
@@ -91,6 +91,9 @@ class MemoryTransaction:
                 )
             )
 
+    def is_open_on(self, tables: Tables) -> bool:
+        return self._over is None and self._tables is tables
+
     def require_open(self) -> None:
         if self._over is not None:
             raise type(self._over)(*self._over.args)
@@ -133,7 +136,7 @@ class MemoryTransaction:
                 f"step {record.step!r} of saga {str(record.saga_id)!r} in service {record.service!r} is at version "
                 f"{known.version if known else 0}, not {record.version - 1}; nothing was saved: claim again and decide anew"
             )
-            self._finish(conflict)
+            self._refuse(conflict)
             raise conflict
         announced = max(record.announced, known.announced if known else 0)
         self.writing().records[place] = replace(record, announced=announced)
@@ -143,12 +146,16 @@ class MemoryTransaction:
         try:
             await self._locks.take(self.token, name)
         except StoreConflict as conflict:
-            self._finish(conflict)
+            self._refuse(conflict)
             raise
         self._held.add(name)
         if self._over is not None:
             self._locks.free(self.token, {name})
             self.require_open()
+
+    def _refuse(self, conflict: StoreConflict) -> None:
+        """A conflict ends the whole transaction."""
+        self._finish(conflict)
 
     def _finish(self, over: SagaError) -> None:
         self._over = over
@@ -176,6 +183,27 @@ def _apply(tables: Tables, draft: Draft) -> None:
         tables.counters[counter] = tables.counters.get(counter, 0) + more
     for name, values in draft.lists:
         tables.lists.setdefault(name, []).append(values)
+
+
+class JoinedMemoryTransaction(MemoryTransaction):
+    """Another view of the caller's open transaction: it commits nothing, and a conflict undoes its own call only."""
+
+    def __init__(self, owner: MemoryTransaction) -> None:
+        self.__dict__ = owner.__dict__
+
+    async def save(self, records: Sequence[Record]) -> None:
+        before = self.draft.copy()
+        try:
+            await super().save(records)
+        except StoreConflict:
+            self.draft = before
+            raise
+
+    async def commit(self) -> None:
+        self.require_open()
+
+    def _refuse(self, conflict: StoreConflict) -> None:
+        """The caller decides."""
 
 
 class MemoryTransactionBlock:
