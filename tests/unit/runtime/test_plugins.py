@@ -15,7 +15,7 @@ from saga_choreo.runtime.plugins import broker_schemes, make_broker, make_store,
 def _distribution(folder: Path, name: str, module: str, source: str, entries: str) -> None:
     """Install a distribution by hand: a module and the metadata that pip would write beside it."""
     (folder / f"{module}.py").write_text(source)
-    metadata = folder / f"{name}-1.0.dist-info"
+    metadata = folder / f"{module}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(entries)
