@@ -62,6 +62,12 @@ def test_a_saga_that_has_completed_is_refused_and_the_others_are_requested(store
     assert "1 of 2 requests were refused" in json.loads(both.stderr)["error"]["message"]
 
 
+def test_a_dry_run_as_json_is_the_plan_as_data(store: str) -> None:
+    done = saga_choreo("sagas", "cancel", "ORDER-2", "--dry-run", "--json", "--store", store)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(row["key"], row["result"]) for row in json.loads(done.stdout)] == [("ORDER-2", "planned")]
+
+
 def test_an_unknown_saga_stops_the_command_before_the_plan(store: str) -> None:
     done = saga_choreo("sagas", "cancel", "ORDER-2", "ORDER-9", "--yes", "--store", store)
     assert (done.returncode, done.stdout) == (5, "")

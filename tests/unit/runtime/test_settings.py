@@ -11,7 +11,7 @@ from saga_choreo.runtime.settings import Settings, read_settings
 
 
 def test_an_empty_environment_gives_defaults() -> None:
-    assert read_settings({}) == Settings(log_level="info", log_format="text")
+    assert read_settings({}) == Settings(log_level="info", log_format="auto")
 
 
 def test_each_setting_is_read() -> None:
