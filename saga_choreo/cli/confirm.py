@@ -38,14 +38,12 @@ def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def confirm(action: str, items: Sequence[str], consent: Consent) -> bool:
+def confirm(action: str, items: Sequence[str], consent: Consent, *, quiet: bool = False) -> bool:
     """Show the plan and get consent. False after `--dry-run`. CliError when the count differs, when nobody can be asked, and
-    when the answer is no."""
-    talk(f"Plan: {action}, {len(items)} in all")
-    for item in items[:_SHOWN_MAX]:
-        talk(f"  {clean(item)}")
-    if len(items) > _SHOWN_MAX:
-        talk(f"  ... and {len(items) - _SHOWN_MAX} more")
+    when the answer is no. `quiet` is for callers that read JSON: the plan is then shown only to a person who is asked."""
+    is_asking = not (consent.yes or consent.dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
+    if is_asking or not quiet:
+        _show(action, items)
     if consent.expect_count is not None and consent.expect_count != len(items):
         raise CliError(
             ExitCode.FAILED,
@@ -53,11 +51,12 @@ def confirm(action: str, items: Sequence[str], consent: Consent) -> bool:
             hint="look at the plan again",
         )
     if consent.dry_run:
-        talk("Dry run: nothing was changed.")
+        if not quiet:
+            talk("Dry run: nothing was changed.")
         return False
     if consent.yes:
         return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not is_asking:
         raise CliError(
             ExitCode.CONFIRMATION_NEEDED,
             "this change needs a confirmation, and there is no terminal to ask on; nothing was changed",
@@ -66,3 +65,11 @@ def confirm(action: str, items: Sequence[str], consent: Consent) -> bool:
     if not click.confirm("Go on?", err=True):
         raise CliError(ExitCode.CONFIRMATION_NEEDED, "not confirmed; nothing was changed")
     return True
+
+
+def _show(action: str, items: Sequence[str]) -> None:
+    talk(f"Plan: {action}, {len(items)} in all")
+    for item in items[:_SHOWN_MAX]:
+        talk(f"  {clean(item)}")
+    if len(items) > _SHOWN_MAX:
+        talk(f"  ... and {len(items) - _SHOWN_MAX} more")
