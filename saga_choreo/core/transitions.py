@@ -238,8 +238,7 @@ def _outcome_while_open(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | R
 
 
 def _outcome_while_waiting(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | Refusal:
-    if not (row.done_in or row.skip_in):
-        return row
+    """A tombstone even where there was no record yet: an ABORT that comes later would make one that never learns the outcome."""
     if fact.outcome is Outcome.COMPLETED:
         return _contradiction(row, fact)
     if row.parked is Parked.HUMAN:
