@@ -145,8 +145,7 @@ class Invariants:
             return self._waits_for_person(steps)
         if origin.state is State.COMPLETED:
             return all(digest.state in (State.DONE, State.SKIPPED) and digest.finished for digest in steps)
-        # A step that nothing ever reached has no record, and needs none.
-        return all(digest.finished or not digest.record or (digest.parked and not self._options.operator) for digest in steps)
+        return all(digest.finished or (digest.parked and not self._options.operator) for digest in steps)
 
     def _waits_for_person(self, steps: tuple[Digest, ...]) -> bool:
         return not self._options.operator and any(digest.parked for digest in steps)

@@ -139,7 +139,7 @@ class Search:
         steps = tuple(parts[step] for step in sorted(parts))
         problem = self._invariants.of_state(origin, steps)
         is_end = self._invariants.is_end(origin, steps)
-        if is_end and all(digest.finished or not digest.record for digest in steps) and not origin.gone:
+        if is_end and all(digest.finished for digest in steps) and not origin.gone:
             vector = tuple(digest.state.value for digest in steps)
             if origin.state is State.COMPLETED:
                 self.completed.add(vector)

@@ -142,6 +142,8 @@ class World:
             for action in actions(cells[place], self.plan.step(step), self.options, late=late):
                 after = (*cells[:place], action.cell, *cells[place + 1 :])
                 self._add(found, unit, number, (after, 0, action.alarm, self._label(step, action)), 0, must=action.must)
+        if not self.options.once:
+            return tuple(found.values())
         return tuple(self._needed_again(unit, cells, view, move) for move in found.values())
 
     def _needed_again(self, unit: Unit, before: Locals, view: int, move: Move) -> Move:
