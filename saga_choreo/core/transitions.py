@@ -211,7 +211,8 @@ def _undo_failed(row: Row, fact: UndoFailed, _step: StepPlan) -> Row:
         row = row._replace(key_no=row.key_no + 1)
     if not fact.exhausted:
         return row
-    return row._replace(parked=Parked.PARKED, debt=row.debt or fact.go_on)
+    # Not told by `debt`, which is inherited from successors: only this step's own policy lets its predecessors go on.
+    return row._replace(parked=Parked.PASSED, debt=True) if fact.go_on else row._replace(parked=Parked.PARKED)
 
 
 def _asked_to_cancel(row: Row, _fact: CancelRequested, _step: StepPlan) -> Row | Refusal:
