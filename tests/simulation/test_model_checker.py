@@ -310,3 +310,17 @@ def test_an_outcome_that_leaves_no_tombstone_is_caught(monkeypatch: pytest.Monke
 
     replace_rule(monkeypatch, State.WAITING, OutcomeCame, only_with_record)
     assert_caught(check(graph_named("chain3")), "L0", within=4)
+
+
+def test_a_parked_undo_that_inherited_a_debt_does_not_let_its_predecessors_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(cancel=True, deadline=False, decline=False, park=True, operator=True, undo_fails=True)
+    two = graph(step("a"), step("b", "a"))
+    assert_proved(check(two, options))
+
+    def debt_is_enough(row: Row, step: StepPlan, plan: Plan) -> tuple[Message, ...]:
+        """As first written: a debt of a successor was taken for the policy of this step."""
+        told = row.state is State.COMPENSATING and row.parked is Parked.PARKED and row.debt
+        return emissions(row._replace(parked=Parked.PASSED) if told else row, step, plan)
+
+    monkeypatch.setattr(world, "emissions", debt_is_enough)
+    assert_caught(check(two, options), "S7", within=16)
