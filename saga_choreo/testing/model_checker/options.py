@@ -14,7 +14,7 @@ from saga_choreo.errors import SagaError
 __all__ = ["Options", "Result", "SearchTooLarge", "Violation"]
 
 
-class SearchTooLarge(SagaError):  # noqa: N818  (an answer: the search is not complete)
+class SearchTooLarge(SagaError):
     """The search reached its limit of states before it was complete: nothing is proved."""
 
 
@@ -28,8 +28,8 @@ class Options:
     refuses. `operator`: a person resolves parked steps in every way that is allowed. `undo_fails`: compensations fail
     for a while (for good with `park`). `go_on`: predecessors do not wait for a parked compensation. `pending`: every external
     step may go pending, not only one with an event for its deadline. `forget`: the horizon passes, and finished records are
-    deleted. `causes`: tell causes of an abort apart. `once`: require that
-    a message which was applied or ignored once is never needed later (L0). `refusals`: definite refusals of one external step that must not refuse.
+    deleted. `causes`: tell causes of an abort apart. `once`: require that a message which was applied or ignored once is never
+    needed later (L0). `refusals`: definite refusals of one external step that must not refuse.
     """
 
     cancel: bool = True

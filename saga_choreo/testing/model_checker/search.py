@@ -18,7 +18,7 @@ from saga_choreo.testing.model_checker.world import Move, World
 __all__ = ["Broken", "Search"]
 
 
-class Broken(Exception):  # noqa: N818  (an answer of the search, not a fault of the program)
+class Broken(Exception):
     """An invariant does not hold in state number `at`, or after the move that left it."""
 
     def __init__(self, what: str, at: int, move: Move | None = None) -> None:

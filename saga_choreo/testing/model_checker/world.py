@@ -20,7 +20,7 @@ from saga_choreo.core.stale import stale_answer
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import ORIGIN, ORIGIN_NAME
 from saga_choreo.model.states import Cause, State
-from saga_choreo.testing.model_checker.actions import Action, actions, applied
+from saga_choreo.testing.model_checker.actions import actions, applied
 from saga_choreo.testing.model_checker.cells import NOTHING, Cell, has_record
 from saga_choreo.testing.model_checker.options import Options
 
@@ -44,6 +44,8 @@ class Move(NamedTuple):
 
 
 Locals = tuple[Cell, ...]
+# What one happening does to a participant: the number of its new cells, messages said besides what those imply, an alarm.
+_Became = tuple[int, int, str]
 
 
 class Unit:
@@ -58,7 +60,8 @@ class Unit:
         self.locals: list[Locals] = []
         self.said: list[int] = []
         self.moves: dict[int, tuple[Move, ...]] = {}
-        self.changing: dict[tuple[Locals, Message], bool] = {}
+        self.received: dict[tuple[int, int, bool], _Became] = {}
+        self.acted: dict[tuple[int, bool], list[tuple[_Became, bool, str]]] = {}
 
     def number_in(self, state: int) -> int:
         return state >> self.shift & _FIELD_MASK
@@ -133,98 +136,99 @@ class World:
     def moves(self, unit: Unit, view: int) -> tuple[Move, ...]:
         """Everything that can happen at one participant; `view` is a state seen through `unit.view`."""
         number = view >> unit.shift & _FIELD_MASK
-        cells = unit.locals[number]
         late = bool(view & self.late)
-        found: dict[tuple[int, int, bool], Move] = {}
-        for bit, message in self._arrived(view):
-            self._add(found, unit, number, self._received(unit, cells, message, late=late), bit)
-        for place, step in enumerate(unit.steps):
-            for action in actions(cells[place], self.plan.step(step), self.options, late=late):
-                after = (*cells[:place], action.cell, *cells[place + 1 :])
-                self._add(found, unit, number, (after, 0, action.alarm, self._label(step, action)), 0, must=action.must)
-        if not self.options.once:
-            return tuple(found.values())
-        return tuple(self._needed_again(unit, cells, view, move) for move in found.values())
+        found: dict[_Became, tuple[int, bool, str]] = {}
+        arrived = self._arrived(view)
+        for place, bit in arrived:
+            became = self._received(unit, number, place, late=late)
+            if became != (number, 0, ""):
+                carriers, _, label = found.get(became) or (0, False, f"{unit.service} receives {self._words(place)}")
+                found[became] = carriers | bit, False, label
+        for became, must, label in self._acted(unit, number, late=late):
+            carriers, was_must, first = found.get(became) or (0, False, label)
+            found[became] = carriers, must or was_must, first
+        return tuple(
+            self._move(unit, number, became, carriers, must, label, arrived) for became, (carriers, must, label) in found.items()
+        )
 
-    def _needed_again(self, unit: Unit, before: Locals, view: int, move: Move) -> Move:
+    def _move(
+        self, unit: Unit, number: int, became: _Became, carriers: int, must: bool, label: str, arrived: list[tuple[int, int]]
+    ) -> Move:
+        new, answers, alarm = became
+        if self.options.once and not alarm and new != number:
+            alarm = self._needed_again(unit, number, new, carriers, arrived)
+        effects = tuple(
+            (step, old, now)
+            for step, old, now in zip(unit.steps, unit.locals[number], unit.locals[new], strict=True)
+            if step != ORIGIN and (now.made > old.made or now.unmade > old.unmade)
+        )
+        return Move((new - number) << unit.shift, unit.said[new] | answers, carriers, must, effects, alarm, label)
+
+    def _needed_again(self, unit: Unit, before: int, after: int, carriers: int, arrived: list[tuple[int, int]]) -> str:
         """L0: a message that was applied, or that changed nothing, must change nothing ever after."""
-        after = unit.locals[(view >> unit.shift & _FIELD_MASK) + (move.add >> unit.shift)]
-        for bit, message in self._arrived(view & unit.view):
-            spent = bit & move.carriers or not self._changes(unit, before, message)
-            if spent and after != before and self._changes(unit, after, message):
-                problem = f"L0: {self.describe(message)} changes something again at {unit.service}, after it was applied or ignored"
-                return move._replace(alarm=problem)
-        return move
+        for place, bit in arrived:
+            spent = bit & carriers or not self._changes(unit, before, place)
+            if spent and self._changes(unit, after, place):
+                return f"L0: {self._words(place)} changes something again at {unit.service}, after it was applied or ignored"
+        return ""
 
-    def _changes(self, unit: Unit, cells: Locals, message: Message) -> bool:
-        key = (cells, message)
-        known = unit.changing.get(key)
-        if known is None:
-            late = any(cell.gone for cell in cells)
-            known = unit.changing[key] = self._received(unit, cells, message, late=late)[0] != cells
-        return known
+    def _changes(self, unit: Unit, number: int, place: int) -> bool:
+        late = any(cell.gone for cell in unit.locals[number])
+        return self._received(unit, number, place, late=late)[0] != number
 
-    def _arrived(self, view: int) -> Iterable[tuple[int, Message]]:
+    def _arrived(self, view: int) -> list[tuple[int, int]]:
+        """Number and bit of each message in a view."""
         bits = view >> (self._base + 1)
+        found: list[tuple[int, int]] = []
         while bits:
             lowest = bits & -bits
-            number = lowest.bit_length()
-            message = self.messages[number]
-            assert message is not None
-            yield 1 << (self._base + number), message
+            found.append((lowest.bit_length(), lowest << (self._base + 1)))
             bits ^= lowest
+        return found
 
-    def _received(self, unit: Unit, cells: Locals, message: Message, *, late: bool) -> tuple[Locals, int, str, str]:
+    def _received(self, unit: Unit, number: int, place: int, *, late: bool) -> _Became:
         """One message, applied to all steps of the participant that it concerns, in one commit."""
-        after, answers, alarm = list(cells), 0, ""
+        known = unit.received.get((number, place, late))
+        if known is None:
+            known = unit.received[number, place, late] = self._receive(unit, number, place, late=late)
+        return known
+
+    def _receive(self, unit: Unit, number: int, place: int, *, late: bool) -> _Became:
+        message = self.messages[place]
+        assert message is not None
+        after, answers, alarm = list(unit.locals[number]), 0, ""
         for step, fact in self._facts(message, unit):
-            place = unit.steps.index(step)
-            cell = after[place]
-            if self.is_stale(cell, late=late):
+            at = unit.steps.index(step)
+            if self.is_stale(after[at], late=late):
                 answers |= self._bits(stale_answer(message, step, self.plan) or ())
                 continue
-            after[place], problem = applied(cell, fact, self.plan.step(step), self.options)
+            after[at], problem = applied(after[at], fact, self.plan.step(step), self.options)
             alarm = alarm or problem
-        return tuple(after), answers, alarm, f"{unit.service} receives {self.describe(message)}"
+        return self._number(unit, tuple(after)), answers, alarm
+
+    def _acted(self, unit: Unit, number: int, *, late: bool) -> list[tuple[_Became, bool, str]]:
+        """What the participant may do by itself: the effect, whether a fair execution does it in the end, a label."""
+        known = unit.acted.get((number, late))
+        if known is None:
+            known = unit.acted[number, late] = []
+            cells = unit.locals[number]
+            for at, step in enumerate(unit.steps):
+                for action in actions(cells[at], self.plan.step(step), self.options, late=late):
+                    new = self._number(unit, (*cells[:at], action.cell, *cells[at + 1 :]))
+                    known.append(((new, 0, action.alarm), action.must, f"{self.plan.step(step).name}: {action.label}"))
+        return known
 
     def is_stale(self, cell: Cell, *, late: bool) -> bool:
         """No record, and the saga is older than the horizon: the message meets the forgetting rule instead of the table."""
         return late and not has_record(cell)
 
-    def _add(
-        self,
-        found: dict[tuple[int, int, bool], Move],
-        unit: Unit,
-        number: int,
-        became: tuple[Locals, int, str, str],
-        carrier: int,
-        *,
-        must: bool = False,
-    ) -> None:
-        cells, answers, alarm, label = became
-        before = unit.locals[number]
-        if cells == before and not answers and not alarm:
-            return
-        new = self._number(unit, cells)
-        emit = unit.said[new] | answers
-        key = (new, answers, bool(alarm))
-        known = found.get(key)
-        if known is not None:
-            found[key] = known._replace(carriers=known.carriers | carrier, must=known.must or must)
-            return
-        effects = tuple(
-            (step, old, now)
-            for step, old, now in zip(unit.steps, before, cells, strict=True)
-            if step != ORIGIN and (now.made > old.made or now.unmade > old.unmade)
-        )
-        found[key] = Move((new - number) << unit.shift, emit, carrier, must, effects, alarm, label)
-
     def place_of(self, number: int) -> int:
         """The bit of a message in a state."""
         return self._base + number
 
-    def _label(self, step: int, action: Action) -> str:
-        return f"{self.plan.step(step).name}: {action.label}"
+    def _words(self, place: int) -> str:
+        message = self.messages[place]
+        return "" if message is None else self.describe(message)
 
     def describe(self, message: Message) -> str:
         """A message in words, for a counter-example."""
