@@ -12,7 +12,7 @@ from typing import NamedTuple
 from saga_choreo.core.graph import TO_SINK, Plan, StepPlan
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Row
-from saga_choreo.model.states import Cancel, Cause, Outcome, State
+from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 
 __all__ = ["Message", "emissions"]
 
@@ -52,7 +52,7 @@ def emissions(row: Row, step: StepPlan, plan: Plan) -> tuple[Message, ...]:
             said.append(Message(MessageKind.SKIP, step.index, ORIGIN_NAME))
     if row.vetoer:
         said += [Message(MessageKind.ABORT, step.index, owner, cause=row.cause) for owner in (*plan.owners, ORIGIN_NAME)]
-    if row.state in _CLEAR or (row.state is State.COMPENSATING and row.debt and row.parked):
+    if row.state in _CLEAR or (row.state is State.COMPENSATING and row.parked is Parked.PASSED):
         said += [_clear(step.index, pred, row, plan) for pred in step.preds]
     if row.state is State.COMPENSATED:
         said.append(Message(MessageKind.UNDONE, step.index))

@@ -211,7 +211,8 @@ def _undo_failed(row: Row, fact: UndoFailed, _step: StepPlan) -> Row:
         row = row._replace(key_no=row.key_no + 1)
     if not fact.exhausted:
         return row
-    return row._replace(parked=Parked.PARKED, debt=row.debt or fact.go_on)
+    # Not told by `debt`, which is inherited from successors: only this step's own policy lets its predecessors go on.
+    return row._replace(parked=Parked.PASSED, debt=True) if fact.go_on else row._replace(parked=Parked.PARKED)
 
 
 def _asked_to_cancel(row: Row, _fact: CancelRequested, _step: StepPlan) -> Row | Refusal:
@@ -238,8 +239,7 @@ def _outcome_while_open(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | R
 
 
 def _outcome_while_waiting(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | Refusal:
-    if not (row.done_in or row.skip_in):
-        return row
+    """A tombstone even where there was no record yet: an ABORT that comes later would make one that never learns the outcome."""
     if fact.outcome is Outcome.COMPLETED:
         return _contradiction(row, fact)
     if row.parked is Parked.HUMAN:

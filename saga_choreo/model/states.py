@@ -26,11 +26,13 @@ class State(StrEnum):
 
 
 class Parked(StrEnum):
-    """Whether execution of a step is held back: not, until somebody resolves it, or taken over by a person."""
+    """Whether execution of a step is held back: not, until somebody resolves it, taken over by a person, or passed by: an undo
+    that waits for a person while the steps before it are undone without it."""
 
     NO = ""
     PARKED = "parked"
     HUMAN = "human"
+    PASSED = "passed"
 
 
 class Outcome(StrEnum):

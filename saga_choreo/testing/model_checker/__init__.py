@@ -1,0 +1,1 @@
+"""Exhaustive search over every interleaving of one choreography, running the very functions that agents run."""
