@@ -13,14 +13,16 @@ from uuid import UUID
 from saga_choreo.codec.wire import decode
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.rows import is_finished
+from saga_choreo.core.stale import stale_answer
 from saga_choreo.errors import DecodeError
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.ids import started_ms
+from saga_choreo.model.record import Record, Row
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
 from saga_choreo.ports.store import Held, Quarantined
 from saga_choreo.runtime.catalog import Catalog, Known
-from saga_choreo.runtime.letters import letter_of
+from saga_choreo.runtime.letters import letter_of, message_of
 from saga_choreo.runtime.operations import Ending
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.workspace import Workspace
@@ -76,7 +78,7 @@ class Sorted:
         self._quarantined: dict[int, Quarantined] = {}
         self._held: dict[int, Held] = {}
         self._alarms: dict[int, int] = {}
-        self._letters: dict[int, Outgoing] = {}
+        self._letters: dict[int, list[Outgoing]] = {}
         self._endings: dict[int, Ending] = {}
         self._still_held: set[int] = set()
         self._ended_by: dict[int, UUID] = {}
@@ -105,9 +107,11 @@ class Sorted:
         if known is None:
             self._hold(arrival, envelope)
             return False
-        if self._is_out_of_time(arrival, envelope, ws):
+        if self._is_from_the_future(arrival, envelope):
             return False
         applied = ws.receive(envelope, known)
+        if applied.stale:
+            self._answer_stale(arrival, envelope, known, applied.stale)
         if applied.wrong:
             self._quarantine(arrival, "inapplicable", applied.wrong, str(envelope.saga_id))
         elif applied.alarm:
@@ -129,16 +133,28 @@ class Sorted:
         """The saga whose end this delivery told."""
         return self._ended_by.get(id(delivery))
 
-    def _is_out_of_time(self, arrival: Arrival, envelope: Envelope, ws: Workspace) -> bool:
-        """S12: a message of a saga from beyond the horizon creates no record, whatever it says."""
-        t0, saga = started_ms(envelope.saga_id), str(envelope.saga_id)
-        if t0 > self._now_ms + int(self._limits.clock_bound_s * 1000):
-            self._quarantine(arrival, "from_the_future", f"the saga's id is of {t0} ms, now is {self._now_ms} ms", saga)
-            return True
-        if t0 < self._now_ms - int(self._limits.horizon_s * 1000) and not ws.of_saga(envelope.saga_id):
-            self._quarantine(arrival, "stale", "the saga started before the horizon and has no record here any more", saga)
-            return True
-        return False
+    def _is_from_the_future(self, arrival: Arrival, envelope: Envelope) -> bool:
+        t0 = started_ms(envelope.saga_id)
+        if t0 <= self._now_ms + int(self._limits.clock_bound_s * 1000):
+            return False
+        detail = f"the saga's id is of {t0} ms, now is {self._now_ms} ms; a clock is wrong by more than the bound"
+        self._quarantine(arrival, "from_the_future", detail, str(envelope.saga_id))
+        return True
+
+    def _answer_stale(self, arrival: Arrival, envelope: Envelope, known: Known, steps: Sequence[int]) -> None:
+        """S12: past the horizon a message makes no record. A late ABORT or CLEAR is answered as the record would have; the
+        rest is quarantined."""
+        message = message_of(envelope, known.plan)
+        assert not isinstance(message, str), "a message that could be applied can be read"
+        for step in steps:
+            said = stale_answer(message, step, known.plan)
+            if said is None:
+                detail = "the saga started before the horizon and has no record here any more"
+                self._quarantine(arrival, "stale", detail, str(envelope.saga_id))
+                return
+            ghost = _ghost(self._service, envelope, step)
+            letters = (letter_of(one, ghost, known.plan, self._now_ms * 1_000_000) for one in said)
+            self._letters.setdefault(id(arrival), []).extend(letter for letter in letters if letter is not None)
 
     def _quarantine(self, arrival: Arrival, code: str, detail: str, saga: str = "") -> None:
         _log.warning("message on %s quarantined (%s): %s", arrival.channel, code, detail)
@@ -153,7 +169,8 @@ class Sorted:
             saga_id=saga,
         )
         headers = {"saga-quarantine-code": code, "saga-quarantine-service": self._service}
-        self._letters[id(arrival)] = Outgoing(_DLQ, saga, {**arrival.headers, **headers}, arrival.body, must_route=False)
+        copy = Outgoing(_DLQ, saga, {**arrival.headers, **headers}, arrival.body, must_route=False)
+        self._letters.setdefault(id(arrival), []).append(copy)
 
     def _hold(self, arrival: Arrival, envelope: Envelope) -> None:
         if arrival.held_number is not None:
@@ -177,9 +194,9 @@ class Sorted:
         message = Message(MessageKind.OUTCOME, -1, outcome=ended.row.outcome, cause=ended.row.cause)
         letter = letter_of(message, ended, known.plan, self._now_ms * 1_000_000)
         assert letter is not None
-        self._letters[id(arrival)] = Outgoing(
-            Channel(ChannelKind.CONTROL, envelope.sender), letter.key, letter.headers, letter.body, must_route=False
-        )
+        address = Channel(ChannelKind.CONTROL, envelope.sender)
+        answer = Outgoing(address, letter.key, letter.headers, letter.body, must_route=False)
+        self._letters.setdefault(id(arrival), []).append(answer)
 
     def extras(self, done: Sequence[Arrival]) -> Extras:
         """What the arrivals that were applied add to the commit and to what is published after it."""
@@ -203,8 +220,23 @@ class Sorted:
                 arrival.held_number for arrival in done if arrival.held_number is not None and id(arrival) not in self._still_held
             ],
             endings=[self._endings[i] for i in ids if i in self._endings],
-            letters=[self._letters[i] for i in ids if i in self._letters],
+            letters=[letter for i in ids for letter in self._letters.get(i, ())],
         )
+
+
+def _ghost(service: str, envelope: Envelope, step: int) -> Record:
+    """The record that is no more, as far as a letter needs one; it is never stored."""
+    return Record(
+        service=service,
+        saga_id=envelope.saga_id,
+        definition=envelope.definition,
+        step=step,
+        row=Row(),
+        choreography=envelope.choreography,
+        origin=envelope.origin,
+        key=envelope.key,
+        deadline_ms=envelope.deadline_ms,
+    )
 
 
 def sort_arrivals(service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int) -> Sorted:

@@ -19,6 +19,7 @@ from saga_choreo.core.routing import facts_for
 from saga_choreo.core.rows import Duty, duty, is_finished
 from saga_choreo.core.transitions import transition
 from saga_choreo.model.envelope import Envelope, MessageKind
+from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, RecordKey, Row
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.letters import message_of, receiver_of
@@ -37,9 +38,11 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """`wrong` says why the message can never be applied; `alarm` that it contradicts what happened here."""
+    """`wrong` says why the message can never be applied; `alarm` that it contradicts what happened here; `stale` names the
+    steps it was for whose records are past the horizon and gone."""
 
     changed: bool = False
+    stale: tuple[int, ...] = ()
     wrong: str = ""
     alarm: str = ""
 
@@ -83,6 +86,7 @@ class Workspace:
         self._messages: dict[RecordKey, list[Message]] = {}
         self._retry_at: dict[RecordKey, int] = {}
         self._duties: dict[RecordKey, None] = {}
+        self._stale: list[int] = []
 
     def load(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -113,8 +117,9 @@ class Workspace:
             envelope.payload,
             envelope.reason,
         )
+        self._stale.clear()
         changed, alarm = self._deliver(message, carried, known)
-        return Applied(changed, alarm=alarm)
+        return Applied(changed, tuple(self._stale), alarm=alarm)
 
     def _disagreement(self, envelope: Envelope) -> str:
         """S11: all records of a saga agree; a message that disagrees changes nothing."""
@@ -164,6 +169,9 @@ class Workspace:
     ) -> list[tuple[Message, _Carried]] | Refusal | None:
         record = self._current.get(key)
         step = known.plan.step(key.step)
+        if record is None and self._is_past_horizon(key.saga_id):
+            self._stale.append(key.step)
+            return None
         if record is None and key.step == ORIGIN:
             return None
         before = record.row if record is not None else Row()
@@ -175,6 +183,9 @@ class Workspace:
         record = replace(record or self._fresh(key, carried), row=after, **_carried_into(fact, record, carried), **(changes or {}))
         self._current[key] = record
         return self._follow(key, before, record, known)
+
+    def _is_past_horizon(self, saga_id: UUID) -> bool:
+        return started_ms(saga_id) < self.now_ms - int(self._limits.horizon_s * 1000)
 
     def _fresh(self, key: RecordKey, carried: _Carried) -> Record:
         return Record(
