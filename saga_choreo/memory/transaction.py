@@ -47,7 +47,7 @@ class MemoryTransaction:
         for service, saga_id in sorted({(record.service, record.saga_id) for record in records}):
             await self._lock((service, saga_id))
         for record in records:
-            await self._save_one(record)
+            self._save_one(record)
 
     async def append(
         self,
@@ -126,7 +126,7 @@ class MemoryTransaction:
         found.update((r.record_key, r) for p, r in self.draft.records.items() if p[0] == service and p[1] == saga_id)
         return [found[key] for key in sorted(found)]
 
-    async def _save_one(self, record: Record) -> None:
+    def _save_one(self, record: Record) -> None:
         place: Place = (record.service, record.saga_id, record.definition, record.step)
         known = self.draft.records.get(place) or self._tables.records.get((record.service, record.saga_id), {}).get(
             record.record_key
@@ -138,8 +138,7 @@ class MemoryTransaction:
             )
             self._refuse(conflict)
             raise conflict
-        announced = max(record.announced, known.announced if known else 0)
-        self.writing().records[place] = replace(record, announced=announced)
+        self.writing().records[place] = record
 
     async def _lock(self, name: Hashable) -> None:
         self.require_open()
@@ -168,7 +167,7 @@ class MemoryTransaction:
 def _apply(tables: Tables, draft: Draft) -> None:
     for place, record in draft.records.items():
         known = tables.records.get(place[:2], {}).get(record.record_key)
-        # A mark may have come while this transaction ran: it is no change of version, and is never taken back.
+        # A mark may have come since the record was read: it is no change of version, and is never taken back.
         tables.put(replace(record, announced=known.announced) if known and known.announced > record.announced else record)
     tables.keys.update(draft.keys)
     for message in draft.quarantined:

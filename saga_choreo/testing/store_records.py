@@ -173,12 +173,21 @@ async def _raise_attempt(store: AnyStore) -> int:
 
 
 async def _one_insert_wins(harness: StoreHarness) -> None:
+    await _insert_twice(harness, claim_first=True)
+
+
+async def _one_blind_insert_wins(harness: StoreHarness) -> None:
+    await _insert_twice(harness, claim_first=False)
+
+
+async def _insert_twice(harness: StoreHarness, *, claim_first: bool) -> None:
     async with harness.store() as store:
 
         async def insert(reason: str) -> str:
             try:
                 async with store.transaction() as transaction:
-                    await transaction.claim(SERVICE, [saga_id_of(0)])
+                    if claim_first:
+                        await transaction.claim(SERVICE, [saga_id_of(0)])
                     await asyncio.sleep(0)
                     await transaction.save([make_record(reason=reason)])
                     await asyncio.sleep(0)
@@ -321,6 +330,7 @@ RECORD_BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("a claim sees what its own transaction has saved", _claim_sees_own),
     Behaviour("transactions on one saga are serialised or conflict, never both kept", _serialised),
     Behaviour("of two inserts of the same record one wins", _one_insert_wins),
+    Behaviour("of two inserts that claimed nothing one wins", _one_blind_insert_wins),
     Behaviour("two clients see and respect each other's commits", _two_clients, ("two_clients",)),
     Behaviour("crossed claims end", _crossed_claims),
     Behaviour("saving a record never lowers what is announced", _announced_never_lower),

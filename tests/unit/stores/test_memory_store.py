@@ -119,6 +119,26 @@ def test_a_cancelled_wait_leaves_the_queue() -> None:
     run(work())
 
 
+def test_a_lock_handed_to_a_waiter_that_is_just_cancelled_goes_on_to_the_next() -> None:
+    async def work() -> None:
+        store = await _opened()
+
+        async def claim() -> None:
+            async with store.transaction() as transaction:
+                await transaction.claim("payment", [saga_id_of(0)])
+
+        async with store.transaction() as holder:
+            await holder.claim("payment", [saga_id_of(0)])
+            cancelled, patient = asyncio.create_task(claim()), asyncio.create_task(claim())
+            await asyncio.sleep(0)
+        cancelled.cancel()
+        async with asyncio.timeout(5):
+            await patient
+        assert cancelled.cancelled()
+
+    run(work())
+
+
 @pytest.mark.parametrize(
     ("statement", "parameters"), [("insert into t values (1)", ()), ("append", ()), ("read", ("t",)), ("append", (1,))]
 )

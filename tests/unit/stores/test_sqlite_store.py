@@ -4,68 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 
-from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict, StoreUnavailable
+from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreConflict, StoreUnavailable
 from saga_choreo.ports import AnnouncedMark
 from saga_choreo.testing.stores import make_record, saga_id_of
 from saga_choreo_sqlite.connect import Guard, open_writer
 from saga_choreo_sqlite.place import place_of
 from saga_choreo_sqlite.store import SqliteStore, WriterHeldTooLong
-
-
-class _HandClock:
-    """Time that moves when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def time_ns(self) -> int:
-        return int(self.now * 1e9)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        await asyncio.sleep(0)
-
-    def chance(self) -> float:
-        return 0.5
-
-    def entropy(self, size: int) -> bytes:
-        return bytes(size)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(work)
-
-
-def _url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'store.db'}"
-
-
-@contextlib.asynccontextmanager
-async def _opened(store: SqliteStore) -> Any:
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def _save(store: SqliteStore, number: int) -> None:
-    async with store.transaction() as transaction:
-        await transaction.save([make_record(number)])
-        await transaction.commit()
+from tests.unit.stores.support import HandClock, opened, run, save, url_of
 
 
 @pytest.mark.parametrize(
@@ -94,7 +46,7 @@ def test_other_urls_are_refused_and_named(url: str) -> None:
 def test_a_file_that_is_no_database_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"this is a text file, and a long one at that" * 100)
     with pytest.raises(ConfigurationError, match=r"store\.db.*not a sound SQLite database"):
-        run(SqliteStore(_url(tmp_path)).open())
+        run(SqliteStore(url_of(tmp_path)).open())
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -104,14 +56,14 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="not open"):
-        run(_save(SqliteStore(_url(tmp_path)), 1))
+        run(save(SqliteStore(url_of(tmp_path)), 1))
 
 
 @pytest.mark.parametrize("at", ["commit", "next use", "user"])
 def test_a_writer_held_too_long_is_rolled_back_and_told_to_be_external(tmp_path: Path, at: str) -> None:
     async def work() -> None:
-        clock = _HandClock()
-        async with _opened(SqliteStore(_url(tmp_path), clock=clock)) as store:
+        clock = HandClock()
+        async with opened(SqliteStore(url_of(tmp_path), clock=clock)) as store:
             async with store.transaction() as transaction:
                 await transaction.save([make_record()])
                 clock.now += 1.5
@@ -124,7 +76,7 @@ def test_a_writer_held_too_long_is_rolled_back_and_told_to_be_external(tmp_path:
                     await uses[at]()
                 with pytest.raises(WriterHeldTooLong):
                     await transaction.commit()
-                await _save(store, 2)
+                await save(store, 2)
             assert [len(await store.records(saga_id_of(n))) for n in (0, 2)] == [0, 1]
 
     run(work())
@@ -132,10 +84,10 @@ def test_a_writer_held_too_long_is_rolled_back_and_told_to_be_external(tmp_path:
 
 def test_a_lock_held_elsewhere_is_waited_for_without_stopping_the_loop_and_within_a_bound(tmp_path: Path) -> None:
     async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path), busy_wait_s=0.3)) as store:
+        async with opened(SqliteStore(url_of(tmp_path), busy_wait_s=0.3)) as store:
             with contextlib.closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
                 other.execute("BEGIN IMMEDIATE")
-                task = asyncio.create_task(_save(store, 1))
+                task = asyncio.create_task(save(store, 1))
                 beats = 0
                 while not task.done():
                     await asyncio.sleep(0.001)
@@ -144,27 +96,27 @@ def test_a_lock_held_elsewhere_is_waited_for_without_stopping_the_loop_and_withi
                     await task
                 assert beats > 50
                 other.execute("ROLLBACK")
-            await _save(store, 1)
+            await save(store, 1)
 
     run(work())
 
 
 def test_a_waiting_process_gets_its_turn_beside_one_that_never_pauses(tmp_path: Path) -> None:
     async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as busy, _opened(SqliteStore(_url(tmp_path))) as patient:
+        async with opened(SqliteStore(url_of(tmp_path))) as busy, opened(SqliteStore(url_of(tmp_path))) as patient:
             stop = False
 
             async def hammer() -> None:
                 number = 1_000
                 while not stop:
-                    await _save(busy, number)
+                    await save(busy, number)
                     number += 1
 
             task = asyncio.create_task(hammer())
             await asyncio.sleep(0.05)
             async with asyncio.timeout(5):
                 for number in range(5):
-                    await _save(patient, number)
+                    await save(patient, number)
             stop = True
             await task
 
@@ -173,14 +125,14 @@ def test_a_waiting_process_gets_its_turn_beside_one_that_never_pauses(tmp_path: 
 
 def test_a_cancelled_commit_ends_first_and_leaves_the_store_usable(tmp_path: Path) -> None:
     async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
+        async with opened(SqliteStore(url_of(tmp_path))) as store:
             for number in range(20):
-                task = asyncio.create_task(_save(store, number))
+                task = asyncio.create_task(save(store, number))
                 for _ in range(number % 4):
                     await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-            await _save(store, 100)
+            await save(store, 100)
             assert len(await store.records(saga_id_of(100))) == 1
 
     run(work())
@@ -188,7 +140,7 @@ def test_a_cancelled_commit_ends_first_and_leaves_the_store_usable(tmp_path: Pat
 
 def test_a_full_database_is_unavailable_and_recovers(tmp_path: Path) -> None:
     async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
+        async with opened(SqliteStore(url_of(tmp_path))) as store:
             async with store.transaction() as transaction:
                 limit = transaction.raw.pragma("page_count") + 5
                 transaction.raw.pragma("max_page_count", limit)
@@ -196,7 +148,7 @@ def test_a_full_database_is_unavailable_and_recovers(tmp_path: Path) -> None:
                     await transaction.save([make_record(n, kept=b"x" * 4096) for n in range(100)])
             async with store.transaction() as transaction:
                 transaction.raw.pragma("max_page_count", 1_000_000)
-            await _save(store, 5)
+            await save(store, 5)
             assert len(await store.records(saga_id_of(0))) == 0
             assert len(await store.records(saga_id_of(5))) == 1
 
@@ -240,7 +192,9 @@ asyncio.run(main())
 
 def test_a_disk_that_refuses_writes_loses_nothing_confirmed_and_recovers(tmp_path: Path) -> None:
     env = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", _FILE_LIMIT, _url(tmp_path)], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", _FILE_LIMIT, url_of(tmp_path)], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.strip() == "ok", done.stderr
 
 
@@ -251,103 +205,17 @@ def test_many_processes_may_make_the_tables_at_once(tmp_path: Path) -> None:
         "asyncio.run(main())"
     )
     env = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
-    command = [sys.executable, "-c", script, _url(tmp_path)]
+    command = [sys.executable, "-c", script, url_of(tmp_path)]
     started = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     answers = [process.communicate(timeout=60) for process in started]
     assert [errors for _, errors in answers if errors] == []
     assert len({incarnation for incarnation, _ in answers}) == 1
 
 
-def test_a_commit_refused_by_a_deferred_constraint_did_not_happen(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
-            async with store.transaction() as transaction:
-                raw = transaction.raw
-                await transaction.user.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
-                await transaction.user.execute("CREATE TABLE child (p REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
-                await transaction.commit()
-                raw.pragma("foreign_keys", 1)
-            async with store.transaction() as transaction:
-                await transaction.save([make_record()])
-                await transaction.user.execute("INSERT INTO child VALUES (7)")
-                with pytest.raises(StoreConflict, match="did not happen"):
-                    await transaction.commit()
-            assert len(await store.records(saga_id_of(0))) == 0
-            await _save(store, 1)
-
-    run(work())
-
-
-def test_a_users_own_error_passes_through_as_it_is(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store, store.transaction() as transaction:
-            await transaction.user.execute("CREATE TABLE charges (id INTEGER PRIMARY KEY)")
-            await transaction.user.execute("INSERT INTO charges VALUES (1)")
-            with pytest.raises(apsw.ConstraintError):
-                await transaction.user.execute("INSERT INTO charges VALUES (1)")
-            with pytest.raises(apsw.SQLError, match="no such table"):
-                await transaction.user.fetch("SELECT * FROM missing")
-            await transaction.commit()
-
-    run(work())
-
-
-def test_a_users_statement_that_rolls_everything_back_is_noticed(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
-            async with store.transaction() as transaction:
-                await transaction.user.execute("CREATE TABLE charges (id INTEGER PRIMARY KEY ON CONFLICT ROLLBACK)")
-                await transaction.commit()
-            async with store.transaction() as transaction:
-                await transaction.save([make_record()])
-                await transaction.user.execute("INSERT INTO charges VALUES (1)")
-                with pytest.raises(SagaError):
-                    await transaction.user.execute("INSERT INTO charges VALUES (1)")
-                with pytest.raises(SagaError):
-                    await transaction.commit()
-            assert len(await store.records(saga_id_of(0))) == 0
-
-    run(work())
-
-
-@pytest.mark.parametrize(
-    "statement", ["PRAGMA synchronous = OFF", "PRAGMA journal_mode = DELETE", "PRAGMA locking_mode = EXCLUSIVE"]
-)
-def test_a_users_statement_that_weakens_commits_is_refused(tmp_path: Path, statement: str) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store, store.transaction() as transaction:
-            with pytest.raises(ConfigurationError, match="weaken"):
-                await transaction.user.execute(statement)
-            assert await transaction.user.fetchval("PRAGMA synchronous") == 2
-
-    run(work())
-
-
-def test_raw_begins_the_transaction_and_takes_part_in_savepoints(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
-            async with store.transaction() as transaction:
-                transaction.raw.execute("CREATE TABLE t (x)")
-                with contextlib.suppress(LookupError):
-                    async with transaction.savepoint():
-                        transaction.raw.execute("INSERT INTO t VALUES (1)")
-                        raise LookupError
-                with pytest.raises(apsw.AuthError):
-                    transaction.raw.execute("COMMIT")
-                async with store.transaction() as second:
-                    with pytest.raises(StoreConflict):
-                        _ = second.raw
-                await transaction.commit()
-            async with store.transaction() as transaction:
-                assert await transaction.user.fetchval("SELECT count(*) FROM t") == 0
-
-    run(work())
-
-
 def test_marks_do_not_leave_the_connection_relaxed(tmp_path: Path) -> None:
     async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
-            await _save(store, 0)
+        async with opened(SqliteStore(url_of(tmp_path))) as store:
+            await save(store, 0)
             await store.mark_announced("payment", [AnnouncedMark(make_record().record_key, 1)])
             async with store.transaction() as transaction:
                 assert await transaction.user.fetchval("PRAGMA synchronous") == 2
@@ -357,9 +225,9 @@ def test_marks_do_not_leave_the_connection_relaxed(tmp_path: Path) -> None:
 
 def test_relaxed_durability_is_said_and_only_when_asked_for(tmp_path: Path) -> None:
     async def work() -> None:
-        assert SqliteStore(_url(tmp_path)).features.durable
+        assert SqliteStore(url_of(tmp_path)).features.durable
         assert not SqliteStore("sqlite://:memory:").features.durable
-        async with _opened(SqliteStore(_url(tmp_path) + "?durability=relaxed")) as store:
+        async with opened(SqliteStore(url_of(tmp_path) + "?durability=relaxed")) as store:
             assert not store.features.durable
             async with store.transaction() as transaction:
                 assert await transaction.user.fetchval("PRAGMA synchronous") == 1
@@ -375,40 +243,4 @@ def test_a_file_that_cannot_use_wal_is_refused() -> None:
 def test_an_sqlite_library_that_may_damage_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
     with pytest.raises(ConfigurationError, match=r"3\.51\.3"):
-        run(SqliteStore(_url(tmp_path)).open())
-
-
-def test_joining_refuses_what_would_not_be_safe(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
-            with contextlib.closing(sqlite3.connect(":memory:")) as stock, pytest.raises(ConfigurationError, match="second copy"):
-                store.join(stock)
-            with contextlib.closing(apsw.Connection(str(tmp_path / "store.db"))) as own:
-                with pytest.raises(ConfigurationError, match="BEGIN IMMEDIATE"):
-                    store.join(own)
-                own.execute("PRAGMA synchronous = OFF; BEGIN IMMEDIATE")
-                with pytest.raises(DurabilityRefused, match="FULL"):
-                    store.join(own)
-            with contextlib.closing(apsw.Connection(str(tmp_path / "other.db"))) as other:
-                other.execute("BEGIN")
-                with pytest.raises(ConfigurationError, match="same database file"):
-                    store.join(other)
-
-    run(work())
-
-
-def test_a_joined_connection_may_have_rows_of_its_own_kind(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with _opened(SqliteStore(_url(tmp_path))) as store:
-            await _save(store, 0)
-            with contextlib.closing(apsw.Connection(str(tmp_path / "store.db"))) as own:
-                own.row_trace = lambda cursor, row: {"row": row}
-                own.execute("BEGIN IMMEDIATE")
-                joined = store.join(own)
-                assert [r.version for r in await joined.claim("payment", [saga_id_of(0)])] == [1]
-                assert own.row_trace is not None
-                own.execute("COMMIT")
-                with pytest.raises(SagaError, match="by its owner"):
-                    await joined.save([make_record(1)])
-
-    run(work())
+        run(SqliteStore(url_of(tmp_path)).open())
