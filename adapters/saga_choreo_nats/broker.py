@@ -34,7 +34,7 @@ _NAK = b"-NAK"
 
 
 class NatsBroker:
-    """At-least-once over JetStream. URL: `nats://[user:pass@]host:port[,host:port...][?ack_wait=4&replicas=3...]` (see `Options`)."""
+    """At-least-once over JetStream. URL: `nats://[user:pass@]host:port[,...][?ack_wait=4&...]` (see `Options`)."""
 
     def __init__(self, url: str, *, prefix: str = "saga") -> None:
         self._options = parse_url(url)
