@@ -57,6 +57,8 @@ class Link:
         self.up = asyncio.Event()
         # Set by whoever notices that a stream or durable is missing.
         self.damaged = asyncio.Event()
+        # Called when the connection is lost, by whoever waits for something on the old client.
+        self.on_lost: set[Callable[[], None]] = set()
 
     @property
     def max_payload(self) -> int:
@@ -171,6 +173,8 @@ class Link:
             client, self.client = self.client, None
             _log.warning("connection to NATS at %s lost (%s); reconnecting", self._options.shown, reason)
             self._on_down(reason)
+            for call in tuple(self.on_lost):
+                call()
             await self._discard(client)
             await self._reconnect()
             _log.warning("connection to NATS at %s is back", self._options.shown)
