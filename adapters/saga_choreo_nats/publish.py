@@ -86,7 +86,7 @@ class Publisher:
         try:
             for index, message in enumerate(messages):
                 if self._full and not await self._wait_for_room(batch):
-                    batch.answer(index, self._late())
+                    batch.answer(index, BrokerUnavailable("NATS confirms too slowly; this message was not sent, publish it again"))
                 elif client is not self._link.client:
                     batch.answer(index, BrokerUnavailable("connection to NATS lost before this message was sent; publish it again"))
                 else:

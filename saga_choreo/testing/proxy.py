@@ -98,6 +98,8 @@ class FaultProxy:
                 pumps.create_task(self._pump(up_reader, writer, self._ways["down"]))
         except (OSError, ExceptionGroup):
             pass  # one side is gone: so is the other, below
+        except asyncio.CancelledError:
+            pass  # only `__aexit__` cancels; asyncio's streams of 3.11 report a cancelled handler as an error
         finally:
             for each in writers:
                 _reset(each)
