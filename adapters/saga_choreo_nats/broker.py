@@ -34,7 +34,7 @@ _NAK = b"-NAK"
 
 
 class NatsBroker:
-    """At-least-once over JetStream. URL: `nats://[user:pass@]host:port[,host:port...][?ack_wait=4&replicas=3...]` (see `Options`)."""
+    """At-least-once over JetStream. URL: `nats://[user:pass@]host:port[,...][?ack_wait=4&...]` (see `Options`)."""
 
     def __init__(self, url: str, *, prefix: str = "saga") -> None:
         self._options = parse_url(url)
@@ -87,7 +87,8 @@ class NatsBroker:
         self._receiver.wake()
 
     async def _repair(self, topology: Topology) -> None:
-        """Declare again what somebody deleted. Without leave to create, only say so."""
+        """Declare again what somebody deleted. Without leave to create, only say so, once."""
+        said = ""
         while True:
             await self._link.damaged.wait()
             self._link.damaged.clear()
@@ -97,8 +98,11 @@ class NatsBroker:
                     await self._declare(client, topology)
                     await self._receiver.attach(client)
                     _log.warning("a stream or durable of service %r was missing; declared again", topology.service)
-                except (BrokerUnavailable, ConfigurationError, nats_errors.Error, OSError) as exc:
-                    _log.error("a stream or durable of service %r is missing: %s", topology.service, exc)
+                    said = ""
+                except Exception as exc:  # noqa: BLE001  (whatever it is, giving up for ever would be worse)
+                    if str(exc) != said:
+                        said = str(exc)
+                        _log.error("a stream or durable of service %r is missing: %s", topology.service, exc)
                     self._link.damaged.set()
             await asyncio.sleep(_REPAIR_PAUSE_S)
 

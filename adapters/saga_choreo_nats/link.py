@@ -38,6 +38,16 @@ _CLIENT_BUFFER_BYTES = 256 * 1024 * 1024
 _BUSY_BYTES = 32 * 1024 * 1024
 
 
+class _Client(Client):
+    """nats-py answers `tls://` in clear text when the server offers no TLS, password included. This one does not."""
+
+    def _connect_command(self) -> bytes:
+        server: Any = self._current_server
+        if server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise nats_errors.SecureConnRequiredError
+        return super()._connect_command()
+
+
 class Link:
     """`on_up` prepares a fresh client (subscriptions, channels); `on_down` answers what was in flight. Both are ours."""
 
@@ -57,6 +67,8 @@ class Link:
         self.up = asyncio.Event()
         # Set by whoever notices that a stream or durable is missing.
         self.damaged = asyncio.Event()
+        # Called when the connection is lost, by whoever waits for something on the old client.
+        self.on_lost: set[Callable[[], None]] = set()
 
     @property
     def max_payload(self) -> int:
@@ -115,7 +127,7 @@ class Link:
 
     async def _connect(self) -> None:
         """One attempt at one server; leaves a client that is up and prepared, or nothing."""
-        client: Any = Client()
+        client: Any = _Client()
         lost = asyncio.Event()
         connecting = True
 
@@ -155,6 +167,10 @@ class Link:
                 raise ConfigurationError(
                     f"NATS at {self._options.shown!r} refused the credentials; correct user, password or token in the broker URL"
                 ) from exc
+            if isinstance(exc, nats_errors.SecureConnRequiredError):
+                raise ConfigurationError(
+                    f"NATS at {self._options.shown!r} offers no TLS; configure it on the server, or write nats:// in the broker URL"
+                ) from exc
             raise
 
     async def _watch_echo(self, client: Any) -> None:
@@ -171,6 +187,8 @@ class Link:
             client, self.client = self.client, None
             _log.warning("connection to NATS at %s lost (%s); reconnecting", self._options.shown, reason)
             self._on_down(reason)
+            for call in tuple(self.on_lost):
+                call()
             await self._discard(client)
             await self._reconnect()
             _log.warning("connection to NATS at %s is back", self._options.shown)
@@ -198,8 +216,10 @@ class Link:
             try:
                 await self._connect()
                 return
-            except (OSError, TimeoutError, nats_errors.Error, BrokerUnavailable, ConfigurationError) as exc:
-                if isinstance(exc, ConfigurationError) and str(exc) != said:
+            except (OSError, TimeoutError, nats_errors.Error, BrokerUnavailable):
+                continue  # the outage was told when it began
+            except Exception as exc:  # noqa: BLE001  (whatever it is, giving up for ever would be worse)
+                if str(exc) != said:
                     said = str(exc)
                     _log.error("cannot reconnect: %s", exc)
 

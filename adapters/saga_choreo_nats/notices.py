@@ -53,6 +53,7 @@ async def watch(link: Link, names: Names) -> AsyncIterator[Notice]:
         client = link.client
         seen = _Watch()
         subscription: Any = None
+        link.on_lost.add(seen.heard.set)
         try:
             subscription = await _subscribe(client, names, seen)
             while client is link.client and not seen.broken:
@@ -64,6 +65,7 @@ async def watch(link: Link, names: Names) -> AsyncIterator[Notice]:
         except (nats_errors.Error, OSError, TimeoutError):
             await asyncio.sleep(_RETRY_S)  # the stream is missing, or the server is busy; the link says which
         finally:
+            link.on_lost.discard(seen.heard.set)
             await _drop(client, link, subscription)
 
 

@@ -27,18 +27,28 @@ _OBSERVE_BYTES_MAX = 1024 * 1024
 # JetStream's "maximum messages/bytes exceeded" (stream full) comes as a 503 although trying at once cannot help.
 _STREAM_FULL = 10077
 _HEADER_LINE_BYTES = 12
+# However steadily the answers drip in, a batch ends after this many time-outs.
+_EXTENSIONS_MAX = 11
 
 
 class _Batch:
-    __slots__ = ("answers", "done", "missing")
+    """`deadline` moves with every answer: a large batch on a slow disk is late only when nothing comes any more."""
 
-    def __init__(self, size: int) -> None:
+    __slots__ = ("_at_last", "_loop", "_timeout_s", "answers", "deadline", "done", "missing")
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout_s = timeout_s
+        self.deadline = self._loop.time() + timeout_s
+        self._at_last = self.deadline + _EXTENSIONS_MAX * timeout_s
         self.answers: list[Exception | None] = [None] * size
-        self.missing = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # One more than the messages, so that the batch cannot be done before all are written.
+        self.missing = size + 1
+        self.done: asyncio.Future[None] = self._loop.create_future()
 
     def answer(self, index: int, error: Exception | None) -> None:
         self.answers[index] = error
+        self.deadline = min(self._loop.time() + self._timeout_s, self._at_last)
         self.missing -= 1
         if not self.missing and not self.done.done():
             self.done.set_result(None)
@@ -71,22 +81,20 @@ class Publisher:
         client = self._link.client
         if client is None or not self._link.up.is_set() or self._link.busy:
             return [None if message.channel.kind is ChannelKind.OBSERVE else self._link.down() for message in messages]
-        batch = _Batch(len(messages))
-        deadline = asyncio.get_running_loop().time() + self._options.publish_timeout
+        batch = _Batch(len(messages), self._options.publish_timeout)
         numbers: list[int] = []
-        # One more than the messages, so that the batch cannot be done before all are written.
-        batch.missing = len(messages) + 1
         try:
             for index, message in enumerate(messages):
-                if self._full and not await self._wait_for_room(deadline):
-                    batch.answer(index, self._late())
+                if self._full and not await self._wait_for_room(batch):
+                    batch.answer(index, BrokerUnavailable("NATS confirms too slowly; this message was not sent, publish it again"))
                 elif client is not self._link.client:
                     batch.answer(index, BrokerUnavailable("connection to NATS lost before this message was sent; publish it again"))
                 else:
                     await self._send(client, batch, index, message, numbers)
             batch.missing -= 1
-            if batch.missing:
-                await asyncio.wait((batch.done,), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+            loop = asyncio.get_running_loop()
+            while batch.missing and (left := batch.deadline - loop.time()) > 0:
+                await asyncio.wait((batch.done,), timeout=left)
         finally:
             late = self._late()
             for number in numbers:
@@ -138,10 +146,10 @@ class Publisher:
     def _full(self) -> bool:
         return len(self._pending) >= self._options.in_flight or self._pending_bytes >= self._options.in_flight_bytes
 
-    async def _wait_for_room(self, deadline: float) -> bool:
+    async def _wait_for_room(self, batch: _Batch) -> bool:
         loop = asyncio.get_running_loop()
         while self._full:
-            left = deadline - loop.time()
+            left = batch.deadline - loop.time()
             if left <= 0:
                 return False
             if self._room is None or self._room.done():

@@ -176,10 +176,8 @@ class Receiver:
                 await lane.ask(client, missing)
 
     def _expire(self, now: float) -> None:
-        for token, since in list(self._out.items()):
-            if now - since < self._ack_wait:
-                break
-            del self._out[token]
+        while self._out and now - self._out[oldest := next(iter(self._out))] >= self._ack_wait:
+            del self._out[oldest]
 
     def settle(self, token: str) -> None:
         self._out.pop(token, None)

@@ -7,18 +7,24 @@ nats-py offers a callback (a task and a queue per subscription, one wake-up per 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Sink"]
 
+_log = logging.getLogger("saga_choreo.nats")
+
 
 class Sink(asyncio.Future[Any]):
-    """Looks like a future that is never done. The function it calls must be quick and must not raise."""
+    """Looks like a future that is never done. The function it calls must be quick."""
 
     def __init__(self, take: Callable[[Any], None]) -> None:
         super().__init__()
         self._take = take
 
     def set_result(self, result: Any, /) -> None:
-        self._take(result)
+        try:
+            self._take(result)
+        except Exception:  # noqa: BLE001  (raised further it would end nats-py's read loop; the message is delivered again)
+            _log.exception("a message on %r could not be read", result.subject)

@@ -152,7 +152,8 @@ async def check(js: Any, names: Names, options: Options, topology: Topology) -> 
         faults += await _durable_faults(js, stream, names.durable(topology.service), subjects)
     if faults:
         raise ConfigurationError(
-            f"NATS lacks what service {topology.service!r} needs: {'; '.join(faults)}; create it, or let the agent do it (create=True)"
+            f"NATS lacks what service {topology.service!r} needs: {'; '.join(faults)};"
+            " create it, or let the agent do it (create=True)"
         )
 
 
