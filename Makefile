@@ -43,7 +43,7 @@ check-lint:
 	@echo "-- ruff check"; $(BIN)/ruff check .
 
 check-mypy:
-	@echo "-- mypy"; $(BIN)/mypy
+	@echo "-- mypy"; $(BIN)/mypy && $(BIN)/mypy tests/types
 
 check-pyright:
 	@echo "-- pyright"; $(BIN)/pyright

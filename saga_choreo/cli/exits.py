@@ -86,7 +86,7 @@ def describe(error: BaseException) -> CliError:
 
 def as_text(error: CliError) -> str:
     lines = [f"Error: {error} ({error.code})"]
-    lines += [f"  - {finding}" for finding in error.details.get("findings", ())]
+    lines += [f"  - {finding}" for finding in error.details.get("findings", ()) if finding not in str(error)]
     if error.hint:
         lines.append(f"Hint: {error.hint}")
     return "\n".join(lines)

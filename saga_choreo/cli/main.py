@@ -17,7 +17,7 @@ from saga_choreo import __version__
 from saga_choreo.cli.exits import CliError, ExitCode, as_json, as_text, describe
 from saga_choreo.cli.lazy import LazyCommand, LazyGroup
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run_command"]
 
 _COMMANDS = {
     "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),
@@ -80,7 +80,8 @@ def _report(error: BaseException, args: Sequence[str]) -> ExitCode:
     return failure.exit_code
 
 
-def _run(args: list[str]) -> int:
+def run_command(args: list[str]) -> int:
+    """Run one command line; the exit code. Never raises, and never leaves the process."""
     try:
         result = cli.main(args, prog_name="saga-choreo", standalone_mode=False)
         sys.stdout.flush()
@@ -93,4 +94,4 @@ def _run(args: list[str]) -> int:
 
 def main() -> None:
     """What the console script calls."""
-    sys.exit(int(_run(sys.argv[1:])))
+    sys.exit(int(run_command(sys.argv[1:])))

@@ -68,3 +68,11 @@ def test_choices_and_deadlines_can_be_told_apart() -> None:
     text = as_text(_choice())
     assert "order.big xor order.small" in text
     assert "ask.answered, late: ask.late" in text
+
+
+def test_an_agent_stands_for_the_choreographies_it_takes_part_in(tmp_path: Path) -> None:
+    agent = "from saga_choreo.runtime.agent import Agent\nfrom shop import orders\nagent = Agent('payment', saga=orders)\n"
+    write_app(write_app(tmp_path), agent, "payment")
+    by_name, by_module = saga_choreo("graph", "payment:agent", cwd=tmp_path), saga_choreo("graph", "payment", cwd=tmp_path)
+    assert by_name.stdout.startswith("orders v2")
+    assert by_module.stdout == by_name.stdout

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process import COMMAND, saga_choreo, write_app
+from process import COMMAND, in_process, saga_choreo, write_app
 
 import saga_choreo as toolkit
 
@@ -83,7 +83,7 @@ def test_every_help_opens_with_two_examples() -> None:
         ["sagas", "cancel"],
         [],
     ):
-        shown = saga_choreo(*command, "--help").stdout
+        shown = in_process(*command, "--help").stdout
         examples = shown.partition("Examples:")[2].partition("Options:")[0]
         lines = [line for line in examples.splitlines() if "saga-choreo" in line]
         assert len(lines) == 2, f"{command} has {len(lines)} examples"

@@ -100,3 +100,15 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_starts(here: Path) 
     done = saga_choreo("run", "app:quick", cwd=here, SAGA_LOG_LEVEL="loud")
     assert done.returncode == 3
     assert "SAGA_LOG_LEVEL is 'loud'" in done.stderr
+
+
+def test_an_agent_without_a_broker_says_how_to_name_one(tmp_path: Path) -> None:
+    source = """
+from saga_choreo import Choreography, ChoreographyStep
+from saga_choreo.runtime.agent import Agent
+step = ChoreographyStep("charge").on_event("order.created").publish_event("payment.charged").owned_by("payment").with_compensation()
+agent = Agent("stock", saga=Choreography("orders").starts_with("order.created").step(step))
+"""
+    done = saga_choreo("run", "shop:agent", cwd=write_app(tmp_path, source))
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (3, "", False)
+    assert "agent 'stock' has no broker; pass broker='nats://127.0.0.1:4222' or set SAGA_BROKER_URL" in done.stderr

@@ -1,4 +1,4 @@
-"""Listing and showing sagas, against a real SQLite file, mostly through a process of its own."""
+"""Listing and showing sagas, against a real SQLite file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from process import saga_choreo
+from process import in_process, saga_choreo
 from shopstore import CANCELLED, DONE, RUNNING, fill
 
 from saga_choreo import SagaState
@@ -19,7 +19,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _ids(*args: str) -> list[str]:
-    done = saga_choreo("sagas", "list", "-o", "name", *args)
+    done = in_process("sagas", "list", "-o", "name", *args)
     assert (done.returncode, done.stderr.startswith("Error")) == (0, False), done.stderr
     return done.stdout.split()
 
@@ -42,7 +42,7 @@ def test_sagas_are_listed_newest_first_in_a_table_for_pipes(store: str) -> None:
 
 
 def test_json_is_one_document_with_names_and_utc_times(store: str) -> None:
-    found = json.loads(saga_choreo("sagas", "list", "--json", "--store", store).stdout)
+    found = json.loads(in_process("sagas", "list", "--json", "--store", store).stdout)
     assert [saga["id"] for saga in found] == [str(CANCELLED), str(RUNNING), str(DONE)]
     assert found[0]["schema"] == "saga-choreo/v1/saga"
     assert found[0]["reason"] == "ordered twice"
@@ -51,7 +51,7 @@ def test_json_is_one_document_with_names_and_utc_times(store: str) -> None:
 
 
 def test_jsonl_is_an_object_a_line_with_the_fields_asked_for(store: str) -> None:
-    done = saga_choreo("sagas", "list", "-o", "jsonl", "--fields", "key,state", "--store", store)
+    done = in_process("sagas", "list", "-o", "jsonl", "--fields", "key,state", "--store", store)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"key": "ORDER-3", "state": "cancelled"},
         {"key": "ORDER-2", "state": "running"},
@@ -60,7 +60,7 @@ def test_jsonl_is_an_object_a_line_with_the_fields_asked_for(store: str) -> None
 
 
 def test_an_unknown_field_is_a_usage_error_with_a_suggestion(store: str) -> None:
-    done = saga_choreo("sagas", "list", "--fields", "stat", "--store", store)
+    done = in_process("sagas", "list", "--fields", "stat", "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no field 'stat'. Did you mean 'state'" in done.stderr
 
@@ -73,41 +73,41 @@ def test_filters_choose_by_state_choreography_and_key(store: str) -> None:
 
 
 def test_nothing_found_is_an_empty_document_or_a_remark(store: str) -> None:
-    as_json = saga_choreo("sagas", "list", "--choreography", "others", "--json", "--store", store)
-    as_table = saga_choreo("sagas", "list", "--choreography", "others", "--store", store)
+    as_json = in_process("sagas", "list", "--choreography", "others", "--json", "--store", store)
+    as_table = in_process("sagas", "list", "--choreography", "others", "--store", store)
     assert (as_json.returncode, as_json.stdout.strip(), as_json.stderr) == (0, "[]", "")
     assert (as_table.returncode, as_table.stdout, as_table.stderr.strip()) == (0, "", "No sagas.")
 
 
 def test_pages_follow_each_other_by_cursor(store: str) -> None:
-    first = saga_choreo("sagas", "list", "--limit", "2", "-o", "name", "--no-header", "--store", store)
+    first = in_process("sagas", "list", "--limit", "2", "-o", "name", "--no-header", "--store", store)
     assert first.stdout.split() == [str(CANCELLED), str(RUNNING)]
     assert f"--cursor {RUNNING}" in first.stderr
     assert _ids("--limit", "2", "--cursor", str(RUNNING), "--store", store) == [str(DONE)]
-    assert saga_choreo("sagas", "list", "--cursor", "x", "--store", store).returncode == 2
+    assert in_process("sagas", "list", "--cursor", "x", "--store", store).returncode == 2
 
 
 @pytest.mark.parametrize("word", ["ORDER-2", str(RUNNING), RUNNING.hex, RUNNING.hex[:20]])
 def test_a_saga_is_found_by_key_by_id_and_by_the_beginning_of_an_id(store: str, word: str) -> None:
-    shown = json.loads(saga_choreo("sagas", "show", word, "--json", "--store", store).stdout)
+    shown = json.loads(in_process("sagas", "show", word, "--json", "--store", store).stdout)
     assert (shown["id"], shown["state"]) == (str(RUNNING), "running")
 
 
 def test_a_beginning_that_several_ids_share_is_refused_with_the_ids(store: str) -> None:
-    done = saga_choreo("sagas", "show", RUNNING.hex[:8], "--json", "--store", store)
+    done = in_process("sagas", "show", RUNNING.hex[:8], "--json", "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert json.loads(done.stderr)["error"]["details"]["ids"] == [str(CANCELLED), str(RUNNING)]
 
 
 @pytest.mark.parametrize("word", ["ORDER-9", "ffffffff", "00000000-0000-7000-8000-000000000000", "abc"])
 def test_an_unknown_saga_is_not_found(store: str, word: str) -> None:
-    done = saga_choreo("sagas", "show", word, "--store", store)
+    done = in_process("sagas", "show", word, "--store", store)
     assert (done.returncode, done.stdout) == (5, "")
     assert "saga-choreo sagas list" in done.stderr
 
 
 def test_show_explains_what_each_step_waits_for(store: str) -> None:
-    done = saga_choreo("sagas", "show", "ORDER-2", "--store", store)
+    done = in_process("sagas", "show", "ORDER-2", "--store", store)
     assert done.returncode == 0
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "state: running" in lines
@@ -117,13 +117,13 @@ def test_show_explains_what_each_step_waits_for(store: str) -> None:
 
 
 def test_show_as_json_has_the_steps_with_all_that_is_known(store: str) -> None:
-    shown = json.loads(saga_choreo("sagas", "show", "ORDER-3", "--json", "--store", store).stdout)
+    shown = json.loads(in_process("sagas", "show", "ORDER-3", "--json", "--store", store).stdout)
     assert (shown["state"], shown["cause"], shown["reason"]) == ("cancelled", "cancelled", "ordered twice")
     (step,) = shown["steps"]
     assert (step["step"], step["state"], step["changed_at"]) == ("charge", "compensated", "2023-11-14T22:13:25.000Z")
 
 
 def test_looking_does_not_make_a_store(tmp_path: Path) -> None:
-    done = saga_choreo("sagas", "list", "--store", f"sqlite:///{tmp_path}/none.db")
+    done = in_process("sagas", "list", "--store", f"sqlite:///{tmp_path}/none.db")
     assert done.returncode in (3, 4)
     assert not (tmp_path / "none.db").exists()
