@@ -105,7 +105,8 @@ def _waiting_cancelled(row: Row, fact: CancelCame, step: StepPlan) -> Row:
     if not step.may_veto:
         return row
     if row.parked is Parked.HUMAN:
-        return row._replace(cancel=row.cancel | Cancel.HEARD, cause=fact.cause)
+        heard = row.cancel & Cancel.HEARD
+        return row if heard else row._replace(cancel=row.cancel | Cancel.HEARD, cause=fact.cause)
     return tombed(row, vetoer=True, cause=fact.cause)
 
 
@@ -116,10 +117,10 @@ def _waiting_deadline(row: Row, fact: DeadlinePassed, step: StepPlan) -> Row:
     return _waiting_cancelled(row, CancelCame(Cause.TIMED_OUT), step)
 
 
-def _waiting_aborted(row: Row, fact: AbortCame | ClearCame, _step: StepPlan) -> Row:
+def _waiting_aborted(row: Row, fact: AbortCame | ClearCame, step: StepPlan) -> Row:
     """Rule 11; a person who has the step finishes first (rule 16)."""
     if row.parked is Parked.HUMAN:
-        return _remember_abort(row, fact)
+        return _open_aborted(row, fact, step)
     return tombed(row, vetoer=False, cause=Cause.NONE)
 
 
