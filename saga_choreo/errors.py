@@ -27,6 +27,7 @@ __all__ = [
     "StoreConflict",
     "StoreUnavailable",
     "StoreVersionError",
+    "TransactionTooLong",
     "WaitTimeout",
 ]
 
@@ -130,6 +131,10 @@ class StoreConflict(SagaError):
     """Another transaction changed the same rows, or the store was busy: the same work may be tried again."""
 
     retryable = True
+
+
+class TransactionTooLong(SagaError):
+    """A step held its transaction longer than the store allows, and it was rolled back. Declare the step external."""
 
 
 class StoreVersionError(ConfigurationError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apsw
 
-from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable
+from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 
 __all__ = ["WriterHeldTooLong", "is_outage", "translated"]
 
@@ -22,7 +22,7 @@ _OUTAGE = (
 )
 
 
-class WriterHeldTooLong(SagaError):
+class WriterHeldTooLong(TransactionTooLong):
     """A step held SQLite's only write lock longer than allowed. It was rolled back; running it again would do the same."""
 
 

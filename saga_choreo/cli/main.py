@@ -95,3 +95,7 @@ def run_command(args: list[str]) -> int:
 def main() -> None:
     """What the console script calls."""
     sys.exit(int(run_command(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

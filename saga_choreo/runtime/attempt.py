@@ -12,7 +12,15 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from saga_choreo.core.rows import Duty
-from saga_choreo.errors import ConfigurationError, DefinitionError, Reject, ResultTooLarge, StoreConflict, StoreUnavailable
+from saga_choreo.errors import (
+    ConfigurationError,
+    DefinitionError,
+    Reject,
+    ResultTooLarge,
+    StoreConflict,
+    StoreUnavailable,
+    TransactionTooLong,
+)
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import Record
 from saga_choreo.ports.store import Transaction, UserTx
@@ -89,8 +97,8 @@ class Attempt:
 async def execute(
     operation: Execute, known: Known, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]]
 ) -> Executed:
-    """Run the handler within its budget. Raises StoreConflict and StoreUnavailable (no fault of the step); a savepoint has
-    undone what the handler wrote whenever the answer is not Ran."""
+    """Run the handler within its budget. Raises StoreConflict and StoreUnavailable (no fault of the step) and
+    TransactionTooLong (the transaction is gone); else a savepoint has undone what the handler wrote unless the answer is Ran."""
     record, what = operation.record, operation.duty
     step = known.handlers[record.step]
     inside = transaction if operation.inside else None
@@ -104,7 +112,7 @@ async def execute(
                 return await _call(step, record, known, what, ctx)
     except Reject as no:
         return Rejected(no.reason)
-    except (StoreConflict, StoreUnavailable):
+    except (StoreConflict, StoreUnavailable, TransactionTooLong):
         raise
     except TimeoutError as error:
         return Overran() if timer.expired() else Broke(_words(error))

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Failed, Refusal, UndoFailed
 from saga_choreo.core.rows import Duty, duty
-from saga_choreo.errors import StoreConflict, StoreUnavailable
+from saga_choreo.errors import StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import State
@@ -29,6 +29,7 @@ from saga_choreo.runtime.letters import letter_of
 from saga_choreo.runtime.operations import (
     Ack,
     Begin,
+    Broke,
     Claim,
     Commit,
     Execute,
@@ -38,6 +39,7 @@ from saga_choreo.runtime.operations import (
     Pause,
     Publication,
     Publish,
+    Ran,
     Release,
     Rollback,
     Save,
@@ -70,10 +72,17 @@ class Pipeline:
         """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
         when trying again did not help; then nothing of the rest has been acknowledged."""
         rest = list(arrivals)
-        size, conflicts = len(rest), 0
+        size, conflicts, slow = len(rest), 0, False
         while rest:
             try:
-                done = yield from self._share(rest[:size])
+                done = yield from self._share(rest[:size], slow=slow and size == 1)
+            except TransactionTooLong:
+                # Some step blocks the transaction of all: alone each is found out, and goes on in the slow lane.
+                yield Rollback()
+                if slow and size == 1:
+                    raise
+                slow, size = size == 1, 1
+                continue
             except StoreConflict:
                 yield Rollback()
                 conflicts += 1
@@ -83,9 +92,9 @@ class Pipeline:
                 _, chance = yield Now()
                 yield Pause(0.01 * conflicts * (0.5 + chance))
                 continue
-            rest = rest[done:]
+            rest, slow = rest[done:], False
 
-    def _share(self, batch: Sequence[Arrival]) -> Generator[Operation, Any, int]:
+    def _share(self, batch: Sequence[Arrival], *, slow: bool) -> Generator[Operation, Any, int]:
         """One transaction for as many of these as fit the budget (at least one). Returns how many were done."""
         ws, began_ns = yield from self._workspace()
         sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms)
@@ -94,8 +103,8 @@ class Pipeline:
             ws.load((yield Claim(sorted_.sagas)))
         done = 0
         for arrival in batch:
-            slow = sorted_.apply(arrival, ws)
-            yield from self._run_duties(ws, slow=slow)
+            suspect = sorted_.apply(arrival, ws)
+            yield from self._run_duties(ws, slow=slow or suspect)
             done += 1
             now_ns, _ = yield Now()
             if now_ns - began_ns > self._limits.fast_budget_s * 1e9:
@@ -165,15 +174,30 @@ class Pipeline:
         if record is None or known is None or record.due_ms is None or record.due_ms > ws.now_ms:
             yield Rollback()
             return False
-        attempt, loose = yield from self._wake(ws, record, known)
-        records = ws.changed()
-        yield Save(records)
-        yield Commit()
+        try:
+            attempt, loose = yield from self._wake(ws, record, known)
+            records = ws.changed()
+            yield Save(records)
+            yield Commit()
+        except TransactionTooLong as error:
+            yield Rollback()
+            yield from self._note_error(key, str(error))
+            return False
         yield from self._announce(ws.said(records), loose)
         if attempt is not None:
             claimed = next(saved for saved in records if saved.record_key == key)
             yield from self._attempt(claimed, known, attempt)
         return bool(loose)
+
+    def _note_error(self, key: RecordKey, error: str) -> Generator[Operation, Any, None]:
+        """A step that cannot run in the fast lane goes on in the slow one, where its attempts are counted."""
+        ws, _ = yield from self._workspace()
+        yield Begin()
+        ws.load((yield Claim((key.saga_id,))))
+        if ws.get(key) is not None:
+            ws.touch(key, error=error)
+            yield Save(ws.changed())
+            yield Commit()
 
     def _wake(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, tuple[Duty | None, list[Outgoing]]]:
         """What is due of this record. Returns the duty of a slow attempt that was claimed, and loose letters to send."""
@@ -240,6 +264,9 @@ class Pipeline:
                 if outside and answer is None:
                     answer = yield Execute(claimed, what, False, budget_s)
                 yield from self._settle_attempt(claimed, known, what, answer, budget_s)
+            except TransactionTooLong as error:
+                yield Rollback()
+                answer = Broke(str(error))
             except (StoreConflict, StoreUnavailable):
                 yield Rollback()
                 if tried == _CONFLICTS_MAX - 1:
@@ -257,6 +284,9 @@ class Pipeline:
         if answer is None:
             answer = yield Execute(claimed, what, True, budget_s)
             assert answer is not None
+            if not isinstance(answer, Ran):  # nothing of the handler's is to be kept, its transaction neither
+                yield Rollback()
+                yield Begin()
         ws, _ = yield from self._workspace()
         ws.load((yield Claim((key.saga_id,))))
         record = ws.get(key)
