@@ -45,6 +45,8 @@ def bindings(names: Names, topology: Topology) -> dict[str, list[str]]:
     """Stream -> subjects that the service's durable reads there."""
     if not topology.receives:
         return {}
+    if not topology.receives:
+        return {}
     control = [names.subject(Channel(ChannelKind.CONTROL, topology.service)), names.outcome]
     events = sorted({names.subject(Channel(ChannelKind.EVENT, event)) for event in topology.events})
     return {names.events: events, names.control: control} if events else {names.control: control}
@@ -83,7 +85,7 @@ async def declare(js: Any, names: Names, options: Options, topology: Topology) -
                 f"durable {wanted_durable.durable_name!r} of stream {stream!r} exists with settings that cannot be changed"
                 f" ({exc.description}); delete it once its backlog is worked off, or use another prefix"
             ) from exc
-    if names.events not in bound:
+    if topology.receives and names.events not in bound:
         await _forget_durable(js, names.events, names.durable(topology.service))
 
 

@@ -48,7 +48,9 @@ class MemoryBroker:
         if self._queue is not None:
             raise ConfigurationError("this memory broker is open already; make one object per agent")
         events = tuple(dict.fromkeys(topology.events))
-        if not topology.create:
+        if not topology.receives:
+            self._queue = Queue()  # nobody puts anything into it
+        elif not topology.create:
             self._check(topology.service, events)
             self._queue = self._bus.queues[topology.service]
         else:

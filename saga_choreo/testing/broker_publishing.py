@@ -7,8 +7,19 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from saga_choreo.errors import ConfigurationError, PublishRefused
-from saga_choreo.ports import Broker, Channel, ChannelKind, Notice, Outgoing
-from saga_choreo.testing.behaviours import BrokerHarness, BrokerSuite, bodies, collect, control, event, opened, publish, topology
+from saga_choreo.ports import Broker, Channel, ChannelKind, Notice, Outgoing, Topology
+from saga_choreo.testing.behaviours import (
+    BrokerHarness,
+    BrokerSuite,
+    bodies,
+    collect,
+    control,
+    event,
+    nothing_comes,
+    opened,
+    publish,
+    topology,
+)
 
 __all__ = ["PUBLISHING", "first_notices"]
 
@@ -146,6 +157,19 @@ async def _check_passes(h: BrokerHarness) -> None:
         assert bodies(await collect(broker, 1)) == [b"1"]
     finally:
         await broker.close()
+
+
+@PUBLISHING.that("who opens only to publish and watch takes nothing from the service and leaves nothing behind")
+async def _publish_only(h: BrokerHarness) -> None:
+    async with opened(h) as service:
+        visitor = h.broker()
+        await visitor.open(Topology(service="payment", agent="cli", events=(), receives=False))
+        await publish(visitor, event(b"1"), control("payment", b"2"))
+        await visitor.notify(Notice("seen", b"3"))
+        assert await first_notices(visitor, "seen") == {"seen": b"3"}
+        await nothing_comes(visitor, 0.3)
+        await visitor.close()
+        assert bodies(await collect(service, 2)) == [b"1", b"2"]
 
 
 @PUBLISHING.that("closing twice, or without having been opened, is no error")
