@@ -244,3 +244,36 @@ def test_a_table_without_one_of_its_rules_is_caught(monkeypatch: pytest.MonkeyPa
 def test_a_table_that_forgets_an_abort_while_a_call_runs_is_caught(monkeypatch: pytest.MonkeyPatch, fact: type[Fact]) -> None:
     replace_rule(monkeypatch, State.RUNNING, fact, lambda row, _f, _s: row)
     assert_caught(check(*TOGETHER[1]), "L0", within=8)
+
+
+@pytest.mark.parametrize("kind", [MessageKind.DONE, MessageKind.SKIP, MessageKind.ABORT, MessageKind.CLEAR, MessageKind.OUTCOME])
+def test_records_that_do_not_say_one_kind_of_message_are_caught(monkeypatch: pytest.MonkeyPatch, kind: MessageKind) -> None:
+    def without(row: Row, step: StepPlan, plan: Plan) -> tuple[Message, ...]:
+        return tuple(message for message in emissions(row, step, plan) if message.kind is not kind)
+
+    monkeypatch.setattr(world, "emissions", without)
+    steps = (step("a"), step("b", "a", optional=True), step("c", "a"))
+    assert_caught(check(graph(*steps), QUIET), "L1", within=8)
+
+
+@pytest.mark.parametrize(
+    "state", [State.DONE, State.COMPENSATED, State.SKIPPED_CLEARED, State.TOMB, State.COMPLETED, State.ABORTED]
+)
+def test_records_that_are_silent_in_one_state_are_caught(monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    monkeypatch.setattr(
+        world, "emissions", lambda row, plan_of_step, plan: () if row.state is state else emissions(row, plan_of_step, plan)
+    )
+    steps = (step("a"), step("b", "a", optional=True), step("c", "a"))
+    assert_caught(check(graph(*steps), QUIET), "L1", within=9)
+
+
+def test_a_message_that_its_record_does_not_imply_any_more_is_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was said once, but a process that dies between commit and publishing would never say it."""
+
+    def forgetful(row: Row, step: StepPlan, plan: Plan) -> tuple[Message, ...]:
+        has_heard = row.state is State.ABORTING and row.clear_in
+        return tuple(m for m in emissions(row, step, plan) if not (has_heard and m.kind is MessageKind.CLEAR))
+
+    monkeypatch.setattr(world, "emissions", forgetful)
+    # b is done and waits for the origin's CLEAR, which the origin stops to imply as soon as it has heard a's.
+    assert_caught(check(graph(step("a"), step("b")), QUIET), "L1", within=8)
