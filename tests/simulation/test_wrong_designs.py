@@ -28,7 +28,7 @@ from saga_choreo.core.facts import (
 from saga_choreo.core.graph import Plan, StepPlan
 from saga_choreo.core.rows import tombed
 from saga_choreo.core.transitions import TABLE
-from saga_choreo.model.choreography import Join, Undo
+from saga_choreo.model.choreography import ChoreographyStep, Join, Undo
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import Cause, Parked, State
@@ -277,3 +277,16 @@ def test_a_message_that_its_record_does_not_imply_any_more_is_not_counted_on(mon
     monkeypatch.setattr(world, "emissions", forgetful)
     # b is done and waits for the origin's CLEAR, which the origin stops to imply as soon as it has heard a's.
     assert_caught(check(graph(step("a"), step("b")), QUIET), "L1", within=8)
+
+
+@pytest.mark.parametrize(
+    ("steps", "within"),
+    [
+        ((step("a"), step("p", "a", pivot=True, undo=Undo.NONE), step("c", "p")), 9),
+        ((step("r"), step("p", "r", pivot=True, undo=Undo.NONE), step("d", "r")), 9),
+    ],
+    ids=["after the pivot", "beside the pivot"],
+)
+def test_a_step_that_may_veto_after_or_beside_a_pivot_is_caught(steps: tuple[ChoreographyStep, ...], within: int) -> None:
+    """The third rule of well-formedness is needed: without it a pivot is asked to compensate."""
+    assert_caught(check(graph(*steps), QUIET), "S9", within=within)
