@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import combinations, permutations, product
 from typing import NamedTuple
 
+from saga_choreo.core.wellformed import findings
 from saga_choreo.model.choreography import Choreography, ChoreographyStep, Join, Split, Undo
 from saga_choreo.model.event import EventRef
 
@@ -43,8 +44,10 @@ def all_graphs(steps_max: int, edges_max: int | None = None) -> Iterator[Choreog
             if canonical in seen:
                 continue
             seen.add(canonical)
-            number += 1
-            yield _choreography(f"all-{size}-{number}", graph)
+            choreography = _choreography(f"all-{size}-{number + 1}", graph)
+            if not findings(choreography):
+                number += 1
+                yield choreography
 
 
 def _graphs(size: int, edges_max: int) -> Iterator[_Graph]:
@@ -76,12 +79,9 @@ def _edges(size: int, chooser: int, edges_max: int) -> Iterator[tuple[tuple[tupl
 
 
 def _is_sound(graph: _Graph, chooser: int) -> bool:
-    """Both branches of a choice are read, and no join needs both."""
-    if chooser < 0:
-        return True
+    """Both branches of a choice are read: else there is not much of a choice."""
     read = {source for shape in graph for source in shape.reads}
-    both = {(chooser, 0), (chooser, 1)}
-    return both <= read and not any(shape.needs_all and both <= set(shape.reads) for shape in graph)
+    return chooser < 0 or {(chooser, 0), (chooser, 1)} <= read
 
 
 def _canonical(graph: _Graph) -> _Graph:

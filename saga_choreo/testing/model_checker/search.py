@@ -60,7 +60,7 @@ class Search:
         world, numbers, states = self.world, self._numbers, self.states
         units, forget = world.units, world.options.forget
         edges_from, edges_to = self._edges_from, self._edges_to
-        at = transitions = 0
+        at = 0
         while at < len(states):
             state = states[at]
             said = 0
@@ -76,7 +76,7 @@ class Search:
                     after = (state + add) | emit
                     if after == state and not alarm:
                         continue
-                    transitions += 1
+                    self.transitions += 1
                     if effects or alarm:
                         self._judge_move(at, move)
                     number = numbers.get(after)
@@ -86,11 +86,10 @@ class Search:
                         edges_from.append(at)
                         edges_to.append(number)
             if forget and not state & world.late:
-                transitions += 1
+                self.transitions += 1
                 if state | world.late not in numbers:
                     self._visit(state | world.late, at)
             at += 1
-        self.transitions = transitions
 
     def _visit(self, state: int, parent: int) -> int:
         number = len(self.states)

@@ -70,6 +70,21 @@ class Unit:
         return self.locals[state >> self.shift & _FIELD_MASK]
 
 
+class _Seen(NamedTuple):
+    """What one participant sees: its cells by number, the messages that may arrive (number, bit), whether it is late."""
+
+    unit: Unit
+    number: int
+    arrived: list[tuple[int, int]]
+    late: bool
+
+
+class _Cause(NamedTuple):
+    carriers: int
+    must: bool
+    label: str
+
+
 class World:
     """The participants of one choreography with the messages between them."""
 
@@ -135,46 +150,38 @@ class World:
 
     def moves(self, unit: Unit, view: int) -> tuple[Move, ...]:
         """Everything that can happen at one participant; `view` is a state seen through `unit.view`."""
-        number = view >> unit.shift & _FIELD_MASK
-        late = bool(view & self.late)
-        found: dict[_Became, tuple[int, bool, str]] = {}
-        arrived = self._arrived(view)
-        for place, bit in arrived:
-            became = self._received(unit, number, place, late=late)
-            if became != (number, 0, ""):
-                carriers, _, label = found.get(became) or (0, False, f"{unit.service} receives {self._words(place)}")
-                found[became] = carriers | bit, False, label
-        for became, must, label in self._acted(unit, number, late=late):
-            carriers, was_must, first = found.get(became) or (0, False, label)
-            found[became] = carriers, must or was_must, first
-        return tuple(
-            self._move(unit, number, became, carriers, must, label, arrived) for became, (carriers, must, label) in found.items()
-        )
+        seen = _Seen(unit, view >> unit.shift & _FIELD_MASK, self._arrived(view), bool(view & self.late))
+        found: dict[_Became, _Cause] = {}
+        for place, bit in seen.arrived:
+            became = self._received(unit, seen.number, place, late=seen.late)
+            if became != (seen.number, 0, ""):
+                known = found.get(became) or _Cause(0, False, f"{unit.service} receives {self._words(place)}")
+                found[became] = known._replace(carriers=known.carriers | bit)
+        for became, must, label in self._acted(unit, seen.number, late=seen.late):
+            known = found.get(became) or _Cause(0, False, label)
+            found[became] = known._replace(must=known.must or must)
+        return tuple(self._move(seen, became, cause) for became, cause in found.items())
 
-    def _move(
-        self, unit: Unit, number: int, became: _Became, carriers: int, must: bool, label: str, arrived: list[tuple[int, int]]
-    ) -> Move:
-        new, answers, alarm = became
-        if self.options.once and not alarm and new != number:
-            alarm = self._needed_again(unit, number, new, carriers, arrived)
+    def _move(self, seen: _Seen, became: _Became, cause: _Cause) -> Move:
+        unit, (new, answers, alarm) = seen.unit, became
+        if self.options.once and not alarm and new != seen.number:
+            alarm = self._needed_again(seen, new, cause.carriers)
         effects = tuple(
             (step, old, now)
-            for step, old, now in zip(unit.steps, unit.locals[number], unit.locals[new], strict=True)
+            for step, old, now in zip(unit.steps, unit.locals[seen.number], unit.locals[new], strict=True)
             if step != ORIGIN and (now.made > old.made or now.unmade > old.unmade)
         )
-        return Move((new - number) << unit.shift, unit.said[new] | answers, carriers, must, effects, alarm, label)
+        add = (new - seen.number) << unit.shift
+        return Move(add, unit.said[new] | answers, cause.carriers, cause.must, effects, alarm, cause.label)
 
-    def _needed_again(self, unit: Unit, before: int, after: int, carriers: int, arrived: list[tuple[int, int]]) -> str:
+    def _needed_again(self, seen: _Seen, after: int, carriers: int) -> str:
         """L0: a message that was applied, or that changed nothing, must change nothing ever after."""
-        for place, bit in arrived:
-            spent = bit & carriers or not self._changes(unit, before, place)
-            if spent and self._changes(unit, after, place):
+        unit, before, late = seen.unit, seen.number, seen.late
+        for place, bit in seen.arrived:
+            spent = bit & carriers or self._received(unit, before, place, late=late)[0] == before
+            if spent and self._received(unit, after, place, late=late)[0] != after:
                 return f"L0: {self._words(place)} changes something again at {unit.service}, after it was applied or ignored"
         return ""
-
-    def _changes(self, unit: Unit, number: int, place: int) -> bool:
-        late = any(cell.gone for cell in unit.locals[number])
-        return self._received(unit, number, place, late=late)[0] != number
 
     def _arrived(self, view: int) -> list[tuple[int, int]]:
         """Number and bit of each message in a view."""
