@@ -67,7 +67,9 @@ class _Screen:
     show_envvar=True,
     help="Kill three services (SIGKILL) while each has work in flight, and start them again.",
 )
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), help="Seconds for all sagas to end. [default: 120 + sagas / 5]")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=1), help="Seconds for all sagas to end. [default: 120 + sagas / 5]"
+)
 @click.option("--keep", is_flag=True, help="Keep databases and logs in .demo/.")
 @debug_option
 def demo(sagas: int, fail_every: int, chaos: bool, timeout_s: float | None, keep: bool) -> None:

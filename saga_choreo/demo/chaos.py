@@ -50,16 +50,20 @@ async def strike_all(
     Fewer when the load is over before a service ever had enough in its hands."""
     for name in random.sample(sorted(services), KILLS):  # not a secret; any three will do
         load.allow((load.total * (len(kills) + 1) + KILLS) // (KILLS + 1))
-        kill = await _until_struck(load, services[name], around.stores[name], around.wire)
+        # Half of what the blow before left behind has ended: the services are in motion again.
+        ended_min = load.total * len(kills) // (2 * (KILLS + 1))
+        kill = await _until_struck(load, services[name], around.stores[name], around.wire, ended_min)
         if kill is None:
             return
         kills.append(kill)
-        tell(f"killed {name} with {kill.unacked} unacknowledged messages and {kill.unannounced} unannounced records in flight; started it again")
+        tell(
+            f"killed {name} with {kill.unacked} unacknowledged messages and {kill.unannounced} unannounced records in flight; started it again"
+        )
 
 
-async def _until_struck(load: Load, service: Service, store: Scans, wire: Wire) -> Kill | None:
+async def _until_struck(load: Load, service: Service, store: Scans, wire: Wire, ended_min: int) -> Kill | None:
     while True:
-        if load.is_fed and load.under_way:
+        if load.is_fed and load.under_way and len(load.states) >= ended_min:
             kill = await _strike(service, store, wire)
             if kill is not None:
                 return kill

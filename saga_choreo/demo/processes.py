@@ -40,7 +40,9 @@ def command() -> tuple[str, ...]:
     beside = Path(sys.executable).parent / "saga-choreo"
     found = str(beside) if beside.exists() else shutil.which("saga-choreo")
     if not found:
-        raise ConfigurationError("the command 'saga-choreo' was found neither beside Python nor on PATH; run: pip install -e '.[demo]'")
+        raise ConfigurationError(
+            "the command 'saga-choreo' was found neither beside Python nor on PATH; run: pip install -e '.[demo]'"
+        )
     return (found,)
 
 
@@ -112,7 +114,7 @@ async def stop_all(services: Iterable[Service]) -> list[Service]:
         service.signal(signal.SIGTERM)
         service.signal(signal.SIGCONT)
     give_up = asyncio.get_running_loop().time() + _STOP_S
-    while any(service.exit_code is None for service in asked) and asyncio.get_running_loop().time() < give_up:
+    while any(one.exit_code is None for one in asked) and asyncio.get_running_loop().time() < give_up:  # noqa: ASYNC110  a process has no event
         await asyncio.sleep(_POLL_S)
     unclean = [service for service in asked if service.exit_code != 0]
     for service in asked:

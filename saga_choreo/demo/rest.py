@@ -30,7 +30,7 @@ async def until_ready(example: Example, services: Mapping[str, Service], stores:
     owners = set(plan_of(choreography).owners)
     try:
         async with asyncio.timeout(_READY_S):
-            while owners - set(await stores["order"].holders(choreography.definition)):
+            while owners - set(await stores["order"].holders(choreography.definition)):  # noqa: ASYNC110  another process sets it
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError as exc:
         missing = sorted(owners - set(await stores["order"].holders(choreography.definition)))

@@ -18,7 +18,6 @@ from saga_choreo.demo.report import Findings
 from saga_choreo.demo.rest import come_to_rest, open_sagas, redelivered, until_ready
 from saga_choreo.demo.stage import Audience, Connections, connections, running_services, workplace
 from saga_choreo.demo.story import CHAIN, EVENTS, Example, Order, find_example, refuser
-from saga_choreo.errors import SagaError
 
 __all__ = ["Options", "Played", "run_demo"]
 
@@ -39,10 +38,10 @@ class _Course:
     """What the run itself yields, before anything is judged."""
 
     load: Load
-    kills: list[Kill] = field(default_factory=list)
-    redelivered: Mapping[str, int] = field(default_factory=dict)
+    kills: list[Kill] = field(default_factory=list[Kill])
+    redelivered: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
-    troubles: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +53,38 @@ class Played:
     heard: Sequence[Heard]
 
     def example_of(self, state: str) -> str:
-        """A saga that ended so, or an empty string."""
-        return next((saga_id for saga_id, ended in self.found.states.items() if ended == state), "")
+        """A saga that ended so, one with the most effects to look at; an empty string when none did."""
+        counts = Counter(row.saga_id for row in self.effects)
+        ended = [saga_id for saga_id, found in self.found.states.items() if found == state]
+        return max(ended, key=lambda saga_id: counts[saga_id], default="")
 
 
 async def run_demo(options: Options, audience: Audience) -> Played:
     """Raises ConfigurationError (no checkout, a package is missing) or DemoFailed. Leaves no process behind, also when cancelled."""
     try:
         return await _run(options, audience)
-    except* SagaError as several:
-        # Task groups wrap what their tasks raise; a person wants the one reason.
-        raise _first(several) from several
+    except Exception as error:  # noqa: BLE001  (raised again; only what it is wrapped in goes)
+        reason = _reason(error)
+        raise reason from reason.__cause__
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _reason(error: Exception) -> Exception:
+    """Task groups wrap what their tasks raise; a person wants the one reason."""
+    match error:
+        case ExceptionGroup(exceptions=[Exception() as first, *_]):
+            return _reason(first)
+        case _:
+            return error
 
 
 async def _run(options: Options, audience: Audience) -> Played:
     example = find_example()
     with workplace(example.root, audience) as (directory, keep):
-        async with running_services(directory, example.root, audience) as (broker_url, services, troubles):
-            async with connections(example, services, broker_url) as around:
-                course = await _play(options, audience, example, services, around)
+        async with (
+            running_services(directory, example.root, audience) as (broker_url, services, troubles),
+            connections(example, services, broker_url) as around,
+        ):
+            course = await _play(options, audience, example, services, around)
         effects = [effect for service in services.values() for effect in effects_in(service.name, service.database)]
         course.troubles += troubles
         found = _judged(course, effects, around.wire.heard)

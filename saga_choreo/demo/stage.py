@@ -75,8 +75,10 @@ async def running_services(
                 audience.say(f"service {service.name} is process {service.pid}, its database {service.database.name}")
             yield server.url, services, troubles
         finally:
-            for one in await stop_all(services.values()):
-                troubles.append(f"service {one.name!r} did not stop cleanly (exit code {one.exit_code}); its log ends:\n{one.log_end()}")
+            troubles += [
+                f"service {one.name!r} did not stop cleanly (exit code {one.exit_code}); its log ends:\n{one.log_end()}"
+                for one in await stop_all(services.values())
+            ]
 
 
 @asynccontextmanager

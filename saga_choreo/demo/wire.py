@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -94,17 +94,21 @@ def _nats_error() -> type[BaseException]:
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[Wire]:
+async def listening(url: str) -> AsyncGenerator[Wire]:
     """Listen to everything the agents publish. Raises AdapterNotInstalled, BrokerUnavailable."""
     try:
-        import nats
+        from nats.aio.client import Client
     except ImportError as exc:
-        raise AdapterNotInstalled("the demo needs the package nats-py, which is not installed; run: pip install 'saga-choreo[demo]'") from exc
-
+        raise AdapterNotInstalled(
+            "the demo needs the package nats-py, which is not installed; run: pip install 'saga-choreo[demo]'"
+        ) from exc
+    client: Any = Client()
     try:
-        client: Any = await nats.connect(url, connect_timeout=5, error_cb=_ignored)
+        await client.connect(url, connect_timeout=5, error_cb=_ignored)
     except (TimeoutError, OSError, _nats_error()) as exc:
-        raise BrokerUnavailable(f"the NATS server at {url!r} does not answer ({exc}); its log is beside the services' logs") from exc
+        raise BrokerUnavailable(
+            f"the NATS server at {url!r} does not answer ({exc}); its log is beside the services' logs"
+        ) from exc
     wire = Wire(client)
     try:
         for subject in _SUBJECTS:
