@@ -20,6 +20,7 @@ from saga_choreo.cli.lazy import LazyCommand, LazyGroup
 __all__ = ["cli", "main", "run_command"]
 
 _COMMANDS = {
+    "demo": LazyCommand("saga_choreo.cli.demo", "demo", "Run four services on a real broker here, and judge the outcome."),
     "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),
     "run": LazyCommand("saga_choreo.cli.run", "run", "Run one participant's agent."),
     "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show and cancel the sagas of a participant."),

@@ -112,9 +112,9 @@ class Relay:
             if self.announced.get(mark.key) == mark.version:
                 del self.announced[mark.key]
 
-    async def mark_for_ever(self) -> None:
+    async def mark_for_ever(self, every_s: float = _MARKS_EVERY_S) -> None:
         while True:
-            await self._clock.sleep(_MARKS_EVERY_S)
+            await self._clock.sleep(every_s)
             await _patiently(self.flush, "noting what is published")
 
     async def scan_for_ever(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> None:

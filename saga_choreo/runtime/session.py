@@ -169,8 +169,11 @@ class Session:
         self._work = None
 
     async def watch_only(self) -> None:
-        """The background of a session that does not serve: learn who holds what. Until cancelled."""
-        await self.directory.watch()
+        """The background of a session that does not serve: learn who holds what, and note which starts are published before
+        the agents on the same store would publish them again. Until cancelled."""
+        async with asyncio.TaskGroup() as background:
+            background.create_task(self.directory.watch())
+            background.create_task(self.relay.mark_for_ever(self.limits.start_unannounced_after_s / 2))
 
     async def settle(self) -> None:
         """Write down what is published; a failure only means that it is published once more."""
