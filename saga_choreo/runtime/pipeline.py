@@ -18,7 +18,7 @@ from uuid import UUID
 
 from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Failed, Refusal, UndoFailed
 from saga_choreo.core.rows import Duty, duty
-from saga_choreo.errors import StoreConflict, StoreUnavailable
+from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import State
@@ -29,6 +29,7 @@ from saga_choreo.runtime.letters import letter_of
 from saga_choreo.runtime.operations import (
     Ack,
     Begin,
+    Broke,
     Claim,
     Commit,
     Execute,
@@ -246,6 +247,12 @@ class Pipeline:
                     raise
                 _, chance = yield Now()
                 yield Pause(0.05 * (1 << tried) * (0.5 + chance))
+            except SagaError as error:
+                yield Rollback()
+                if answer is not None:
+                    raise
+                # The store would not have what the handler did (it held the only writer for too long, say): the step failed.
+                answer = Broke(f"{type(error).__name__}: {error}")
             else:
                 return
 
