@@ -78,6 +78,14 @@ class Agent(StepDecorators):
     def declarations(self) -> Declarations:
         return self._declarations
 
+    def configure(self, *, broker: str | Broker = "", store: str | WholeStore = "", limits: Limits | None = None) -> None:
+        """Replace what the agent was made with; what is not given stays. For agents made at import, before they are opened."""
+        if self._session is not None:
+            raise ConfigurationError(f"agent {self.name!r} is open; configure it before it runs")
+        self._broker = broker or self._broker
+        self._store = store or self._store
+        self._limits = limits or self._limits
+
     def on_outcome(self, callback: Callback) -> Callback:
         """Call this with a `SagaOutcome` when a saga with a step of this service, or started by it, has ended. At least once:
         it is called again if it raises, and may be called again after a crash."""
@@ -186,6 +194,12 @@ class Agent(StepDecorators):
                 f"agent {self.name!r} is not open; use it inside `async with agent.client():` (or `agent.serving()`), or while it runs"
             )
         return self._session
+
+    async def ready(self, timeout_s: float = 10.0) -> None:
+        """Wait until every owner of every choreography has announced that it can take part. Raises NotReady, DefinitionMismatch."""
+        session = self._opened()
+        for known in session.catalog.all():
+            await session.directory.require(known.plan, timeout_s)
 
     async def start_saga(
         self,

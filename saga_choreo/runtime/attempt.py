@@ -88,7 +88,8 @@ class Attempt:
         return bound(_log, saga_id=str(self.saga_id), step_id=self.step)
 
     async def heartbeat(self) -> None:
-        await self._extend(self._record)
+        if self._transaction is None:  # the lease of a plain step outlasts its time-out anyway
+            await self._extend(self._record)
 
     def keep(self, model: BaseModel) -> None:
         self.kept = encode(model, f"what step {self.step!r} keeps for its compensation")
@@ -112,8 +113,14 @@ async def execute(
                 return await _call(step, record, known, what, ctx)
     except Reject as no:
         return Rejected(no.reason)
-    except (StoreConflict, StoreUnavailable, TransactionTooLong):
+    except (StoreConflict, StoreUnavailable, TransactionTooLong) as error:
+        if inside is None:  # a heartbeat that failed: the call to the outside must not be repeated for it
+            return Broke(_words(error))
         raise
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        return Broke(_words(error))  # the handler, or what it waited for, was cancelled by itself
     except TimeoutError as error:
         return Overran() if timer.expired() else Broke(_words(error))
     except Exception as error:  # noqa: BLE001  whatever a handler raises is a technical failure of the step, never of the agent
@@ -138,6 +145,12 @@ def inputs_of(record: Record, known: Known) -> Mapping[EventRef, bytes]:
         if event is not None:
             inputs[event] = payload
     return inputs
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this very task to end."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _words(error: BaseException) -> str:

@@ -65,7 +65,8 @@ class StepContext(Protocol):
         ...
 
     async def heartbeat(self) -> None:
-        """Say that a long external call is still going on: the lease is extended. Raises when another attempt has taken over."""
+        """Say that a long external call is still going on: the lease is extended. Raises when another attempt has taken over.
+        A plain step needs none, and it does nothing there."""
         ...
 
     def keep(self, model: BaseModel) -> None:

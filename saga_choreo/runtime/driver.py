@@ -185,7 +185,8 @@ class Driver:
                 raise StoreConflict(
                     f"step {claimed.step!r} of saga {str(claimed.saga_id)!r}: this attempt is not the one that counts any more; stop it"
                 )
-            lease_ms = now_ms + int(1000 * around.lease_s)
+            # A step with a long time-out has a longer lease than the usual one: it is never shortened.
+            lease_ms = max(record.lease_ms, now_ms + int(1000 * around.lease_s))
             changed = replace(record, version=record.version + 1, lease_ms=lease_ms, due_ms=lease_ms, announced=_told(record))
             await transaction.save([changed])
             await transaction.commit()

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Failed, Refusal, UndoFailed
 from saga_choreo.core.rows import Duty, duty
-from saga_choreo.errors import StoreConflict, StoreUnavailable, TransactionTooLong
+from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import State
@@ -264,15 +264,18 @@ class Pipeline:
                 if outside and answer is None:
                     answer = yield Execute(claimed, what, False, budget_s)
                 yield from self._settle_attempt(claimed, known, what, answer, budget_s)
-            except TransactionTooLong as error:
-                yield Rollback()
-                answer = Broke(str(error))
             except (StoreConflict, StoreUnavailable):
                 yield Rollback()
                 if tried == _CONFLICTS_MAX - 1:
                     raise
                 _, chance = yield Now()
                 yield Pause(0.05 * (1 << tried) * (0.5 + chance))
+            except SagaError as error:
+                yield Rollback()
+                if answer is not None:
+                    raise
+                # The store would not have what the handler did (it held the only writer for too long, say): the step failed.
+                answer = Broke(f"{type(error).__name__}: {error}")
             else:
                 return
 

@@ -223,7 +223,8 @@ class Session:
             )
             for callback in self._callbacks:
                 try:
-                    await callback(told)
+                    async with asyncio.timeout(self.limits.outcome_timeout_s):
+                        await callback(told)
                 except Exception:  # noqa: BLE001  a user's callback must not stop the agent; it is called again
                     _log.exception("on_outcome %r failed for saga %s and will be called again", callback, record.saga_id)
                     untold.add(record.saga_id)
