@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from saga_choreo.errors import PublishRefused, SagaError
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Broker, Outgoing
 from saga_choreo.ports.clock import Clock
-from saga_choreo.ports.store import AnnouncedMark, Scans
+from saga_choreo.ports.store import Scans
+from saga_choreo.runtime.announcing import Announcing, unannounced_before
 from saga_choreo.runtime.operations import Publication
 from saga_choreo.runtime.timing import Limits
 
@@ -42,14 +43,17 @@ class Relay:
         self._clock = clock
         self._limits = limits
         self._rounds = asyncio.Semaphore(_ROUNDS_MAX)
-        self._under_way: dict[RecordKey, int] = {}
-        self.announced: dict[RecordKey, int] = {}
+        self._announcing = Announcing()
         self.refused = 0
         self._quiet_until = 0.0
 
+    @property
+    def announced(self) -> Mapping[RecordKey, int]:
+        return self._announcing.known
+
     async def submit(self, group: asyncio.TaskGroup, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         """Publish in the background."""
-        self._note_under_way(publications)
+        self._announcing.begin(publications)
         await self._rounds.acquire()
         group.create_task(self._round(publications, loose))
 
@@ -61,7 +65,7 @@ class Relay:
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing] = ()) -> bool:
         """Publish and remember what was confirmed. Returns whether all was; what was not is found by the scan."""
-        self._note_under_way(publications)
+        self._announcing.begin(publications)
         letters = [letter for publication in publications for letter in publication.messages]
         answers: Sequence[Exception | None] = ()
         try:
@@ -70,22 +74,12 @@ class Relay:
         except SagaError as error:
             answers = [error] * (len(letters) + len(loose))
         finally:
-            for publication in publications:
-                self._under_way.pop(publication.key, None)
-        at = 0
-        for publication in publications:
-            mine = answers[at : at + len(publication.messages)]
-            at += len(publication.messages)
-            if not any(mine):
-                self.announced[publication.key] = max(publication.version, self.announced.get(publication.key, 0))
+            self._announcing.end(publications)
+        self._announcing.confirm(publications, answers)
         failed = [answer for answer in answers if answer is not None]
         if failed:
             self._complain(failed)
         return not failed
-
-    def _note_under_way(self, publications: Sequence[Publication]) -> None:
-        for publication in publications:
-            self._under_way[publication.key] = publication.version
 
     def _complain(self, failed: Sequence[Exception]) -> None:
         """Once in five seconds at most: an outage is one story, not one line a message."""
@@ -97,20 +91,14 @@ class Relay:
 
     def saved(self, records: Sequence[Record]) -> None:
         """What the store has written down need not be remembered."""
-        for record in records:
-            known = self.announced.get(record.record_key)
-            if known is not None and record.announced >= known:
-                del self.announced[record.record_key]
+        self._announcing.saved(records)
 
     async def flush(self) -> None:
         """Write down what is published: one bulk update."""
-        marks = [AnnouncedMark(key, version) for key, version in self.announced.items()]
-        if not marks:
-            return
-        await self._scans.mark_announced(self._service, marks)
-        for mark in marks:
-            if self.announced.get(mark.key) == mark.version:
-                del self.announced[mark.key]
+        marks = self._announcing.marks()
+        if marks:
+            await self._scans.mark_announced(self._service, marks)
+            self._announcing.written(marks)
 
     async def mark_for_ever(self, every_s: float = _MARKS_EVERY_S) -> None:
         while True:
@@ -126,21 +114,15 @@ class Relay:
 
     async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool:
         """One look. Returns whether there may be more."""
-        now_ms = self._clock.time_ns() // 1_000_000
-        before = now_ms - int(1000 * self._limits.unannounced_after_s)
-        start_before = now_ms - int(1000 * self._limits.start_unannounced_after_s)
+        before, start_before = unannounced_before(self._clock.time_ns() // 1_000_000, self._limits)
         found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX)
-        lost = [record for record in found if not self._is_known(record)]
+        lost = [record for record in found if not self._announcing.covers(record)]
         if not lost:
             return False
         _log.info("%d records were not announced by the process that wrote them; publishing them", len(lost))
         await republish(lost)
         await self.flush()
-        return len(found) == _SCAN_MAX and any(self._is_known(record) for record in lost)
-
-    def _is_known(self, record: Record) -> bool:
-        key = record.record_key
-        return self.announced.get(key, 0) >= record.version or self._under_way.get(key, 0) >= record.version
+        return len(found) == _SCAN_MAX and any(self._announcing.covers(record) for record in lost)
 
 
 async def _patiently(work: Callable[[], Awaitable[Answer]], what: str) -> Answer | None:

@@ -1,0 +1,67 @@
+"""What this process knows to be published and the store does not say yet: the decisions of the relay, without its waiting.
+
+Pure bookkeeping, used by the relay and by the simulator, so that both decide alike which records are published again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.ports.store import AnnouncedMark
+from saga_choreo.runtime.operations import Publication
+from saga_choreo.runtime.timing import Limits
+
+__all__ = ["Announcing", "unannounced_before"]
+
+
+def unannounced_before(now_ms: int, limits: Limits) -> tuple[int, int]:
+    """Records that were changed before these times (the second is for starts) and are not announced belong to the scan."""
+    return now_ms - int(1000 * limits.unannounced_after_s), now_ms - int(1000 * limits.start_unannounced_after_s)
+
+
+class Announcing:
+    """`known` maps a record to the version that is published; bounded by what a second's work can publish."""
+
+    def __init__(self) -> None:
+        self.known: dict[RecordKey, int] = {}
+        self._under_way: dict[RecordKey, int] = {}
+
+    def begin(self, publications: Sequence[Publication]) -> None:
+        """These are on their way to the broker: nobody here publishes them a second time."""
+        for publication in publications:
+            self._under_way[publication.key] = publication.version
+
+    def end(self, publications: Sequence[Publication]) -> None:
+        """They are not under way any more, however it went."""
+        for publication in publications:
+            self._under_way.pop(publication.key, None)
+
+    def confirm(self, publications: Sequence[Publication], answers: Sequence[Exception | None]) -> None:
+        """Note the publications of which every message was confirmed; `answers` are one per message, in order."""
+        at = 0
+        for publication in publications:
+            mine = answers[at : at + len(publication.messages)]
+            at += len(publication.messages)
+            if not any(mine):
+                self.known[publication.key] = max(publication.version, self.known.get(publication.key, 0))
+
+    def saved(self, records: Sequence[Record]) -> None:
+        """What the store has written down need not be remembered."""
+        for record in records:
+            known = self.known.get(record.record_key)
+            if known is not None and record.announced >= known:
+                del self.known[record.record_key]
+
+    def marks(self) -> list[AnnouncedMark]:
+        return [AnnouncedMark(key, version) for key, version in self.known.items()]
+
+    def written(self, marks: Sequence[AnnouncedMark]) -> None:
+        for mark in marks:
+            if self.known.get(mark.key) == mark.version:
+                del self.known[mark.key]
+
+    def covers(self, record: Record) -> bool:
+        """This version is published already, or on its way."""
+        key = record.record_key
+        return self.known.get(key, 0) >= record.version or self._under_way.get(key, 0) >= record.version
