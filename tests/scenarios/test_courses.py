@@ -44,12 +44,16 @@ def test_a_refusal_undoes_what_was_done_in_reverse_order(nats_url: str, store: s
 
 
 def test_branches_run_side_by_side_and_meet_in_an_all_of_join(nats_url: str, store: str) -> None:
-    form = Choreography("fork").starts_with(Go).step(
-        step("open", "shop", Go, "fork.left", "fork.right"),
-        step("left", "inventory", "fork.left", "left.done"),
-        step("right", "payment", "fork.right", "right.done"),
-        step("meet", "inventory", all_of("left.done", "right.done"), "meet.done"),
-        step("close", "shop", "meet.done"),
+    form = (
+        Choreography("fork")
+        .starts_with(Go)
+        .step(
+            step("open", "shop", Go, "fork.left", "fork.right"),
+            step("left", "inventory", "fork.left", "left.done"),
+            step("right", "payment", "fork.right", "right.done"),
+            step("meet", "inventory", all_of("left.done", "right.done"), "meet.done"),
+            step("close", "shop", "meet.done"),
+        )
     )
 
     async def scenario() -> None:
@@ -72,11 +76,15 @@ def test_branches_run_side_by_side_and_meet_in_an_all_of_join(nats_url: str, sto
 
 
 def test_a_choice_skips_the_other_branch_and_both_ways_reach_the_end(nats_url: str, store: str) -> None:
-    form = Choreography("choice").starts_with(Go).step(
-        step("decide", "shop", Go, "go.cheap", "go.dear", split=Split.ONE),
-        step("cheap", "inventory", "go.cheap", "cheap.done"),
-        step("dear", "payment", "go.dear", "dear.done"),
-        step("deliver", "inventory", one_of("cheap.done", "dear.done")),
+    form = (
+        Choreography("choice")
+        .starts_with(Go)
+        .step(
+            step("decide", "shop", Go, "go.cheap", "go.dear", split=Split.ONE),
+            step("cheap", "inventory", "go.cheap", "cheap.done"),
+            step("dear", "payment", "go.dear", "dear.done"),
+            step("deliver", "inventory", one_of("cheap.done", "dear.done")),
+        )
     )
 
     async def scenario() -> None:
@@ -94,11 +102,15 @@ def test_a_choice_skips_the_other_branch_and_both_ways_reach_the_end(nats_url: s
 
 
 def test_an_optional_step_that_refuses_is_skipped_and_an_any_of_join_goes_on_without_it(nats_url: str, store: str) -> None:
-    form = Choreography("optional").starts_with(Go).step(
-        step("open", "shop", Go, "gift.wanted", "card.wanted"),
-        step("wrap", "inventory", "gift.wanted", "gift.wrapped", optional=True),
-        step("write", "payment", "card.wanted", "card.written"),
-        step("close", "shop", any_of("gift.wrapped", "card.written")),
+    form = (
+        Choreography("optional")
+        .starts_with(Go)
+        .step(
+            step("open", "shop", Go, "gift.wanted", "card.wanted"),
+            step("wrap", "inventory", "gift.wanted", "gift.wrapped", optional=True),
+            step("write", "payment", "card.wanted", "card.written"),
+            step("close", "shop", any_of("gift.wrapped", "card.written")),
+        )
     )
 
     async def scenario() -> None:
@@ -112,10 +124,14 @@ def test_an_optional_step_that_refuses_is_skipped_and_an_any_of_join_goes_on_wit
 
 
 def test_after_the_pivot_a_retriable_step_is_tried_until_it_works_and_a_cancel_comes_too_late(nats_url: str, store: str) -> None:
-    form = Choreography("pivot").starts_with(Go).step(
-        step("reserve", "inventory", Go, "stock.reserved"),
-        step("charge", "payment", "stock.reserved", "payment.charged", undo=False, pivot=True),
-        step("ship", "shop", "payment.charged", undo=False, retriable=True),
+    form = (
+        Choreography("pivot")
+        .starts_with(Go)
+        .step(
+            step("reserve", "inventory", Go, "stock.reserved"),
+            step("charge", "payment", "stock.reserved", "payment.charged", undo=False, pivot=True),
+            step("ship", "shop", "payment.charged", undo=False, retriable=True),
+        )
     )
 
     async def scenario() -> None:

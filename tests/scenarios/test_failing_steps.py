@@ -296,7 +296,7 @@ def test_an_attempt_whose_heartbeat_finds_that_another_took_over_stops_and_is_no
             calls += 1
             if calls == 1:
                 async with other.transaction() as transaction:
-                    (record,) = [r for r in await transaction.claim("payment", [ctx.saga_id])]
+                    (record,) = list(await transaction.claim("payment", [ctx.saga_id]))
                     row = record.row._replace(attempt=record.row.attempt + 1)
                     await transaction.save([replace(record, row=row, version=record.version + 1)])
                     await transaction.commit()
@@ -404,4 +404,3 @@ def test_a_callback_that_hangs_does_not_stop_the_agent(nats_url: str, store: str
                 await asyncio.sleep(0.3)
 
     run(scenario())
-

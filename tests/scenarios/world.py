@@ -54,7 +54,9 @@ class Call:
     attempt: int
 
 
-def step(name: str, owner: str, reads: Any, *publishes: str, undo: bool = True, split: Split = Split.ALL, **kinds: bool) -> ChoreographyStep:
+def step(
+    name: str, owner: str, reads: Any, *publishes: str, undo: bool = True, split: Split = Split.ALL, **kinds: bool
+) -> ChoreographyStep:
     """A step in one line; with `external` its compensation is external as well."""
     made = ChoreographyStep(name).on_event(reads).owned_by(owner).kind(**kinds)
     if publishes:
@@ -64,10 +66,14 @@ def step(name: str, owner: str, reads: Any, *publishes: str, undo: bool = True, 
 
 def chain(**kinds: Mapping[str, bool]) -> Choreography:
     """inventory: reserve -> payment: charge -> shop: confirm. `kinds` of a step by its name."""
-    return Choreography(f"chain-{next(_numbers)}").starts_with(Go).step(
-        step("reserve", "inventory", Go, "stock.reserved", **kinds.get("reserve", {})),
-        step("charge", "payment", "stock.reserved", "payment.charged", **kinds.get("charge", {})),
-        step("confirm", "shop", "payment.charged", **kinds.get("confirm", {})),
+    return (
+        Choreography(f"chain-{next(_numbers)}")
+        .starts_with(Go)
+        .step(
+            step("reserve", "inventory", Go, "stock.reserved", **kinds.get("reserve", {})),
+            step("charge", "payment", "stock.reserved", "payment.charged", **kinds.get("charge", {})),
+            step("confirm", "shop", "payment.charged", **kinds.get("confirm", {})),
+        )
     )
 
 
