@@ -81,6 +81,9 @@ def cancel_too_late(row: Row, _fact: CancelRequested, _step: StepPlan) -> Refusa
 
 
 def abort_came(row: Row, fact: AbortCame, _step: StepPlan) -> Row:
+    """Also when a CLEAR came first and told no cause: the saga is not over, so this is still the first one."""
+    if row.state is State.ABORTING and (row.cause or not fact.cause):
+        return row
     return row._replace(state=State.ABORTING, abort=True, cause=row.cause or fact.cause)
 
 
@@ -88,7 +91,9 @@ def clear_came(row: Row, fact: ClearCame, step: StepPlan) -> Row:
     clear_in, debt = row.clear_in | fact.bit, row.debt or fact.debt
     if row.state is State.ABORTING and (clear_in, debt) == (row.clear_in, row.debt):
         return row
-    row = row._replace(state=State.ABORTING, abort=True, clear_in=clear_in, debt=debt, cause=row.cause or Cause.REFUSED)
+    row = row._replace(state=State.ABORTING, abort=True, clear_in=clear_in, debt=debt)
     if clear_in != step.all_succ:
         return row
-    return row._replace(state=State.ABORTED, outcome=Outcome.FAILED if debt else Outcome.ABORTED)
+    # No cause has come with an ABORT: nothing was cancelled or late here, so somebody refused.
+    outcome = Outcome.FAILED if debt else Outcome.ABORTED
+    return row._replace(state=State.ABORTED, outcome=outcome, cause=row.cause or Cause.REFUSED)

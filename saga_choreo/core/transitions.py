@@ -244,7 +244,7 @@ def _outcome_while_waiting(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row 
     if fact.outcome is Outcome.COMPLETED:
         return _contradiction(row, fact)
     if row.parked is Parked.HUMAN:
-        return _ended(row._replace(abort=True), fact)
+        return row if row.outcome is not Outcome.OPEN else _ended(row._replace(abort=True), fact)
     return _ended(tombed(row, vetoer=False, cause=Cause.NONE), fact)
 
 
@@ -314,6 +314,7 @@ TABLE: dict[tuple[State, type], Rule] = {
     (S.OPEN, DeadlinePassed): Rule("24", (S.OPEN, S.ABORTING), origin.deadline_passed),
     (S.OPEN, AbortCame): Rule("24", (S.ABORTING,), origin.abort_came),
     (S.OPEN, ClearCame): Rule("24", (S.ABORTING, S.ABORTED), origin.clear_came),
+    (S.ABORTING, AbortCame): Rule("24", (S.ABORTING,), origin.abort_came),
     (S.ABORTING, ClearCame): Rule("25", (S.ABORTING, S.ABORTED), origin.clear_came),
     **{(state, CancelRequested): Rule("26", (), origin.cancel_too_late) for state in (S.COMPLETED, S.ABORTED)},
 }  # fmt: skip

@@ -63,6 +63,11 @@ TOGETHER = [
         graph(step("a", **OUTSIDE, deadline_event=EventRef("a.late")), step("b", "a"), step("c", "a.late")),
         Options(undo_fails=True),
     ),
-    (graph(step("p", pivot=True, undo=Undo.NONE), step("q", "p", retriable=True, undo=Undo.NONE)), Options()),
+    (
+        graph(
+            step("a"), step("b"), step("p", "a", "b", pivot=True, undo=Undo.NONE), step("q", "p", retriable=True, undo=Undo.NONE)
+        ),
+        Options(causes=True),
+    ),
     (graph(step("a", optional=True), step("b", optional=True, **OUTSIDE), step("c", "a", "b", join=Join.ANY)), Options()),
 ]

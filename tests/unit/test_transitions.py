@@ -296,3 +296,24 @@ def test_stale_vetoes_are_answered_and_stale_events_are_quarantined() -> None:
     assert [(m.kind, m.outcome) for m in at_origin] == [(MessageKind.OUTCOME, Outcome.ABORTED)]
     for kind in (MessageKind.DONE, MessageKind.SKIP, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST):
         assert stale_answer(Message(kind, 0, "two"), 1, plan) is None
+
+
+def test_the_cause_of_an_abort_is_known_though_a_clear_came_first() -> None:
+    """A step's deadline passes: its CLEAR overtakes its ABORT on the way to the origin."""
+    origin = PLANS[0].origin
+    two = plan_of(
+        Choreography("two")
+        .starts_with("saga.begun")
+        .step(*(ChoreographyStep(name, "one", reads=(EventRef("saga.begun"),), publishes=(EVENTS[name],)) for name in "ab"))
+    ).origin
+    heard = transition(opened(), ClearCame(1), two)
+    assert isinstance(heard, Row)
+    told = transition(heard, AbortCame(Cause.TIMED_OUT), two)
+    assert isinstance(told, Row)
+    assert transition(told, AbortCame(Cause.REFUSED), two) is told
+    over = transition(told, ClearCame(2), two)
+    assert isinstance(over, Row)
+    assert (over.state, over.cause) == (State.ABORTED, Cause.TIMED_OUT)
+    without = transition(opened(), ClearCame(1), origin)
+    assert isinstance(without, Row)
+    assert (without.state, without.cause) == (State.ABORTED, Cause.REFUSED)

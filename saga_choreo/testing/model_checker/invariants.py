@@ -12,7 +12,7 @@ from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import FINAL_ORIGIN, is_finished, is_resolved
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN
-from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.model.states import Cause, Outcome, Parked, State
 from saga_choreo.testing.model_checker.cells import Call, Cell, has_record
 from saga_choreo.testing.model_checker.options import Options
 
@@ -34,6 +34,7 @@ class Digest(NamedTuple):
     record: bool
     gone: bool
     outcome: Outcome
+    cause: Cause
     fault: str
 
 
@@ -52,6 +53,7 @@ def digest_of(cell: Cell, step: int, plan: Plan) -> Digest:
         record=has_record(cell),
         gone=cell.gone,
         outcome=row.outcome,
+        cause=row.cause if row.outcome else Cause.NONE,
         fault=_fault_of(cell, step, plan) if step != ORIGIN else "",
     )
 
@@ -95,6 +97,8 @@ class Invariants:
             return "S6: the saga is completed, and a veto exists"
         if not vetoed and any(digest.unmade for digest in steps):
             return "S8: a step was undone, and nobody vetoed"
+        if self._options.causes and not origin.gone and any(digest.outcome and digest.cause != origin.cause for digest in steps):
+            return "L2: a step knows another cause than the origin's"
         return self._orphan(origin, steps) if origin.unmade else ""
 
     def _orphan(self, origin: Digest, steps: tuple[Digest, ...]) -> str:
