@@ -242,7 +242,10 @@ class Pipeline:
             what = Duty.CALL_UNDO
         elif died_too_often(record, known, what):
             error = record.error or "every attempt ended without an answer"
-            ws.act(key, UndoFailed(row.attempt, True) if is_undo(what) else Failed(row.attempt, True), known, error=error)
+            go_on = known.options(record.step).on_park_continue
+            ws.act(
+                key, UndoFailed(row.attempt, True, go_on=go_on) if is_undo(what) else Failed(row.attempt, True), known, error=error
+            )
             return None
         lease_s = max(self._limits.lease_s, 1.5 * self._timeout_s(known, record.step))
         lease_ms = ws.now_ms + int(1000 * lease_s)
@@ -293,7 +296,11 @@ class Pipeline:
         ws, _ = yield from self._workspace()
         ws.load((yield Claim((key.saga_id,))))
         record = ws.get(key)
-        if record is None or record.row.attempt != claimed.row.attempt or duty(record.row, known.plan.step(key.step)) is not what:
+        if (
+            record is None
+            or not _is_same_attempt(record.row, claimed.row)
+            or duty(record.row, known.plan.step(key.step)) is not what
+        ):
             yield Rollback()  # aborted meanwhile, or taken over: what the handler wrote is undone
             return
         _, chance = yield Now()
@@ -347,3 +354,8 @@ class Pipeline:
         hand_back(ws, key)
         yield Save(ws.changed())
         yield Commit()
+
+
+def _is_same_attempt(now: Row, claimed: Row) -> bool:
+    """The key number counts too: a person's retry begins to count attempts anew."""
+    return (now.attempt, now.key_no) == (claimed.attempt, claimed.key_no)
