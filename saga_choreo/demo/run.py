@@ -120,8 +120,9 @@ async def _play(
         guards.append(group.create_task(_show_progress(course.load, audience)))
         await _run_load(options, audience, services, around, course)
         audience.progress(_progress(course.load))
-        audience.say("all sagas have ended; waiting until the last message is acknowledged")
-        course.troubles += await come_to_rest(around, services)
+        if course.load.is_done:
+            audience.say("all sagas have ended; waiting until the last message is acknowledged")
+            course.troubles += await come_to_rest(around, services)
         course.redelivered = await redelivered(around.stores)
         for guard in guards:
             guard.cancel()

@@ -1,9 +1,13 @@
-"""`saga-choreo demo` as people run it: a process of its own with a real server, four services and kill -9."""
+"""`saga-choreo demo` as people run it: a process of its own with a real server, four services and kill -9.
+
+Each test runs in a checkout of its own, so that nothing is left in this one, and some change the example there.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +57,11 @@ def _wait_until_gone(mark: str, seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+
+
 @contextmanager
 def _demo(tmp_path: Path, mark: str, *arguments: str, **settings: str) -> Generator[subprocess.Popen[str]]:
     """The demo, in a group of its own as in a terminal; its stderr goes to a file, so that it can be watched."""
@@ -61,7 +70,7 @@ def _demo(tmp_path: Path, mark: str, *arguments: str, **settings: str) -> Genera
         (tmp_path / "stderr").open("w") as talk,
         subprocess.Popen(
             [COMMAND, "demo", *arguments],
-            cwd=ROOT,
+            cwd=tmp_path,
             env={**environ, "DEMO_MARK": mark, **settings},
             stdout=subprocess.PIPE,
             stderr=talk,
@@ -157,6 +166,46 @@ def _wait_for(process: subprocess.Popen[str], tmp_path: Path, word: str) -> None
         time.sleep(0.02)
 
 
+def _sabotage(tmp_path: Path, service: str, sound: str, broken: str) -> None:
+    source = tmp_path / "examples" / "order_processing" / f"{service}.py"
+    text = source.read_text()
+    assert text.count(sound) == 1
+    source.write_text(text.replace(sound, broken))
+
+
+def test_a_service_that_does_its_step_twice_is_found_out(tmp_path: Path) -> None:
+    _sabotage(tmp_path, "shipping", '    await note(ctx, "do")\n', '    await note(ctx, "do")\n    await note(ctx, "do")\n')
+    code, lines = _ran(tmp_path, SAGAS="6", FAIL_EVERY="3")
+    found = json.loads(lines[-1])
+    assert (code, found["wrong"], found["repeated_effects"]) == (1, 4, 4)
+    assert "do of book-shipment: 2 times instead of 1" in _talk(tmp_path)
+    assert "databases and logs are kept in" in _talk(tmp_path)
+
+
+def test_a_service_that_forgets_to_undo_is_found_out(tmp_path: Path) -> None:
+    _sabotage(tmp_path, "payment", '    await note(ctx, "undo")\n', "")
+    code, lines = _ran(tmp_path, SAGAS="6", FAIL_EVERY="3")
+    assert (code, json.loads(lines[-1])["wrong"]) == (1, 1)
+    assert "undo of charge-payment: 0 times instead of 1" in _talk(tmp_path)
+
+
+def test_a_service_that_cannot_start_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
+    _sabotage(tmp_path, "inventory", 'agent = Agent("inventory"', 'raise RuntimeError("no stock today")\nagent = Agent("inventory"')
+    code, _ = _ran(tmp_path, SAGAS="6")
+    assert code == 1
+    assert "service 'inventory' ended by itself with exit code 3" in _talk(tmp_path)
+    assert "no stock today" in _talk(tmp_path)
+
+
+def test_sagas_that_do_not_end_in_time_are_listed_with_what_every_service_knows(tmp_path: Path) -> None:
+    _sabotage(tmp_path, "shipping", "    if order.address", '    raise RuntimeError("the van broke down")\n    if order.address')
+    code, lines = _ran(tmp_path, "--timeout", "3", SAGAS="2", FAIL_EVERY="0")
+    assert (code, json.loads(lines[-1])["wrong"]) == (1, 2)
+    assert "the sagas did not end within 3 s" in _talk(tmp_path)
+    assert "ORDER-1 (" in _talk(tmp_path)
+    assert "the van broke down" in _talk(tmp_path)
+
+
 @needs_proc
 @pytest.mark.parametrize(
     ("number", "code", "moment"),
@@ -200,8 +249,9 @@ def test_a_bad_setting_is_a_usage_error_that_names_it(tmp_path: Path, name: str,
 
 def test_without_a_checkout_the_demo_says_where_to_run_it(tmp_path: Path) -> None:
     # -P and -S: neither this directory nor the editable install is on the path; the packages are, without the example.
+    shutil.rmtree(tmp_path / "examples")
     code = (
-        "import sys, site; "
+        "import sys; "
         f"sys.path += [{str(tmp_path)!r}, *{[path for path in sys.path if path.endswith('site-packages')]!r}]; "
         "sys.argv = ['saga-choreo', 'demo']; from saga_choreo.cli.main import main; main()"
     )
