@@ -56,9 +56,8 @@ async def strike_all(
         if kill is None:
             return
         kills.append(kill)
-        tell(
-            f"killed {name} with {kill.unacked} unacknowledged messages and {kill.unannounced} unannounced records in flight; started it again"
-        )
+        held = f"{kill.unacked} unacknowledged messages and {kill.unannounced} unannounced records"
+        tell(f"killed {name} with {held} in flight; started it again as process {services[name].pid}")
 
 
 async def _until_struck(load: Load, service: Service, store: Scans, wire: Wire, ended_min: int) -> Kill | None:

@@ -55,6 +55,10 @@ class Load:
         """Everything that may be placed now has ended."""
         return len(self.states) >= self._allowed
 
+    @property
+    def is_done(self) -> bool:
+        return len(self.states) == self.total
+
     def allow(self, up_to: int) -> None:
         """Place orders up to this number; a mark is never lowered."""
         self._allowed = min(max(up_to, self._allowed), self.total)

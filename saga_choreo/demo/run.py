@@ -114,17 +114,18 @@ async def _play(
     orders = [Order(number, refuser(number, options.fail_every)) for number in range(1, options.sagas + 1)]
     course = _Course(Load(example, around.wire, orders))
     async with asyncio.TaskGroup() as group:
-        guards = [group.create_task(watch(services.values()))]
+        guard = group.create_task(watch(services.values()))
         await until_ready(example, services, around.stores)
         audience.say(f"all services are ready; {options.sagas} sagas start")
-        guards.append(group.create_task(_show_progress(course.load, audience)))
+        progress = group.create_task(_show_progress(course.load, audience))
         await _run_load(options, audience, services, around, course)
+        progress.cancel()
         audience.progress(_progress(course.load))
-        audience.say("all sagas have ended; waiting until the last message is acknowledged")
-        course.troubles += await come_to_rest(around, services)
+        if course.load.is_done:
+            audience.say("all sagas have ended; waiting until the last message is acknowledged")
+            course.troubles += await come_to_rest(around, services)
         course.redelivered = await redelivered(around.stores)
-        for guard in guards:
-            guard.cancel()
+        guard.cancel()
     if options.chaos:
         course.troubles += _blows_missing(course)
     return course

@@ -45,6 +45,7 @@ def workplace(root: Path, audience: Audience) -> Generator[tuple[Path, Callable[
     (root / ".demo").mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=root / ".demo"))
     kept: list[bool] = []
+    audience.say(f"databases and logs are in {directory}")
     try:
         yield directory, lambda: kept.append(True)
     except Exception:

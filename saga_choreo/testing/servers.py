@@ -89,6 +89,8 @@ class NatsServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # Ctrl-C in a terminal is for whoever started the server, and has to stop it after its clients.
+                process_group=0,
                 # The parent's death signal follows the *thread* that forks, so a short-lived thread must not do this.
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
