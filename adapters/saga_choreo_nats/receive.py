@@ -8,8 +8,11 @@ buffer for too long (the agent is slower than it asks) and grows while the buffe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any, NamedTuple
+
+from nats import errors as nats_errors
 
 from saga_choreo.ports import Delivery
 from saga_choreo_nats.link import Link
@@ -127,10 +130,10 @@ class Receiver:
     async def receive(self, max_messages: int, max_wait_s: float) -> list[Delivery]:
         async with self._one_at_a_time:
             loop = asyncio.get_running_loop()
-            await self._ask()
+            await self._ask_if_up()
             while not self._buffer:
                 await self._wait(1, _IDLE_S)
-                await self._ask()
+                await self._ask_if_up()
             until = loop.time() + max_wait_s
             while len(self._buffer) < max_messages and (left := until - loop.time()) > 0:
                 await self._wait(max_messages, left)
@@ -159,6 +162,11 @@ class Receiver:
         elif not self._buffer:
             self._window = min(self._window_max, self._window + len(batch))
         return batch
+
+    async def _ask_if_up(self) -> None:
+        # The connection may break before the link has noticed: the fresh client's `attach` begins anew.
+        with contextlib.suppress(nats_errors.Error, OSError):
+            await self._ask()
 
     async def _ask(self) -> None:
         """Top up what is asked for, in steps of at least a quarter of the window, a lane that has nothing pending at once."""

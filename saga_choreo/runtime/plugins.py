@@ -24,7 +24,7 @@ _PLANNED = {
     _BROKERS: ("amqp", "amqps", "kafka"),
     _STORES: ("postgresql", "postgres", "redis", "rediss"),
 }
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # Greedy up to the last '@': a password may hold any character, and hiding too much does no harm. A path ('///') has no user.
 _USER_INFO = re.compile(r"(?<=:)//(?!/)\S*@")
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:pass|secret|token|key|credential)[^=&\s]*=)[^&#\s]*")

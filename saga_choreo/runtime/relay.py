@@ -55,7 +55,13 @@ class Relay:
         """Publish in the background."""
         self._announcing.begin(publications)
         await self._rounds.acquire()
-        group.create_task(self._round(publications, loose))
+        round_ = self._round(publications, loose)
+        try:
+            group.create_task(round_)
+        except RuntimeError:  # the agent is just ending: what is not published now is found by the scan
+            round_.close()
+            self._rounds.release()
+            self._announcing.end(publications)
 
     async def _round(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         try:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from saga_choreo.core.states import end_state
@@ -93,7 +94,7 @@ class Session:
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
         holders = (self.service,) if serves else ()
-        steps: tuple[Callable[[], Awaitable[None]], ...] = (
+        steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.store.open,
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
@@ -105,11 +106,12 @@ class Session:
                 return False
         return True
 
-    async def _patiently(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event | None) -> bool:
+    async def _patiently(self, step: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event | None) -> bool:
         wait_s = _TRY_AGAIN_FIRST_S
         while True:
             try:
-                await step()
+                if not await _unless(stop, step()):
+                    return False
             except (BrokerUnavailable, StoreUnavailable) as error:
                 if stop is None:
                     raise
@@ -156,17 +158,29 @@ class Session:
         await self.settle()
 
     async def _work_until(self, stop: asyncio.Event) -> None:
-        async with asyncio.TaskGroup() as work:
-            self._work = work
-            timers = work.create_task(self.timers.run(work))
+        try:
+            async with asyncio.TaskGroup() as work:
+                self._work = work
+                timers = work.create_task(self.timers.run(work))
+                try:
+                    await self._apply_held()
+                    await self.consumer.run(work, stop)
+                finally:
+                    timers.cancel()
+                    await self._give_back(await self.timers.stop(self.limits.stop_grace_s))
+        except Exception:
+            _log.critical("agent of service %r cannot go on and stops working", self.service)
+            raise
+        finally:
+            self._work = None
+
+    async def _give_back(self, keys: Sequence[RecordKey]) -> None:
+        """Attempts that were cut short may be begun by others at once; if that cannot be noted, when their lease ends."""
+        for key in keys:
             try:
-                await self._apply_held()
-                await self.consumer.run(work, stop)
-            finally:
-                timers.cancel()
-                for key in await self.timers.stop(self.limits.stop_grace_s):
-                    await Driver(self).run(self.pipeline.give_back(key))
-        self._work = None
+                await Driver(self).run(self.pipeline.give_back(key))
+            except SagaError as error:
+                _log.warning("saga %s, step %d: could not be handed back, and goes on after its lease: %s", key.saga_id, key.step, error)
 
     async def watch_only(self) -> None:
         """The background of a session that does not serve: learn who holds what, and note which starts are published before
@@ -279,3 +293,22 @@ class Session:
                     await self.clock.sleep(0.1)
             except SagaError as error:
                 _log.warning("forgetting finished sagas failed and is tried again: %s", error)
+
+
+async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work, or give it up when told to stop (then False)."""
+    if stop is None:
+        await work
+        return True
+    doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not doing.done():
+            doing.cancel()
+        await asyncio.gather(stopped, doing, return_exceptions=True)
+    if doing.cancelled():
+        return False
+    doing.result()
+    return True
