@@ -211,7 +211,7 @@ class Run:
             self._store.end(transaction)
             self.go(error=StoreUnavailable("the connection was lost during the commit"))
             return
-        transaction.effects += self._effects
+        transaction.effects[:0] = self._effects  # they were done by hand before the word was said
         self._effects = []
         records = self._store.commit(transaction)
         self.process.house.changed(self.process, records)
@@ -245,7 +245,8 @@ def _shown(operation: Operation) -> str:
     match operation:
         case Save(records=records):
             rows = ", ".join(f"{r.step}:{r.row.state.value}{'!' if r.row.abort else ''} v{r.version}" for r in records)
-            return f"Save {rows}"
+            counted = "".join(f" {name}+{count}" for (_, name), count in operation.counters.items())
+            return f"Save {rows}{counted}"
         case Execute(record=record, duty=duty, inside=inside):
             return f"Execute {record.step} {duty.value} {'inside' if inside else 'outside'} attempt {record.row.attempt}"
         case Publish(publications=publications, loose=loose):

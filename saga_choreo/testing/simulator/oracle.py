@@ -53,6 +53,8 @@ class Oracle:
             ledger.rows[new.step] = new.row
             if new.row.vetoer and ledger.vetoed_by is None:
                 ledger.vetoed_by = new.step
+            if old is not None and old.row.pending and new.row.state in (State.TOMB, State.SKIPPED):
+                ledger.forward[new.step] = 0  # the provider took the order, and now says that it will not do it
         for effect in effects:
             self._local(effect, before.get((effect.saga_id, effect.step), Row()))
         for old, new in writes:
@@ -128,8 +130,6 @@ class Oracle:
         """A step came into another state."""
         row, number = record.row, record.step
         step = ledger.plan.steps[number]
-        if before.pending and row.state in (State.TOMB, State.SKIPPED):
-            ledger.forward[number] = 0  # the provider took the order, and now says that it will not do it
         match row.state:
             case State.DONE if not ledger.forward[number]:
                 self._broken("S3", ledger, f"{ledger.name(number)} is done without any effect")
