@@ -39,7 +39,7 @@ class SimulatedBroker:
         self.open: dict[Letter, None] = {}
         self._held: list[Letter] = []
         self.dead_letters = 0
-        self.wake: Callable[[str], None] = lambda service: None
+        self.wake: Callable[[str], object] = str  # set by whoever has the agents
 
     def _receivers(self, channel: Channel) -> Sequence[str]:
         match channel.kind:

@@ -49,7 +49,13 @@ class Run:
     person did by hand, and now says)."""
 
     def __init__(
-        self, process: Process, what: str, steps: Steps, ended: Ended, letters: Sequence[Letter] = (), effects: Sequence[Effect] = ()
+        self,
+        process: Process,
+        what: str,
+        steps: Steps,
+        ended: Ended,
+        letters: Sequence[Letter] = (),
+        effects: Sequence[Effect] = (),
     ) -> None:
         self.process = process
         self.what = what

@@ -39,11 +39,9 @@ class Ledger:
         self.forward = [0] * count
         self.undone = [0] * count
         self.debts: set[int] = set()
-        self.waived: set[int] = set()
         self.rows: dict[int, Row] = {}
         self.vetoed_by: int | None = None
         self.is_completed = False
-        self.is_ended = False
 
     def name(self, step: int) -> str:
         return f"step {self.plan.step(step).name!r} of saga {self.number}"
@@ -80,7 +78,9 @@ class Ledger:
         return "" if wanted else "the events it waits for did not come"
 
     def is_settled(self, step: int) -> bool:
-        """Nothing of it is left in the world, or somebody answers for what is."""
+        """Nothing of it is left in the world, or somebody answers for what is; a step that only reads leaves nothing."""
+        if self.plan.choreography.steps[step].read_only:
+            return True
         row = self.rows.get(step)
         passed = row is not None and row.state is State.COMPENSATING and row.parked is Parked.PASSED
         return self.forward[step] == self.undone[step] or step in self.debts or passed

@@ -43,7 +43,7 @@ class Oracle:
     def _broken(self, code: str, ledger: Ledger, text: str) -> None:
         self._world.broken(code, text, ledger.number)
 
-    def committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
+    def committed(self, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
         before: dict[tuple[UUID, int], Row] = {}
         for old, new in writes:
             ledger = self.ledgers[new.saga_id]
@@ -120,7 +120,8 @@ class Oracle:
             self._broken("S5", ledger, f"{ledger.name(step)} left {before.state.name} for {row.state.name}")
         if step == ORIGIN:
             ledger.is_completed = ledger.is_completed or row.state is State.COMPLETED
-            ledger.is_ended = ledger.is_ended or row.outcome is not Outcome.OPEN
+            if row.outcome is not Outcome.OPEN:
+                self._world.ended[str(record.saga_id)] = None
         elif row.state is not before.state:
             self._moved(ledger, before, record)
         if ledger.is_completed and ledger.vetoed_by is not None:
@@ -130,6 +131,8 @@ class Oracle:
         """A step came into another state."""
         row, number = record.row, record.step
         step = ledger.plan.steps[number]
+        if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
+            self._world.saw("own deadline published its event")
         match row.state:
             case State.DONE if not ledger.forward[number]:
                 self._broken("S3", ledger, f"{ledger.name(number)} is done without any effect")
@@ -157,7 +160,7 @@ class Oracle:
         if step.undo is Undo.NONE:
             if not ledger.plan.choreography.steps[number].read_only:
                 self._broken("S9", ledger, f"{ledger.name(number)} has no compensation and was asked for it")
-            self.undo(Effect(ledger.saga_id, number, is_undo=True))
+            ledger.undone[number] += 1  # there is nothing to undo, but it must not run any more
         elif not ledger.undone[number] and number not in ledger.debts:
             self._broken("S7", ledger, f"{ledger.name(number)} counts as compensated without any effect")
 
@@ -169,7 +172,7 @@ class Oracle:
         for store in stores:
             for rows in store.records.values():
                 for record in rows.values():
-                    self._settled(store, record)
+                    self._settled(record)
             if store.quarantined:
                 self._world.broken("L5", f"{store.quarantined} messages were quarantined at {store.service!r}, all were good")
             if store.counters.get("contradictions"):
@@ -177,7 +180,7 @@ class Oracle:
         if unacknowledged:
             self._world.broken("L5", f"{unacknowledged} messages are still on the broker")
 
-    def _settled(self, store: SimulatedStore, record: Record) -> None:
+    def _settled(self, record: Record) -> None:
         ledger = self.ledgers[record.saga_id]
         if not is_finished(record.row):
             state = f"{record.row.state.name}, parked {record.row.parked.value!r}" if record.row.parked else record.row.state.name

@@ -145,4 +145,3 @@ class People:
         else:
             self._world.saw("cancelled" if record.step == ORIGIN else "cancel asked at a participant")
         self._say(service, record.record_key, record.step, (CancelRequested(), ()))
-

@@ -146,6 +146,8 @@ class Process:
     def _handle(self, letters: Sequence[Letter]) -> None:
         if any(letter.attempt > self.limits.deliveries_fast for letter in letters):
             self.world.saw("delivered more than three times")
+        if self.world.ended and any(letter.headers["ce-sagaid"] in self.world.ended for letter in letters):
+            self.world.saw("delivered after the end")
         arrivals = [
             Arrival.of(Delivery(one.channel, one.headers, one.body, one.attempt > 1, one.attempt, token=one)) for one in letters
         ]
@@ -207,9 +209,7 @@ class Process:
 
         return ended
 
-    def command(
-        self, key: RecordKey, step: int | None, fact: Fact, ended: Ended, effects: Sequence[Effect] = ()
-    ) -> None:
+    def command(self, key: RecordKey, step: int | None, fact: Fact, ended: Ended, effects: Sequence[Effect] = ()) -> None:
         """A person's word, said to this process."""
 
         def over(run: Run, value: Any, error: SagaError | None) -> None:

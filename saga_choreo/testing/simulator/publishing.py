@@ -48,9 +48,7 @@ class Publishing:
         self.rounds += 1
         self._world.soon(self._round, publications, loose, then)
 
-    def _round(
-        self, publications: Sequence[Publication], loose: Sequence[Outgoing], then: Callable[[], None] | None
-    ) -> None:
+    def _round(self, publications: Sequence[Publication], loose: Sequence[Outgoing], then: Callable[[], None] | None) -> None:
         answers: list[Exception | None] = []
         for letter in [letter for publication in publications for letter in publication.messages] + [*loose]:
             if self.is_dead:

@@ -52,7 +52,9 @@ class Simulation:
         self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans})
         self.provider = Provider(world, self.oracle.outside)
         readers = {
-            event.name: sorted({service for plan in self._plans for service in self._services if event.name in plan.events_read_by(service)})
+            event.name: sorted(
+                {service for plan in self._plans for service in self._services if event.name in plan.events_read_by(service)}
+            )
             for plan in self._plans
             for step in (plan.origin, *plan.steps)
             for event in step.outputs
@@ -174,9 +176,7 @@ def _bound(step: ChoreographyStep, stream: Stream) -> BoundStep:
     never: Invocation = _never  # type: ignore[assignment]
     vetoes = stream.chance(0.4) and step.may_veto
     options = StepOptions(
-        retry=Retry(
-            attempts=1 + stream.below(5), delay_max_s=8.0, on_exhausted=OnExhausted.VETO if vetoes else OnExhausted.PARK
-        ),
+        retry=Retry(attempts=1 + stream.below(5), delay_max_s=8.0, on_exhausted=OnExhausted.VETO if vetoes else OnExhausted.PARK),
         undo_retry=Retry(attempts=2 + stream.below(4), delay_max_s=8.0),
         own_transaction=stream.chance(0.1) and not step.external,
         on_park_continue=stream.chance(0.2),

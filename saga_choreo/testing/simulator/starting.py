@@ -76,5 +76,3 @@ class Client:
 
 def _no_matter(run: Run, value: Any, error: SagaError | None) -> None:
     del run, value, error
-
-

@@ -27,7 +27,7 @@ Write = tuple[Record | None, Record]
 class Watcher(Protocol):
     """Is told of every commit."""
 
-    def committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect]) -> None: ...
+    def committed(self, writes: Sequence[Write], effects: Sequence[Effect]) -> None: ...
 
 
 class SimulatedTransaction:
@@ -108,7 +108,7 @@ class SimulatedStore:
             self.counters[name] = self.counters.get(name, 0) + count
         effects = transaction.effects
         self.end(transaction)
-        self._watcher.committed(self.service, writes, effects)
+        self._watcher.committed(writes, effects)
         return [record for _, record in writes]
 
     def _index(self, key: RecordKey, record: Record) -> None:

@@ -29,6 +29,7 @@ class World:
         self.now_ns = 0
         self.operations = 0
         self.sometimes: dict[str, int] = {}
+        self.ended: dict[str, None] = {}
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
