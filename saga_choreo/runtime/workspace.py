@@ -140,7 +140,9 @@ class Workspace:
             for number, fact in facts_for(message, known.plan, self.service, is_origin=is_origin):
                 said = self._apply(RecordKey(carried.saga_id, carried.definition, number), fact, carried, known)
                 if isinstance(said, Refusal):
-                    alarm = said.reason if said.alarm else alarm
+                    # Only of what came from outside: the rows claimed here may lack one that another transaction inserted
+                    # meanwhile. An outcome that follows from this commit reaches that one with its broadcast.
+                    alarm = said.reason if said.alarm and message is first else alarm
                 elif said is not None:
                     changed = True
                     waiting.extend(said)

@@ -1,0 +1,143 @@
+"""`saga-choreo simulate`: run sagas under random faults in virtual time, and hold every promise against what happens."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from saga_choreo.cli.exits import CliError, ExitCode
+
+if TYPE_CHECKING:
+    from saga_choreo.model.choreography import Choreography
+    from saga_choreo.testing.simulator.settings import Settings
+    from saga_choreo.testing.simulator.simulate import Result
+
+__all__ = ["simulate"]
+
+# Fewer sagas than this need not reach every rare situation.
+_FULL_RUN_SAGAS = 20_000
+_SHOWN_LINES = 60
+
+
+@click.command
+@click.argument("app", required=False)
+@click.option("--seeds", type=click.IntRange(1), default=500, show_default=True, help="How many seeds to run.")
+@click.option("--seed", "first", type=int, default=0, show_default=True, help="The first one.")
+@click.option("--sagas", type=click.IntRange(1, 1000), default=4, show_default=True, help="Sagas of each seed.")
+@click.option("--layer", type=click.Choice(["b"]), default="b", show_default=True, help="b: the pipeline in a simulated world.")
+@click.option("--loss", type=click.FloatRange(0, 0.9), default=0.0, help="Share of messages that the broker loses.")
+@click.option("--reannounce/--no-reannounce", default=None, help="Repeated announcements; by default each seed decides.")
+@click.option("--shape", default="", help="Draw graphs of this shape only.")
+@click.option("--rate", "rates", multiple=True, metavar="FAULT=RATE", help="Fix the rate of one class of faults; repeatable.")
+@click.option("--failures", "failures_max", type=click.IntRange(1), default=1, show_default=True, help="Stop after so many.")
+@click.option("--shrink/--no-shrink", "shrinks", default=True, help="Make a failing run small, and show it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def simulate(
+    ctx: click.Context,
+    /,
+    app: str | None,
+    seeds: int,
+    first: int,
+    sagas: int,
+    layer: str,
+    loss: float,
+    reannounce: bool | None,
+    shape: str,
+    rates: tuple[str, ...],
+    failures_max: int,
+    shrinks: bool,
+    as_json: bool,
+) -> None:
+    """Run sagas under random faults. Exit code 6 when a promise is broken, 1 when a full run misses a rare situation.
+
+    APP is 'package.module:choreography'; without it, graphs are drawn from a family of shapes.
+
+    \b
+    Examples:
+      saga-choreo simulate --seeds 5000
+      saga-choreo simulate shop.choreography --seeds 500 --loss 0.4
+      saga-choreo simulate --seed 4711 --seeds 1
+    """
+    from saga_choreo.testing.simulator.settings import Settings
+    from saga_choreo.testing.simulator.simulate import simulate as run
+
+    del layer
+    if loss and reannounce is False:
+        raise click.UsageError("lost messages are repaired by repeated announcements; leave --no-reannounce or --loss out")
+    settings = Settings(
+        sagas=sagas,
+        choreographies=_choreographies(app),
+        shape=_shape(shape),
+        reannounce=True if loss else reannounce,
+        loss=loss,
+        rates=_rates(rates),
+    )
+    result = run(range(first, first + seeds), settings, failures_max=failures_max)
+    click.echo(json.dumps(result.to_json()) if as_json else _summary(result))
+    if result.failures:
+        if shrinks:
+            _explain(result, settings, app or "")
+        ctx.exit(ExitCode.FINDINGS)
+    if result.sagas >= _FULL_RUN_SAGAS and app is None and not shape and not rates and result.never_reached:
+        click.echo(f"never reached: {', '.join(result.never_reached)}", err=True)
+        ctx.exit(ExitCode.FAILED)
+
+
+def _choreographies(app: str | None) -> tuple[Choreography, ...]:
+    if app is None:
+        return ()
+    from saga_choreo.cli.locate import find_choreographies
+
+    return find_choreographies(app)
+
+
+def _shape(shape: str) -> str:
+    from saga_choreo.testing.simulator.shapes import SHAPES
+
+    if shape and shape not in SHAPES:
+        raise click.UsageError(f"there is no shape {shape!r}; known are {', '.join(SHAPES)}")
+    return shape
+
+
+def _rates(pairs: tuple[str, ...]) -> dict[str, float]:
+    from saga_choreo.testing.simulator.faults import RATES
+
+    rates: dict[str, float] = {}
+    for pair in pairs:
+        name, _, rate = pair.partition("=")
+        try:
+            rates[name] = float(rate)
+        except ValueError:
+            raise click.UsageError(f"--rate {pair!r} is not FAULT=RATE; write for example --rate crash=0.01") from None
+        if name not in RATES:
+            raise click.UsageError(f"there is no fault {name!r}; known are {', '.join(RATES)}")
+    return rates
+
+
+def _summary(result: Result) -> str:
+    found = result.to_json()
+    lines = [f"{name:<12} {found[name]}" for name in ("seeds", "sagas", "completed", "aborted", "violations", "sagas_per_s")]
+    lines += ["sometimes:", *(f"  {count:>9}  {situation}" for situation, count in found["sometimes"].items())]
+    return "\n".join(lines)
+
+
+def _explain(result: Result, settings: Settings, app: str) -> None:
+    """A failing seed, made small: on stderr."""
+    from saga_choreo.testing.simulator.shrink import shrink
+    from saga_choreo.testing.simulator.simulate import replay_command
+
+    for verdict in result.failures:
+        click.echo(f"seed {verdict.seed}: {verdict.violations[0]}", err=True)
+        click.echo(f"run again: {replay_command(verdict.seed, settings, app)}", err=True)
+    small, left = shrink(result.failures[0], settings)
+    if not small.violations:
+        raise CliError(ExitCode.FAILED, f"seed {small.seed} fails only sometimes, so the simulator itself is not deterministic")
+    kept = "all" if left.keep is None else ", ".join(map(str, sorted(left.keep)))
+    click.echo(f"\nmade small: sagas {kept}; {len(small.faults)} faults are needed, the last lines are", err=True)
+    for (name, number), at_s in small.faults:
+        click.echo(f"  fault {name} #{number} at {at_s:.3f} s", err=True)
+    for line in small.trace[-_SHOWN_LINES:]:
+        click.echo(line, err=True)

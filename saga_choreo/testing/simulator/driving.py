@@ -1,0 +1,263 @@
+"""Drives one generator of the product's pipeline in the simulated world: what `runtime.driver` does for a real one.
+
+Between any two operations the process may die; then the generator is never resumed and never cleaned up, its locks are
+free and what it had not committed is gone.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, assert_never
+
+from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
+from saga_choreo.model.record import Record
+from saga_choreo.ports.broker import Delivery
+from saga_choreo.runtime.operations import (
+    Ack,
+    Begin,
+    Claim,
+    Commit,
+    Execute,
+    Executed,
+    Now,
+    Operation,
+    Pause,
+    Publish,
+    Release,
+    Rollback,
+    Save,
+    Tell,
+)
+from saga_choreo.runtime.pipeline import Steps
+from saga_choreo.testing.simulator.broker import Letter
+from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.store import SimulatedTransaction
+from saga_choreo.testing.simulator.world import SECOND
+
+if TYPE_CHECKING:
+    from saga_choreo.testing.simulator.process import Process
+
+__all__ = ["Run"]
+
+Ended = Callable[["Run", Any, SagaError | None], None]
+_WAITING = object()
+
+
+class Run:
+    """One run of one generator. `letters` are the deliveries it has to acknowledge; `effects` go with its first commit (what a
+    person did by hand, and now says)."""
+
+    def __init__(
+        self,
+        process: Process,
+        what: str,
+        steps: Steps,
+        ended: Ended,
+        letters: Sequence[Letter] = (),
+        effects: Sequence[Effect] = (),
+    ) -> None:
+        self.process = process
+        self.what = what
+        self.steps = steps
+        self.unacked: dict[Letter, None] = dict.fromkeys(letters)
+        self.has_committed = self.has_acked = self.is_calling = self.owes_publishing = False
+        self._ended = ended
+        self._effects = list(effects)
+        self._world = process.world
+        self._store = process.store
+        self._transaction: SimulatedTransaction | None = None
+        self._saved: list[Record] = []
+        self._is_dead = False
+
+    def kill(self) -> None:
+        """The process has died."""
+        self._is_dead = True
+        if self._transaction is not None:
+            self._store.end(self._transaction)
+
+    def go(self, answer: Any = None, error: Exception | None = None) -> None:
+        """Resume with an answer, and go on until something takes time."""
+        if self._is_dead:
+            return
+        world = self._world
+        while True:
+            try:
+                operation: Operation = self.steps.send(answer) if error is None else self.steps.throw(error)
+            except StopIteration as end:
+                self._end(end.value, None)
+                return
+            except SagaError as failure:
+                self._end(None, failure)
+                return
+            except Exception:  # noqa: BLE001  whatever it is, it is a bug of the product, and the seed's finding
+                world.broken("BUG", traceback.format_exc(limit=-4))
+                return
+            error = None
+            if self.process.dies_here(self):
+                return
+            if world.is_traced:
+                world.note(f"{self.process.name}", f"{self.what}: {_shown(operation)}")
+            try:
+                answer = self._carry_out(operation)
+            except SagaError as failure:
+                error = failure
+            if answer is _WAITING:
+                return
+
+    def _end(self, value: Any, error: SagaError | None) -> None:
+        self._leave()
+        self._is_dead = True
+        self._ended(self, value, error)
+
+    def _leave(self) -> None:
+        self._saved = []
+        if self._transaction is not None:
+            transaction, self._transaction = self._transaction, None
+            self._store.end(transaction)
+
+    def _carry_out(self, operation: Operation) -> Any:
+        world, process = self._world, self.process
+        match operation:
+            case Now():
+                return world.wall_ns(process.skew_ns), process.jitter.random()
+            case Begin():
+                self._transaction = SimulatedTransaction()
+            case Claim(sagas=sagas):
+                self._in_store_time(self._claim, self._store.keys_of(sagas))
+                return _WAITING
+            case Execute():
+                return self._execute(operation)
+            case Save():
+                self._save(operation)
+            case Commit():
+                self._in_store_time(self._commit)
+                return _WAITING
+            case Rollback():
+                self._leave()
+            case Pause(seconds=seconds):
+                world.after(int(seconds * SECOND), self.go)
+                return _WAITING
+            case Publish(publications=publications, loose=loose):
+                self.owes_publishing = False
+                process.publishing.submit(publications, loose)
+            case Ack(deliveries=deliveries):
+                world.soon(self._ack, deliveries)
+                return _WAITING
+            case Release(deliveries=deliveries, delay_s=delay_s):
+                for delivery in deliveries:
+                    self._release(delivery, delay_s)
+            case Tell(endings=endings):
+                world_hit = world.hit("tell_fails")
+                if world_hit is not None:
+                    world.saw("callback told again")
+                    return frozenset(ending.record.saga_id for ending in endings)
+                return frozenset[Any]()
+            case _:
+                assert_never(operation)
+        return None
+
+    def _in_store_time(self, call: Callable[..., None], *arguments: Any) -> None:
+        slow = self._world.hit("store_slow")
+        if slow is None:
+            self._world.soon(call, *arguments)
+        else:
+            self._world.after(int(slow * slow * 3 * SECOND), call, *arguments)
+
+    def _open(self) -> SimulatedTransaction:
+        assert self._transaction is not None, "the pipeline begins a transaction before it uses one"
+        return self._transaction
+
+    def _claim(self, keys: Sequence[Any]) -> None:
+        if self._is_dead:
+            return
+        bad = self._world.hit("store_error")
+        if bad is not None:
+            self.go(error=StoreConflict("deadlock detected") if bad < 0.6 else StoreUnavailable("the connection was lost"))
+            return
+        taken = self._store.claim(self._open(), keys)
+        if taken is not None:
+            self._world.saw("waited for a row")
+            self._store.when_free(taken, lambda: self._claim(keys))
+            return
+        self.go([record for key in keys if (record := self._store.get(key)) is not None])
+
+    def _execute(self, operation: Execute) -> Any:
+        known = self.process.catalog.get(operation.record.definition)
+        assert known is not None
+        self.is_calling = not operation.inside
+
+        def answer(executed: Executed) -> None:
+            self.is_calling = False
+            self.go(executed)
+
+        self.process.handlers.run(operation, known, self._transaction, answer)
+        return _WAITING
+
+    def _save(self, operation: Save) -> None:
+        transaction = self._open()
+        self._store.save(transaction, operation.records)
+        transaction.quarantined += len(operation.quarantined)
+        for (_, name), count in operation.counters.items():
+            transaction.counters[name] = transaction.counters.get(name, 0) + count
+        self._saved.extend(operation.records)
+
+    def _commit(self) -> None:
+        if self._is_dead:
+            return
+        world, transaction = self._world, self._open()
+        if world.hit("commit_refused") is not None:
+            world.saw("commit refused")
+            self._store.end(transaction)
+            self.go(error=StoreConflict("could not serialize access"))
+            return
+        unknown = world.hit("commit_unknown")
+        if unknown is not None and unknown < 0.5:
+            world.saw("commit unknown, not applied")
+            self._store.end(transaction)
+            self.go(error=StoreUnavailable("the connection was lost during the commit"))
+            return
+        transaction.effects[:0] = self._effects  # they were done by hand before the word was said
+        self._effects = []
+        records = self._store.commit(transaction)
+        self.process.house.changed(self.process, records)
+        if unknown is not None:
+            world.saw("commit unknown, applied")
+            self.go(error=StoreUnavailable("the connection was lost during the commit"))
+            return
+        self.has_committed = True
+        self.owes_publishing = any(record.announced < record.version for record in records)
+        saved = self._saved
+        self._leave()
+        self.process.publishing.saved(saved)
+        self.go()
+
+    def _ack(self, deliveries: Sequence[Delivery]) -> None:
+        if self._is_dead:
+            return
+        self.has_acked = True
+        for delivery in deliveries:
+            if delivery.token in self.unacked:
+                del self.unacked[delivery.token]
+                self.process.house.broker.ack(delivery.token)
+        self.go()
+
+    def _release(self, delivery: Delivery, delay_s: float) -> None:
+        self.unacked.pop(delivery.token, None)
+        self.process.house.broker.give_back(delivery.token, delay_s)
+
+
+def _shown(operation: Operation) -> str:
+    match operation:
+        case Save(records=records):
+            rows = ", ".join(f"{r.step}:{r.row.state.value}{'!' if r.row.abort else ''} v{r.version}" for r in records)
+            counted = "".join(f" {name}+{count}" for (_, name), count in operation.counters.items())
+            return f"Save {rows}{counted}"
+        case Execute(record=record, duty=duty, inside=inside):
+            return f"Execute {record.step} {duty.value} {'inside' if inside else 'outside'} attempt {record.row.attempt}"
+        case Publish(publications=publications, loose=loose):
+            return f"Publish {', '.join(f'{p.key.step} v{p.version} x{len(p.messages)}' for p in publications)} +{len(loose)}"
+        case Ack(deliveries=deliveries) | Release(deliveries=deliveries):
+            return f"{type(operation).__name__} {len(deliveries)}"
+        case _:
+            return type(operation).__name__

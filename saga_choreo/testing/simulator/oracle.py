@@ -1,0 +1,204 @@
+"""The oracle: watches every effect and every commit, and says which promise was broken.
+
+It keeps its own ledger of effects and judges by the graph, not by what the product concluded. Codes are those of the
+protocol's invariants; FINAL checks are made once everything is healed and quiet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from saga_choreo.core.graph import Plan
+from saga_choreo.core.rows import is_finished
+from saga_choreo.model.choreography import Undo
+from saga_choreo.model.record import ORIGIN, Record, Row
+from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
+from saga_choreo.testing.simulator.situations import notice
+from saga_choreo.testing.simulator.store import SimulatedStore, Write
+from saga_choreo.testing.simulator.world import World
+
+__all__ = ["Oracle"]
+
+_ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
+_MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
+
+
+class Oracle:
+    """One world's judge."""
+
+    def __init__(self, world: World, plans: Mapping[str, Plan]) -> None:
+        self._world = world
+        self._plans = plans
+        self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
+        self.ledgers: dict[UUID, Ledger] = {}
+
+    def expect(self, number: int, first: Record) -> None:
+        """A saga that is about to be started."""
+        plan = self._plans[first.definition]
+        self.ledgers[first.saga_id] = Ledger(number, first, plan, self._descendants[first.definition])
+
+    def _broken(self, code: str, ledger: Ledger, text: str) -> None:
+        self._world.broken(code, text, ledger.number)
+
+    def committed(self, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
+        before: dict[tuple[UUID, int], Row] = {}
+        for old, new in writes:
+            ledger = self.ledgers[new.saga_id]
+            if old is not None:
+                before[(new.saga_id, new.step)] = old.row
+            self._identity(ledger, new)
+            ledger.rows[new.step] = new.row
+            if new.row.vetoer and ledger.vetoed_by is None:
+                ledger.vetoed_by = new.step
+            if old is not None and old.row.pending and new.row.state in (State.TOMB, State.SKIPPED):
+                ledger.forward[new.step] = 0  # the provider took the order, and now says that it will not do it
+        for effect in effects:
+            self._local(effect, before.get((effect.saga_id, effect.step), Row()))
+        for old, new in writes:
+            self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
+            notice(self._world, old, new)
+
+    def _identity(self, ledger: Ledger, record: Record) -> None:
+        if (record.definition, record.origin, record.deadline_ms, record.key) != ledger.identity:
+            self._broken("S11", ledger, f"the record of {ledger.name(record.step)} disagrees with the saga it belongs to")
+
+    def _local(self, effect: Effect, before: Row) -> None:
+        """An effect that was committed together with its record."""
+        ledger = self.ledgers[effect.saga_id]
+        after = ledger.rows.get(effect.step, Row())
+        if effect.is_undo:
+            self.undo(effect)
+            return
+        if before.state is not State.WAITING and effect.by != "person":
+            self._broken("S5", ledger, f"{ledger.name(effect.step)} took effect though it was {before.state.name} already")
+        if after.state not in _MAY_HAVE_RUN:
+            self._broken("S3", ledger, f"{ledger.name(effect.step)} took effect, but its record says {after.state.name}")
+        self._forward(ledger, effect.step)
+
+    def outside(self, effect: Effect) -> None:
+        """An effect at a provider, with nothing committed here at the same time."""
+        ledger = self.ledgers[effect.saga_id]
+        if effect.is_undo:
+            self.undo(effect)
+            return
+        if ledger.state(effect.step) is State.TOMB:
+            self._broken("S5", ledger, f"{ledger.name(effect.step)} took effect outside after its tombstone")
+        self._forward(ledger, effect.step)
+
+    def _forward(self, ledger: Ledger, step: int) -> None:
+        ledger.forward[step] += 1
+        self._world.note("EFFECT", ledger.name(step))
+        if ledger.forward[step] > 1:
+            self._broken("S1", ledger, f"{ledger.name(step)} took effect {ledger.forward[step]} times")
+        why = ledger.may_run(step)
+        if why:
+            self._broken("S3", ledger, f"{ledger.name(step)} took effect, but {why}")
+        for other, after in enumerate(ledger.descendants):
+            if step in after and ledger.undone[other]:
+                self._broken("S5", ledger, f"{ledger.name(step)} took effect after {ledger.name(other)} before it was undone")
+
+    def undo(self, effect: Effect) -> None:
+        ledger, step = self.ledgers[effect.saga_id], effect.step
+        ledger.undone[step] += 1
+        self._world.note("UNDO", ledger.name(step))
+        if ledger.undone[step] > ledger.forward[step]:
+            self._broken("S2", ledger, f"{ledger.name(step)} was undone {ledger.undone[step]} times, done {ledger.forward[step]}")
+        if ledger.vetoed_by is None:
+            self._broken("S8", ledger, f"{ledger.name(step)} was undone though nothing refused")
+        for after in ledger.descendants[step]:
+            if not ledger.is_settled(after):
+                self._broken("S4", ledger, f"{ledger.name(step)} was undone before {ledger.name(after)}, which follows it")
+            elif ledger.state(after) is State.RUNNING:
+                self._broken("S4", ledger, f"{ledger.name(step)} was undone while {ledger.name(after)} runs")
+
+    def _row(self, ledger: Ledger, before: Row, record: Record) -> None:
+        row, step = record.row, record.step
+        if before.state in _ABSORBING and row.state is not before.state:
+            self._broken("S5", ledger, f"{ledger.name(step)} left {before.state.name} for {row.state.name}")
+        if step == ORIGIN:
+            ledger.is_completed = ledger.is_completed or row.state is State.COMPLETED
+            if row.outcome is not Outcome.OPEN:
+                self._world.ended[str(record.saga_id)] = None
+        elif row.state is not before.state:
+            self._moved(ledger, before, record)
+        if ledger.is_completed and ledger.vetoed_by is not None:
+            self._broken("S6", ledger, f"saga {ledger.number} completed, and {ledger.name(ledger.vetoed_by)} refused")
+
+    def _moved(self, ledger: Ledger, before: Row, record: Record) -> None:
+        """A step came into another state."""
+        row, number = record.row, record.step
+        step = ledger.plan.steps[number]
+        if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
+            self._world.saw("own deadline published its event")
+        match row.state:
+            case State.DONE if not ledger.forward[number]:
+                self._broken("S3", ledger, f"{ledger.name(number)} is done without any effect")
+            case State.SKIPPED:
+                self._skipped(ledger, before, number)
+            case State.COMPENSATED:
+                if before.parked is not Parked.NO and not ledger.undone[number] and row.debt:
+                    ledger.debts.add(number)  # a person let it be
+                self._compensated(ledger, number)
+            case State.TOMB if ledger.forward[number] and step.external:
+                self._broken("S7", ledger, f"{ledger.name(number)} left a tombstone though the outside has done it")
+            case _:
+                pass
+
+    def _skipped(self, ledger: Ledger, before: Row, number: int) -> None:
+        edges, step = ledger.edges(number), ledger.plan.steps[number]
+        by_choice = None not in edges and not (all(edges) if step.needs_all else any(edges))
+        if ledger.forward[number]:
+            self._broken("S7", ledger, f"{ledger.name(number)} was skipped though it has taken effect")
+        if not by_choice and not step.optional and before.parked is Parked.NO:
+            self._broken("S3", ledger, f"{ledger.name(number)} was skipped though its events came or may still come")
+
+    def _compensated(self, ledger: Ledger, number: int) -> None:
+        step = ledger.plan.steps[number]
+        if step.undo is Undo.NONE:
+            if not ledger.plan.choreography.steps[number].read_only:
+                self._broken("S9", ledger, f"{ledger.name(number)} has no compensation and was asked for it")
+            ledger.undone[number] += 1  # there is nothing to undo, but it must not run any more
+        elif not ledger.undone[number] and number not in ledger.debts:
+            self._broken("S7", ledger, f"{ledger.name(number)} counts as compensated without any effect")
+
+    def finish(self, stores: Sequence[SimulatedStore], unacknowledged: int) -> None:
+        """Everything is healed and quiet: S7, L1, L2, L5, L6."""
+        for ledger in self.ledgers.values():
+            if ORIGIN in ledger.rows:
+                self._final(ledger)
+        for store in stores:
+            for rows in store.records.values():
+                for record in rows.values():
+                    self._settled(record)
+            if store.quarantined:
+                self._world.broken("L5", f"{store.quarantined} messages were quarantined at {store.service!r}, all were good")
+            if store.counters.get("contradictions"):
+                self._world.broken("S6", f"service {store.service!r} heard an outcome that contradicts what it did")
+        if unacknowledged:
+            self._world.broken("L5", f"{unacknowledged} messages are still on the broker")
+
+    def _settled(self, record: Record) -> None:
+        ledger = self.ledgers[record.saga_id]
+        if not is_finished(record.row):
+            state = f"{record.row.state.name}, parked {record.row.parked.value!r}" if record.row.parked else record.row.state.name
+            self._broken("L2", ledger, f"{ledger.name(record.step)} never learned the outcome; it is {state}")
+        elif record.announced < record.version:
+            self._broken("L6", ledger, f"{ledger.name(record.step)} still has something to say after the end")
+
+    def _final(self, ledger: Ledger) -> None:
+        outcome = ledger.rows[ORIGIN].outcome
+        if outcome is Outcome.OPEN:
+            states = ", ".join(f"{s.name}={ledger.state(s.index)}" for s in ledger.plan.steps)
+            self._broken("L1", ledger, f"saga {ledger.number} never ended ({ledger.rows[ORIGIN].state.name}; {states})")
+            return
+        for number in range(len(ledger.plan.steps)):
+            done, undone, state = ledger.forward[number], ledger.undone[number], ledger.state(number)
+            if outcome is Outcome.COMPLETED and (undone or done != (state is State.DONE)):
+                self._broken("S6", ledger, f"{ledger.name(number)}: done {done}, undone {undone} in a completed saga")
+            if outcome is not Outcome.COMPLETED and (not ledger.is_settled(number) or state is State.RUNNING):
+                self._broken("S7", ledger, f"{ledger.name(number)}: done {done}, undone {undone} in an aborted saga ({state.name})")
+            if outcome is Outcome.ABORTED and number in ledger.debts:
+                self._broken("S7", ledger, f"{ledger.name(number)} has a debt, and the saga claims to be cleanly aborted")

@@ -1,0 +1,147 @@
+"""People: operators who resolve parked steps, callers who cancel, and whoever completes a step that went pending.
+
+They look at the store, think for a while, and say one word to some process of the service; when it dies or refuses, they look
+again. Before anybody says that a call to the outside failed, the key is voided at the provider, as the protocol asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from saga_choreo.core.facts import CancelRequested, Completed, CompletionDeclined, Fact, Refusal, Resolved
+from saga_choreo.core.graph import Plan, StepPlan
+from saga_choreo.errors import SagaError
+from saga_choreo.model.choreography import Undo
+from saga_choreo.model.record import ORIGIN, Record, RecordKey
+from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.testing.simulator.driving import Run
+from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.external import Provider
+from saga_choreo.testing.simulator.handlers import choice_of
+from saga_choreo.testing.simulator.world import SECOND, World
+
+if TYPE_CHECKING:
+    from saga_choreo.testing.simulator.process import Process
+
+__all__ = ["People"]
+
+_OPERATOR = "ana"
+# A word, and what was done by hand before it was said.
+Word = tuple[Fact, tuple[Effect, ...]]
+
+
+class People:
+    """All the people around one world."""
+
+    def __init__(
+        self, world: World, processes: Mapping[str, Sequence[Process]], plans: Mapping[str, Plan], provider: Provider
+    ) -> None:
+        self._world = world
+        self._processes = processes
+        self._plans = plans
+        self._provider = provider
+        self._stream = world.streams.named("people")
+        self._watched: dict[RecordKey, None] = {}
+
+    def _say(self, service: str, key: RecordKey, step: int | None, word: Word) -> bool:
+        up = [process for process in self._processes[service] if process.is_up]
+        if up:
+            self._stream.pick(up).command(key, step, word[0], self._heard, word[1])
+        return bool(up)
+
+    def _heard(self, run: Run, value: Any, error: SagaError | None) -> None:
+        del run, error
+        if isinstance(value, Refusal):
+            self._world.note("people", value.reason)
+
+    def notice(self, record: Record) -> None:
+        """A record was committed: somebody may have to do something about it."""
+        key = record.record_key
+        if key not in self._watched and (record.row.parked is not Parked.NO or record.row.pending):
+            self._watched[key] = None
+            self._think(record.service, key)
+
+    def _think(self, service: str, key: RecordKey) -> None:
+        self._world.after(int(self._stream.between(0.5, 12) * SECOND), self._look, service, key)
+
+    def _look(self, service: str, key: RecordKey) -> None:
+        record = self._processes[service][0].store.get(key)
+        assert record is not None
+        if record.row.parked is Parked.NO and not record.row.pending:
+            self._watched.pop(key, None)
+            return
+        step = self._plans[key.definition].steps[key.step]
+        word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
+        if self._say(service, key, key.step, word):
+            self._world.note("people", f"say {word[0]!r} to step {key.step}")
+        self._think(service, key)
+
+    def _completion(self, record: Record, step: StepPlan) -> Word:
+        """What the provider says of an order it took."""
+        reply = self._provider.known((record.saga_id, record.step, False))
+        assert reply is not None, "a step went pending without a call"
+        if reply.is_declined or (not self._world.faults.is_healed and step.may_veto and self._stream.chance(0.15)):
+            reply.is_declined = True
+            return CompletionDeclined(record.row.key_no), ()
+        self._world.saw("pending step completed")
+        return Completed(record.row.key_no, reply.choice), ()
+
+    def _resolution(self, record: Record, step: StepPlan) -> Word:
+        row = record.row
+        if row.parked is Parked.HUMAN:
+            return self._of_taken(record, step)
+        if self._world.faults.is_healed or self._stream.chance(0.4):
+            return Resolved("retry", _OPERATOR), ()
+        match row.state:
+            case State.WAITING:
+                return Resolved("waive" if self._stream.chance(0.4) else "take", _OPERATOR), ()
+            case State.RUNNING:
+                return self._of_call(record, step)
+            case _:
+                return self._of_undo(record, step)
+
+    def _of_taken(self, record: Record, step: StepPlan) -> Word:
+        if self._stream.chance(0.3):
+            return Resolved("give_back", _OPERATOR), ()
+        done = Effect(record.saga_id, record.step, is_undo=False, by="person")
+        return Resolved("done", _OPERATOR, choice_of(step, self._stream)), (done,)
+
+    def _of_call(self, record: Record, step: StepPlan) -> Word:
+        place = (record.saga_id, record.step, False)
+        self._provider.void(place)
+        reply = self._provider.known(place)
+        if reply is not None and reply.is_done:
+            return Resolved("done", _OPERATOR, reply.choice), ()
+        return Resolved("fail" if record.row.abort or step.may_veto or step.optional else "retry", _OPERATOR), ()
+
+    def _of_undo(self, record: Record, step: StepPlan) -> Word:
+        place = (record.saga_id, record.step, True)
+        if step.undo is Undo.EXTERNAL:
+            self._provider.void(place)
+        reply = self._provider.known(place)
+        if reply is not None and reply.is_done:
+            return Resolved("done", _OPERATOR), ()
+        if self._stream.chance(0.5):
+            self._world.saw("undo waived")
+            return Resolved("waive", _OPERATOR), ()
+        return Resolved("done", _OPERATOR), (Effect(record.saga_id, record.step, is_undo=True, by="person"),)
+
+    def cancel_later(self, origin: str, first: Record) -> None:
+        """Somebody may want this saga undone, at any moment; at the origin, or wherever it is known."""
+        when = self._world.hit("cancel")
+        if when is not None:
+            self._world.after(int(when * when * 40 * SECOND), self._cancel, origin, first)
+
+    def _cancel(self, origin: str, first: Record) -> None:
+        key = first.record_key
+        service = origin if self._stream.chance(0.6) else self._stream.pick(sorted(self._processes))
+        rows = self._processes[service][0].store.records.get(key.saga_id)
+        if not rows:
+            return
+        record = rows[min(rows, key=lambda one: one.step)]
+        if record.step == ORIGIN and record.row.outcome is not Outcome.OPEN:
+            self._world.saw("cancel too late")
+        else:
+            self._world.saw("cancelled" if record.step == ORIGIN else "cancel asked at a participant")
+        self._say(service, record.record_key, record.step, (CancelRequested(), ()))

@@ -1,0 +1,112 @@
+"""Many seeds in a row: counts, the table of rare situations, and what to do about a seed that fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from saga_choreo.testing.simulator.settings import Settings, Verdict
+from saga_choreo.testing.simulator.simulation import run_seed
+from saga_choreo.testing.simulator.situations import SITUATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["Result", "replay_command", "simulate"]
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run of many seeds found. `failures` are the verdicts of the seeds that broke a promise."""
+
+    seeds: int = 0
+    sagas: int = 0
+    completed: int = 0
+    aborted: int = 0
+    operations: int = 0
+    failures: list[Verdict] = field(default_factory=list[Verdict])
+    sometimes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SITUATIONS, 0))
+    seconds: float = 0.0
+
+    @property
+    def violations(self) -> int:
+        return sum(len(verdict.violations) for verdict in self.failures)
+
+    @property
+    def never_reached(self) -> list[str]:
+        return [situation for situation in SITUATIONS if not self.sometimes[situation]]
+
+    def add(self, verdict: Verdict) -> None:
+        self.seeds += 1
+        self.sagas += verdict.sagas
+        self.completed += verdict.completed
+        self.aborted += verdict.aborted
+        self.operations += verdict.operations
+        for situation, count in verdict.sometimes.items():
+            self.sometimes[situation] = self.sometimes.get(situation, 0) + count
+        if verdict.violations:
+            self.failures.append(verdict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seeds": self.seeds,
+            "sagas": self.sagas,
+            "completed": self.completed,
+            "aborted": self.aborted,
+            "operations": self.operations,
+            "violations": self.violations,
+            "failures": [verdict.to_json() for verdict in self.failures],
+            "sometimes": dict(sorted(self.sometimes.items())),
+            "sagas_per_s": round(self.sagas / self.seconds, 1) if self.seconds else 0.0,
+        }
+
+
+def replay_command(seed: int, settings: Settings, app: str = "") -> str:
+    """The command that runs this seed again."""
+    words = ["saga-choreo simulate", *([app] if app else []), f"--seed {seed} --seeds 1"]
+    if settings.sagas != Settings().sagas:
+        words.append(f"--sagas {settings.sagas}")
+    if settings.loss:
+        words.append(f"--loss {settings.loss:g}")
+    if settings.reannounce is not None:
+        words.append("--reannounce" if settings.reannounce else "--no-reannounce")
+    if settings.shape:
+        words.append(f"--shape {settings.shape!r}")
+    if settings.rates:
+        words += [f"--rate {name}={rate:g}" for name, rate in sorted(settings.rates.items())]
+    return " ".join(words)
+
+
+@contextmanager
+def _silence() -> Generator[None]:
+    """What agents log in a simulation is about faults that are there on purpose."""
+    logger = logging.getLogger("saga_choreo")
+    before, logger.disabled = logger.level, True
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.disabled = False
+        logger.setLevel(before)
+
+
+def simulate(
+    seeds: Iterable[int], settings: Settings | None = None, *, failures_max: int = 1, told: Callable[[Verdict], None] | None = None
+) -> Result:
+    """Run these seeds, until so many have failed. `told` hears of every verdict."""
+    settings, result = settings or Settings(), Result()
+    began = time.perf_counter()
+    with _silence():
+        for seed in seeds:
+            verdict = run_seed(seed, settings)
+            result.add(verdict)
+            if told is not None:
+                told(verdict)
+            if len(result.failures) >= failures_max:
+                break
+    result.seconds = time.perf_counter() - began
+    return result

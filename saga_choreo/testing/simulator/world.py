@@ -1,0 +1,88 @@
+"""Virtual time: a queue of what happens when. Time moves only from one event to the next."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from saga_choreo.testing.simulator.faults import Faults
+from saga_choreo.testing.simulator.settings import Settings, Violation
+from saga_choreo.testing.simulator.streams import Streams
+
+__all__ = ["SECOND", "World"]
+
+SECOND = 1_000_000_000
+# Virtual time 0 as a wall clock, so that saga ids and deadlines look like real ones.
+_EPOCH_NS = 1_767_225_600 * SECOND
+
+
+class World:
+    """Clock, event queue, randomness and the record of what happened, for one seed."""
+
+    def __init__(self, seed: int, settings: Settings) -> None:
+        self.settings = settings
+        self.streams = Streams(seed)
+        self.faults = Faults(self.streams, settings)
+        self.latency = self.streams.named("latency")
+        self.now_ns = 0
+        self.operations = 0
+        self.sometimes: dict[str, int] = {}
+        self.ended: dict[str, None] = {}
+        self.violations: list[Violation] = []
+        self.digest = 0
+        self.trace: list[str] = []
+        self._is_traced = settings.trace
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._number = 0
+
+    def after(self, delay_ns: int, call: Callable[..., None], *arguments: Any) -> None:
+        self._number += 1
+        heappush(self._queue, (self.now_ns + delay_ns, self._number, call, arguments))
+
+    def soon(self, call: Callable[..., None], *arguments: Any) -> None:
+        """After a few milliseconds, seldom more: what an answer from a machine nearby takes."""
+        self._number += 1
+        delay = int(self.latency.random() ** 4 * 60_000_000) + 50_000
+        heappush(self._queue, (self.now_ns + delay, self._number, call, arguments))
+
+    def run(self, until_ns: int) -> bool:
+        """Let things happen until then, or until a promise is broken. Returns whether nothing is left to happen."""
+        queue = self._queue
+        while queue and not self.violations:
+            if queue[0][0] > until_ns:
+                self.now_ns = until_ns
+                return False
+            self.now_ns, _, call, arguments = heappop(queue)
+            call(*arguments)
+        return not queue
+
+    def wall_ns(self, skew_ns: int = 0) -> int:
+        return _EPOCH_NS + self.now_ns + skew_ns
+
+    def delay_until_wall_ms(self, wall_ms: int, skew_ns: int) -> int:
+        """Nanoseconds until a clock that is wrong by `skew_ns` shows this time; at least 1."""
+        return max(wall_ms * 1_000_000 - self.wall_ns(skew_ns), 1)
+
+    def hit(self, fault: str) -> float | None:
+        return self.faults.hit(fault, self.now_ns)
+
+    def saw(self, situation: str) -> None:
+        """A rare situation was reached: a full run must reach every one of them."""
+        self.sometimes[situation] = self.sometimes.get(situation, 0) + 1
+
+    def broken(self, code: str, text: str, saga: int = -1) -> None:
+        self.violations.append(Violation(code, text, self.now_ns / 1e9, saga))
+        self.note("BROKEN", f"{code} {text}")
+
+    def note(self, what: str, of: object) -> None:
+        """One line of the trace, and of its digest."""
+        if self._is_traced:
+            line = f"{self.now_ns / 1e9:10.4f} {what:<9} {of}"
+            self.digest = zlib.crc32(line.encode(), self.digest)
+            self.trace.append(line)
+
+    @property
+    def is_traced(self) -> bool:
+        return self._is_traced
