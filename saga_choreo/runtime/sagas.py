@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from saga_choreo.codec.wire import checked_key
 from saga_choreo.core.facts import CancelRequested, Refusal
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.origin import opened
-from saga_choreo.errors import KeyConflict, Refused, SagaNotFound, WaitTimeout
+from saga_choreo.errors import KeyConflict, Refused, SagaNotFound, StoreConflict, WaitTimeout
 from saga_choreo.model.event import Event
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
@@ -26,6 +27,7 @@ from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.session import Session
+from saga_choreo.runtime.together import Together
 from saga_choreo.runtime.views import SagaView, view_of
 from saga_choreo.runtime.workspace import Workspace
 
@@ -33,6 +35,9 @@ __all__ = ["SagaHandle", "Start", "find", "start"]
 
 _LOOK_FIRST_S = 0.1
 _LOOK_MAX_S = 1.0
+# Sagas started in one transaction, and how often that is tried again when another process is in the way.
+_STARTS_MAX = 64
+_CONFLICTS_MAX = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +99,8 @@ class SagaHandle:
             self._session.forget_waiter(self.saga_id)
 
     async def _until_ended(self, waiter: asyncio.Event) -> SagaState:
-        look_s = _LOOK_FIRST_S
+        # A serving agent usually records the end itself, and is woken; a client has to look.
+        look_s = _LOOK_MAX_S if self._session.serves else _LOOK_FIRST_S
         while True:
             view_records = await self._records()
             if any(record.row.outcome is not Outcome.OPEN for record in view_records):
@@ -146,45 +152,80 @@ async def find(session: Session, key: str) -> BusinessKey:
     return found[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A saga to be started: its origin row, and the event whose contents the key stands for."""
+
+    known: Known
+    record: Record
+    event: Event
+
+
 async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHandle:
-    """Write the origin row, in the caller's transaction when one is given. Raises KeyConflict, ResultTooLarge, NotReady."""
+    """Write the origin row, in the caller's transaction when one is given, else together with others that start at this moment.
+    Raises KeyConflict, ResultTooLarge, NotReady."""
     payload = _payload(what)
     await session.directory.require(known.plan, session.limits.ready_timeout_s if tx is None else 0.0)
-    record = _origin_record(session, known.plan, what, payload)
-    ws = Workspace(session.service, session.catalog, session.limits, record.changed_ms, session.clock.chance())
-    if tx is not None:
-        return await _write(session, known, session.store.join(tx), ws, record, what.event)
-    async with session.store.transaction() as transaction:
-        handle = await _write(session, known, transaction, ws, record, what.event)
-        await transaction.commit()
-    if handle.is_new:
-        saved = ws.changed()
-        session.saved(saved)
-        await session.publish(session.pipeline.publications(saved, session.clock.time_ns()), ())
-    return handle
-
-
-async def _write(
-    session: Session, known: Known, transaction: Transaction, ws: Workspace, record: Record, event: Event
-) -> SagaHandle:
-    if record.key:
-        wanted = BusinessKey(
-            service=session.service,
-            choreography=record.choreography,
-            key=record.key,
-            saga_id=record.saga_id,
-            digest=_digest(event),
-        )
-        there = await transaction.register(wanted)
-        if there.saga_id != record.saga_id:
-            if there.digest != wanted.digest:
-                raise KeyConflict(
-                    f"key {record.key!r} of choreography {record.choreography!r} already names saga {str(there.saga_id)!r}, which was "
-                    "started with another payload; use another key, or the payload of then"
-                )
-            return SagaHandle(session, there.saga_id, record.key)
-    ws.open_origin(record, known)
+    wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), what.event)
+    if tx is None:
+        return await starts_of(session).submit(wanted)
+    ws, transaction = _workspace(session), session.store.join(tx)
+    answer = await _register(session, transaction, ws, wanted)
+    if isinstance(answer, KeyConflict):
+        raise answer
     await transaction.save(ws.changed())
+    return answer
+
+
+def starts_of(session: Session) -> Together[_Wanted, SagaHandle]:
+    """The session's queue of starts, made at first use."""
+    if session.starts is None:
+        session.starts = Together(partial(_start_together, session), _STARTS_MAX)
+    return session.starts
+
+
+async def _start_together(session: Session, round_: Sequence[_Wanted]) -> Sequence[SagaHandle | Exception]:
+    """One transaction for all. A conflict with another process is tried again; a key that is taken concerns its caller only."""
+    for tried in range(_CONFLICTS_MAX):
+        ws = _workspace(session)
+        try:
+            async with session.store.transaction() as transaction:
+                answers = [await _register(session, transaction, ws, wanted) for wanted in round_]
+                saved = ws.changed()
+                await transaction.save(saved)
+                await transaction.commit()
+        except StoreConflict:
+            if tried == _CONFLICTS_MAX - 1:
+                raise
+            await session.clock.sleep(0.01 * (1 << tried) * (0.5 + session.clock.chance()))
+        else:
+            session.saved(saved)
+            await session.publish(session.pipeline.publications(saved, session.clock.time_ns()), ())
+            return answers
+    raise AssertionError("the last conflict is raised")
+
+
+def _workspace(session: Session) -> Workspace:
+    now_ms = session.clock.time_ns() // 1_000_000
+    return Workspace(session.service, session.catalog, session.limits, now_ms, session.clock.chance())
+
+
+async def _register(session: Session, transaction: Transaction, ws: Workspace, wanted: _Wanted) -> SagaHandle | KeyConflict:
+    record = wanted.record
+    if record.key:
+        digest = _digest(wanted.event)
+        key = BusinessKey(
+            service=session.service, choreography=record.choreography, key=record.key, saga_id=record.saga_id, digest=digest
+        )
+        there = await transaction.register(key)
+        if there.saga_id != record.saga_id:
+            if there.digest == digest:
+                return SagaHandle(session, there.saga_id, record.key)
+            return KeyConflict(
+                f"key {record.key!r} of choreography {record.choreography!r} already names saga {str(there.saga_id)!r}, which was "
+                "started with another payload; use another key, or the payload of then"
+            )
+    ws.open_origin(record, wanted.known)
     return SagaHandle(session, record.saga_id, record.key, is_new=True)
 
 

@@ -32,6 +32,7 @@ from saga_choreo.runtime.relay import Relay
 from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
+from saga_choreo.runtime.together import Together
 
 __all__ = ["OnOutcome", "SagaOutcome", "Session"]
 
@@ -84,8 +85,11 @@ class Session:
         self.directory = Directory(catalog, broker, store, clock)
         self.timers = Timers(service, store, clock, limits, self._work_on)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
+        self.serves = False
         self._work: asyncio.TaskGroup | None = None
         self._waiters: dict[UUID, asyncio.Event] = {}
+        # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
+        self.starts: Together[Any, Any] | None = None
 
     @property
     def lease_s(self) -> float:
@@ -93,6 +97,7 @@ class Session:
 
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
+        self.serves = serves
         holders = (self.service,) if serves else ()
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.store.open,
@@ -180,7 +185,9 @@ class Session:
             try:
                 await Driver(self).run(self.pipeline.give_back(key))
             except SagaError as error:
-                _log.warning("saga %s, step %d: could not be handed back, and goes on after its lease: %s", key.saga_id, key.step, error)
+                _log.warning(
+                    "saga %s, step %d: could not be handed back, and goes on after its lease: %s", key.saga_id, key.step, error
+                )
 
     async def watch_only(self) -> None:
         """The background of a session that does not serve: learn who holds what, and note which starts are published before
@@ -197,6 +204,8 @@ class Session:
             _log.info("what is published could not be noted (%s); it will be published again", error)
 
     async def close(self) -> None:
+        if self.starts is not None:
+            await self.starts.close()
         await self.broker.close()
         await self.store.close()
 

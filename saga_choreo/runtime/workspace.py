@@ -83,6 +83,7 @@ class Workspace:
         self._announced = announced or {}
         self._stored: dict[RecordKey, Record] = {}
         self._current: dict[RecordKey, Record] = {}
+        self._by_saga: dict[UUID, dict[RecordKey, Record]] = {}
         self._messages: dict[RecordKey, list[Message]] = {}
         self._retry_at: dict[RecordKey, int] = {}
         self._duties: dict[RecordKey, None] = {}
@@ -90,13 +91,19 @@ class Workspace:
 
     def load(self, records: Iterable[Record]) -> None:
         for record in records:
-            self._stored[record.record_key] = self._current[record.record_key] = record
+            self._stored[record.record_key] = record
+            self._put(record)
 
     def get(self, key: RecordKey) -> Record | None:
         return self._current.get(key)
 
     def of_saga(self, saga_id: UUID) -> list[Record]:
-        return [record for record in self._current.values() if record.saga_id == saga_id]
+        return list(self._by_saga.get(saga_id, {}).values())
+
+    def _put(self, record: Record) -> None:
+        key = record.record_key
+        self._current[key] = record
+        self._by_saga.setdefault(key.saga_id, {})[key] = record
 
     def receive(self, envelope: Envelope, known: Known) -> Applied:
         """Apply a message that came from outside."""
@@ -162,7 +169,7 @@ class Workspace:
     def open_origin(self, record: Record, known: Known) -> None:
         """A new saga's origin row, with everything that follows from it in this service."""
         key = record.record_key
-        self._current[key] = record
+        self._put(record)
         for message, carried in self._follow(key, Row(), record, known):
             self._deliver(message, carried, known)
 
@@ -183,7 +190,7 @@ class Workspace:
         if after == before:
             return None
         record = replace(record or self._fresh(key, carried), row=after, **_carried_into(fact, record, carried), **(changes or {}))
-        self._current[key] = record
+        self._put(record)
         return self._follow(key, before, record, known)
 
     def _is_past_horizon(self, saga_id: UUID) -> bool:
@@ -240,7 +247,7 @@ class Workspace:
 
     def touch(self, key: RecordKey, **changes: Any) -> None:
         """Change fields beside the row."""
-        self._current[key] = replace(self._current[key], **changes)
+        self._put(replace(self._current[key], **changes))
 
     def retry_at(self, key: RecordKey, at_ms: int) -> None:
         """What is to be executed for this record waits until then (a backoff, a lease)."""

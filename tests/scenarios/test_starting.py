@@ -191,7 +191,9 @@ def test_agents_that_hold_different_definitions_refuse_the_start_and_name_the_st
     async def scenario() -> None:
         mine = Choreography("differing").starts_with(Go).step(step("a", "shop", Go, "a.done"), step("b", "payment", "a.done"))
         theirs = (
-            Choreography("differing").starts_with(Go).step(step("a", "shop", Go, "a.done"), step("b", "payment", "a.done", optional=True))
+            Choreography("differing")
+            .starts_with(Go)
+            .step(step("a", "shop", Go, "a.done"), step("b", "payment", "a.done", optional=True))
         )
         world = World(mine, nats_url, store, limits=_impatient())
         other = World(theirs, nats_url, store, prefix=world.prefix)
@@ -203,10 +205,14 @@ def test_agents_that_hold_different_definitions_refuse_the_start_and_name_the_st
 
 
 def test_all_faults_of_a_definition_are_told_at_once_before_anything_is_connected(store: str) -> None:
-    form = Choreography("faulty").starts_with(Go).step(
-        step("a", "shop", Go, "a.done", undo=False),
-        step("b", "shop", "a.done"),
-        step("c", "payment", "nobody.publishes"),
+    form = (
+        Choreography("faulty")
+        .starts_with(Go)
+        .step(
+            step("a", "shop", Go, "a.done", undo=False),
+            step("b", "shop", "a.done"),
+            step("c", "payment", "nobody.publishes"),
+        )
     )
     agent = Agent("shop", saga=form, broker="nats://127.0.0.1:1", store=store)
 
