@@ -50,7 +50,15 @@ class _Screen:
 
 
 @click.command
-@click.option("--sagas", type=click.IntRange(min=1), default=200, show_default=True, envvar="SAGAS", show_envvar=True)
+@click.option(
+    "--sagas",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    envvar="SAGAS",
+    show_envvar=True,
+    help="How many orders are placed.",
+)
 @click.option(
     "--fail-every",
     type=click.IntRange(min=0),
