@@ -119,6 +119,8 @@ class Locks:
             owner, turn = queue.popleft()
             if not turn.done():
                 self._owner[name] = owner
+                # Not only when the task goes on: until then it would seem to wait for itself, a circle that never ends.
+                self._waits_for.pop(owner, None)
                 turn.set_result(None)
                 return
         self._queue.pop(name, None)

@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Failed, Refusal, UndoFailed
+from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Refusal, UndoFailed
 from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
@@ -45,7 +45,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.settling import died_too_often, hand_back, is_undo, settle
+from saga_choreo.runtime.settling import died_too_often, give_up, hand_back, is_undo, settle
 from saga_choreo.runtime.timing import Limits, deadline_of
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
@@ -242,10 +242,7 @@ class Pipeline:
             what = Duty.CALL_UNDO
         elif died_too_often(record, known, what):
             error = record.error or "every attempt ended without an answer"
-            go_on = known.options(record.step).on_park_continue
-            ws.act(
-                key, UndoFailed(row.attempt, True, go_on=go_on) if is_undo(what) else Failed(row.attempt, True), known, error=error
-            )
+            give_up(ws, key, known, what, error)
             return None
         lease_s = max(self._limits.lease_s, 1.5 * self._timeout_s(known, record.step))
         lease_ms = ws.now_ms + int(1000 * lease_s)

@@ -13,7 +13,7 @@ from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected
 from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["died_too_often", "hand_back", "is_undo", "settle"]
+__all__ = ["died_too_often", "give_up", "hand_back", "is_undo", "settle"]
 
 OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
 
@@ -73,16 +73,29 @@ def _settle_rejection(ws: Workspace, key: RecordKey, known: Known, reason: str, 
     _back_off(ws, key, retry, record.row.attempt, chance)
 
 
+def give_up(ws: Workspace, key: RecordKey, known: Known, what: Duty, error: str) -> None:
+    """After the last attempt: park, or what the step's policy says instead. The attempts have been counted before."""
+    attempt, options = _record(ws, key).row.attempt, known.options(key.step)
+    ws.touch(key, error=error, lease_ms=None)
+    if is_undo(what):
+        ws.act(key, UndoFailed(attempt, True, go_on=options.on_park_continue), known)
+    else:
+        _act_failed(ws, key, known, Failed(attempt, True, veto=options.retry.on_exhausted is OnExhausted.VETO), error)
+
+
+def _act_failed(ws: Workspace, key: RecordKey, known: Known, fact: Failed, error: str) -> None:
+    # The reason travels with the ABORT when exhaustion is a veto; a parked step keeps its error only.
+    gives_up = fact.exhausted and fact.veto
+    ws.act(key, fact, known, **({"reason": f"gave up after {fact.attempt} attempts: {error}"[:1024]} if gives_up else {}))
+
+
 def _settle_failure(ws: Workspace, key: RecordKey, known: Known, error: str, chance: float, *, final: bool) -> None:
     retry = known.options(key.step).retry
     record = _counted(ws, key, known)
     attempt = record.row.attempt
     exhausted = final or retry.is_exhausted(attempt)
     ws.touch(key, error=error, lease_ms=None)
-    fact = Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO)
-    # The reason travels with the ABORT when exhaustion is a veto; a parked step keeps its error only.
-    changes = {"reason": f"gave up after {attempt} attempts: {error}"[:1024]} if exhausted and fact.veto else {}
-    ws.act(key, fact, known, **changes)
+    _act_failed(ws, key, known, Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO), error)
     _back_off(ws, key, retry, attempt, chance)
 
 

@@ -19,6 +19,7 @@ __all__ = ["Timers"]
 _log = logging.getLogger("saga_choreo.timers")
 # Another process may have made a record due (a web process, a command): looked for at least this often.
 _LOOK_EVERY_S = 1.0
+_NEVER_MS = 1 << 62
 
 
 class Timers:
@@ -35,7 +36,9 @@ class Timers:
         self._work = work
         self._running: dict[RecordKey, asyncio.Task[None]] = {}
         self._earlier = asyncio.Event()
+        # When the loop sleeps: until when. What was expected since it last looked is not lost when it does not sleep yet.
         self._wake_ms = 0
+        self._expected_ms = _NEVER_MS
 
     @property
     def running(self) -> int:
@@ -43,14 +46,15 @@ class Timers:
 
     def expect(self, due_ms: int) -> None:
         """A record is due at this time: wake up for it if the loop would sleep longer."""
+        self._expected_ms = min(self._expected_ms, due_ms)
         if due_ms < self._wake_ms:
-            self._wake_ms = due_ms
             self._earlier.set()
 
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Until cancelled. Attempts run as tasks of the group."""
         while True:
             self._earlier.clear()
+            self._expected_ms = _NEVER_MS
             started = await self._start_due(group)
             if not started:
                 await self._sleep()
@@ -107,12 +111,15 @@ class Timers:
                 next_ms = None
             if next_ms is not None and next_ms > now_ms:
                 wait_s = min(wait_s, (next_ms - now_ms) / 1000)
+        wait_s = min(wait_s, (self._expected_ms - now_ms) / 1000)
         self._wake_ms = now_ms + int(wait_s * 1000)
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(max(wait_s, 0)):
                 await self._earlier.wait()
         except TimeoutError:
             pass
+        finally:
+            self._wake_ms = 0
 
     def _now_ms(self) -> int:
         return self._clock.time_ns() // 1_000_000

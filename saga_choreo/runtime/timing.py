@@ -53,7 +53,7 @@ class Limits:
 def deadline_of(record: Record, step: StepPlan) -> int | None:
     """The deadline that still matters to this record: a step that cannot refuse any more has none."""
     state = record.row.state
-    if state is State.WAITING and step.may_veto and step.index != ORIGIN:
+    if state is State.WAITING and step.may_veto and step.index != ORIGIN and not record.row.cancel & Cancel.HEARD:
         return record.deadline_ms
     if state is State.OPEN and not record.row.cancel & Cancel.ASKED:
         return record.deadline_ms
@@ -75,7 +75,8 @@ def due_of(record: Record, step: StepPlan, limits: Limits, now_ms: int, chance: 
     if is_finished(row):
         return None
     wakes = [at for at in (deadline_of(record, step),) if at is not None]
-    if row.pending and record.lease_ms is not None:
+    # A step's own deadline matters only where an event is published at it: what changes nothing must not be due for ever.
+    if row.pending and record.lease_ms is not None and step.deadline_choice:
         wakes.append(record.lease_ms)
     if duty(row, step) is not None:
         wakes.append(now_ms if retry_at_ms is None else retry_at_ms)

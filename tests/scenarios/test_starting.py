@@ -146,16 +146,15 @@ def test_a_client_publishes_its_start_once_and_forgets_it(nats_url: str, store: 
 
     async def scenario() -> None:
         world = World(chain(), nats_url, store)
-        async with world.cluster() as cluster:
-            async with world.agent("shop").client() as client:
-                session = client._session
-                assert session is not None
-                for _ in range(5):
-                    await client.start_saga(Go())
-                await eventually(lambda: _empty(session.relay.announced), 3)
-                records = [r for group in await client.sagas() for r in await session.store.records(group.saga_id, "shop")]
-                origins = [record for record in records if record.step == -1 and record.version == 1]
-                assert all(record.announced == record.version for record in origins)
+        async with world.cluster(), world.agent("shop").client() as client:
+            session = client._session
+            assert session is not None
+            for _ in range(5):
+                await client.start_saga(Go())
+            await eventually(lambda: _empty(session.relay.announced), 3)
+            records = [r for group in await client.sagas() for r in await session.store.records(group.saga_id, "shop")]
+            origins = [record for record in records if record.step == -1 and record.version == 1]
+            assert all(record.announced == record.version for record in origins)
 
     run(scenario())
 

@@ -11,16 +11,17 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import new_class
 from typing import Any, TypeVar
 
-from saga_choreo import Agent, Choreography, ChoreographyStep, Event, EventRef, Limits, SagaHandle, StepContext
+from saga_choreo import Agent, Choreography, ChoreographyStep, Event, Limits, SagaHandle, StepContext
 from saga_choreo.model.choreography import Split, Undo
 from saga_choreo.runtime.declare.results import choose
 from saga_choreo.testing.harness import Cluster
 
-__all__ = ["Act", "Call", "Effect", "Go", "World", "chain", "eventually", "run", "step"]
+__all__ = ["Act", "Call", "Effect", "Go", "World", "chain", "event_of", "eventually", "run", "step"]
 
 T = TypeVar("T")
 Act = Callable[[StepContext], Awaitable[Any]]
@@ -77,8 +78,10 @@ def chain(**kinds: Mapping[str, bool]) -> Choreography:
     )
 
 
-def _event(ref: EventRef) -> type[Event]:
-    kind: Any = new_class("E", (Event,), {"name": ref.name, "version": ref.version})
+@cache
+def event_of(name: str) -> type[Event]:
+    """An event class without fields of its own."""
+    kind: Any = new_class("E", (Event,), {"name": name})
     return kind  # type: ignore[no-any-return]
 
 
@@ -124,7 +127,7 @@ class World:
         return replace(self, **changes)
 
     def _declare(self, agent: Agent, one: ChoreographyStep) -> None:
-        events = [_event(ref) for ref in one.publishes]
+        events = [event_of(ref.name) for ref in one.publishes]
 
         async def forward(ctx: StepContext) -> Any:
             answer = await self._act(one, "do", ctx)

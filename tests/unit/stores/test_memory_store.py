@@ -10,6 +10,7 @@ import pytest
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.memory.store import MemoryStore
+from saga_choreo.memory.transaction import MemoryTransaction
 from saga_choreo.testing.stores import make_record, saga_id_of
 
 
@@ -148,5 +149,25 @@ def test_what_is_not_append_is_refused_with_the_way_out(statement: str, paramete
         async with store.transaction() as transaction:
             with pytest.raises(ConfigurationError, match="no SQL"):
                 await transaction.user.execute(statement, *parameters)
+
+    run(work())
+
+
+def test_a_lock_that_has_just_been_handed_over_can_be_waited_for() -> None:
+    """Between the hand-over and the moment its new owner goes on, the owner must not seem to wait for itself."""
+
+    async def claim(transaction: MemoryTransaction) -> None:
+        await transaction.claim("inventory", [saga_id_of(0)])
+
+    async def work() -> None:
+        store = await _opened()
+        async with store.transaction() as first, store.transaction() as second, store.transaction() as third:
+            await claim(first)
+            second_waits = asyncio.create_task(claim(second))
+            await asyncio.sleep(0)
+            first.end()
+            asyncio.get_running_loop().call_later(0.01, second.end)
+            await claim(third)
+            assert second_waits.done()
 
     run(work())
