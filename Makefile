@@ -23,7 +23,12 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # Settings of `make demo`, given as `make demo SAGAS=100` or in the environment.
 export SAGAS FAIL_EVERY CHAOS
 
-.PHONY: help test check demo format clean distclean $(STATIC_CHECKS)
+# Settings of `make mutants`: one patch (PATCH=tests/simulation/mutants/fresh-key.patch), instead of all.
+PATCH ?=
+# Settings of `make simulate`: options of `saga-choreo simulate`.
+SIMULATE_ARGS ?= --seeds 5000
+
+.PHONY: help test check demo simulate mutants format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -53,6 +58,12 @@ check-imports:
 
 demo: .venv/.ready-demo ## run the demo; SAGAS=n, FAIL_EVERY=n, CHAOS=1 change it
 	@$(BIN)/saga-choreo demo
+
+simulate: .venv/.ready-dev ## run sagas under random faults in virtual time; SIMULATE_ARGS='--seeds n' changes it
+	@$(BIN)/saga-choreo simulate $(SIMULATE_ARGS)
+
+mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulator has to find each; PATCH=file runs one
+	@$(BIN)/python tests/simulation/mutants.py $(PATCH)
 
 format: .venv/.ready-dev ## format all code and sort its imports
 	@$(BIN)/ruff check --select I --fix --quiet .

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from saga_choreo.testing.simulator.settings import Settings, Verdict
@@ -16,7 +16,7 @@ from saga_choreo.testing.simulator.situations import SITUATIONS
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Result", "replay_command", "simulate"]
+__all__ = ["Result", "replay_command", "simulate", "simulate_every_crash"]
 
 
 @dataclass(slots=True)
@@ -108,5 +108,20 @@ def simulate(
                 told(verdict)
             if len(result.failures) >= failures_max:
                 break
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+def simulate_every_crash(seed: int, settings: Settings | None = None, *, faults: frozenset[str] = frozenset()) -> Result:
+    """Run the seed once without crashes, then once for every operation of that run, killing the process that is at it. Other
+    faults are off, but for `faults`."""
+    calm = replace(settings or Settings(), only=faults)
+    began = time.perf_counter()
+    result = Result()
+    with _silence():
+        whole = run_seed(seed, calm)
+        result.add(whole)
+        for number in range(1, whole.operations + 1):
+            result.add(run_seed(seed, replace(calm, crash_at=number)))
     result.seconds = time.perf_counter() - began
     return result

@@ -122,10 +122,9 @@ class Simulation:
         hurt_ns = int(self._stream.between(15, 60) * SECOND)
         for number in range(settings.sagas):
             at_ns = int(self._stream.random() ** 2 * hurt_ns * 0.8)
+            service, plan = self._stream.pick(self._services), self._stream.pick(self._plans)
             if settings.keep is None or number in settings.keep:
-                world.after(at_ns, self._start, number, self._stream.pick(self._services), self._stream.pick(self._plans))
-            else:
-                self._stream.pick(self._services), self._stream.pick(self._plans)
+                world.after(at_ns, self._start, number, service, plan)
         world.run(hurt_ns)
         world.note("WORLD", "is healed")
         world.faults.is_healed = True

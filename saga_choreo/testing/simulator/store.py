@@ -133,7 +133,7 @@ class SimulatedStore:
 
     def due(self, now_ms: int) -> list[RecordKey]:
         """The longest waiting first."""
-        return [key for due_ms, key in sorted((due_ms, key) for key, due_ms in self.timed.items() if due_ms <= now_ms)]
+        return [key for _, key in sorted((due_ms, key) for key, due_ms in self.timed.items() if due_ms <= now_ms)]
 
     def unannounced(self, before_ms: int, start_before_ms: int) -> list[Record]:
         return [

@@ -1,0 +1,12 @@
+"""Seeds that once broke a promise, each with its story. They stay for good."""
+
+from __future__ import annotations
+
+__all__ = ["REGRESSIONS"]
+
+# (seed, options of Settings, what it found). A seed means another run after the simulator itself changed; it is kept as one more.
+REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
+    (9, {}, "a transaction that did not see a record inserted meanwhile took the outcome for a contradiction"),
+    (47, {}, "simulator: what a person did by hand counts before the word about it"),
+    (1142, {}, "simulator: a step that only reads has nothing to undo"),
+]
