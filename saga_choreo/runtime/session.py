@@ -85,6 +85,7 @@ class Session:
         self.timers = Timers(service, store, clock, limits, self._work_on)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self._work: asyncio.TaskGroup | None = None
+        self.serves = False
         self._waiters: dict[UUID, asyncio.Event] = {}
 
     @property
@@ -93,6 +94,7 @@ class Session:
 
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
+        self.serves = serves
         holders = (self.service,) if serves else ()
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.store.open,
@@ -180,7 +182,9 @@ class Session:
             try:
                 await Driver(self).run(self.pipeline.give_back(key))
             except SagaError as error:
-                _log.warning("saga %s, step %d: could not be handed back, and goes on after its lease: %s", key.saga_id, key.step, error)
+                _log.warning(
+                    "saga %s, step %d: could not be handed back, and goes on after its lease: %s", key.saga_id, key.step, error
+                )
 
     async def watch_only(self) -> None:
         """The background of a session that does not serve: learn who holds what, and note which starts are published before

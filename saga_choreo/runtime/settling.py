@@ -36,7 +36,8 @@ def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Execute
         case Ran(handled=handled, kept=kept):
             assert handled is not None
             if handled.pending:
-                _go_pending(ws, key, known, attempt)
+                # Only the step's own deadline, if it has one, is due from now on.
+                ws.act(key, WentPending(attempt), known, kept=kept, lease_ms=None, error="")
                 return
             fact = Succeeded(attempt, handled.choice)
             ws.act(key, fact, known, results=dict(handled.results), kept=kept, inputs={}, error="", lease_ms=None)
@@ -54,13 +55,6 @@ def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Execute
             assert_never(answer)
 
 
-def _go_pending(ws: Workspace, key: RecordKey, known: Known, attempt: int) -> None:
-    """The handler will be completed from outside; from now on only the step's own deadline, if it has one, is due."""
-    deadline_s = known.options(key.step).deadline_s
-    own = None if deadline_s is None else ws.now_ms + int(deadline_s * 1000)
-    ws.act(key, WentPending(attempt), known, lease_ms=own, error="")
-
-
 def _settle_rejection(ws: Workspace, key: RecordKey, known: Known, reason: str, chance: float) -> None:
     """A business no. A step that may not veto is tried again instead."""
     step, retry = known.plan.step(key.step), known.options(key.step).retry
@@ -74,10 +68,12 @@ def _settle_rejection(ws: Workspace, key: RecordKey, known: Known, reason: str, 
 
 
 def _settle_failure(ws: Workspace, key: RecordKey, known: Known, error: str, chance: float, *, final: bool) -> None:
-    retry = known.options(key.step).retry
+    options = known.options(key.step)
+    retry = options.retry
     record = _counted(ws, key, known)
     attempt = record.row.attempt
-    exhausted = final or retry.is_exhausted(attempt)
+    # A call without a key that the provider knows may have happened: nobody but a person may say (rule 9b).
+    exhausted = final or options.unsafe_external or retry.is_exhausted(attempt)
     ws.touch(key, error=error, lease_ms=None)
     fact = Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO)
     # The reason travels with the ABORT when exhaustion is a veto; a parked step keeps its error only.
@@ -108,9 +104,14 @@ def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Executed, 
             assert_never(answer)
 
 
-def hand_back(ws: Workspace, key: RecordKey) -> None:
-    """The agent stops in the middle of an attempt: it was not the step's fault, and whoever comes next may begin at once."""
+def hand_back(ws: Workspace, key: RecordKey, known: Known) -> None:
+    """The agent stops in the middle of an attempt: it was not the step's fault, and whoever comes next may begin at once. Except
+    where the call may not be repeated: the lease stays, and tells the next that a call was under way."""
     row = _record(ws, key).row
+    if known.options(key.step).unsafe_external and row.state is State.RUNNING:
+        ws.touch(key, error="the agent was stopped while the call was under way")
+        ws.retry_at(key, ws.now_ms)
+        return
     ws.touch(key, row=row._replace(attempt=max(row.attempt - 1, 0)), lease_ms=None)
     ws.retry_at(key, ws.now_ms)
 
@@ -134,5 +135,7 @@ def _back_off(ws: Workspace, key: RecordKey, retry: Retry, attempt: int, chance:
 def died_too_often(record: Record, known: Known, what: Duty) -> bool:
     """All attempts are used up without an answer: the attempts died with their agents."""
     options = known.options(record.step)
+    if what is Duty.CALL and options.unsafe_external and record.lease_ms is not None:
+        return True
     retry = options.undo_retry if is_undo(what) else options.retry
     return retry.is_exhausted(record.row.attempt)
