@@ -22,7 +22,7 @@ from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import MessageKind
-from saga_choreo.model.record import Record, RecordKey, Resolution, Row
+from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import State
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.arrivals import Arrival, Sorted, sort_arrivals
@@ -47,7 +47,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.settling import died_too_often, hand_back, is_undo, settle
+from saga_choreo.runtime.settling import at_own_deadline, died_too_often, hand_back, is_undo, settle, word_on
 from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
@@ -229,12 +229,7 @@ class Pipeline:
         own = deadline_own_of(record, step)
         if own is None or own > ws.now_ms:
             return False
-        if not step.deadline_choice:
-            return isinstance(ws.act(key, DeadlinePassed(own=True), known, reason=f"step {step.name!r} took too long"), Row)
-        # The event of a deadline has nothing to tell but that it has passed; its model is checked to need no field.
-        results = {step.deadline_choice.bit_length() - 1: b"{}"}
-        changes: dict[str, Any] = {"results": results, "inputs": {}, "error": "", "lease_ms": None}
-        return isinstance(ws.act(key, DeadlinePassed(own=True), known, **changes), Row)
+        return isinstance(ws.act(key, DeadlinePassed(own=True), known, **at_own_deadline(step)), Row)
 
     def _nudge(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, list[Outgoing]]:
         """Say everything again, flagged: repairs whatever the broker lost."""
@@ -345,7 +340,7 @@ class Pipeline:
             yield Rollback()
             return None
         if isinstance(fact, Resolved):
-            changes["resolution"] = _word_on(record, fact, reason, ws.now_ms)
+            changes["resolution"] = word_on(record, fact, reason, ws.now_ms)
         elif reason and not record.reason:
             changes["reason"] = reason
         answer = ws.act(record.record_key, fact, known, **changes)
@@ -384,8 +379,3 @@ class Pipeline:
 def _is_same_attempt(now: Row, claimed: Row) -> bool:
     """The key number counts too: a person's retry begins to count attempts anew."""
     return (now.attempt, now.key_no) == (claimed.attempt, claimed.key_no)
-
-
-def _word_on(record: Record, fact: Resolved, reason: str, now_ms: int) -> Resolution:
-    number = 1 if record.resolution is None else record.resolution.number + 1
-    return Resolution(fact.verb, fact.operator, reason, now_ms, record.row.attempt, number)

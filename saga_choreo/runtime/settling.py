@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
-from saga_choreo.core.facts import Declined, Failed, Succeeded, UndoFailed, Undone, WentPending
+from saga_choreo.core.facts import Declined, Failed, Resolved, Succeeded, UndoFailed, Undone, WentPending
+from saga_choreo.core.graph import StepPlan
 from saga_choreo.core.rows import Duty
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Record, RecordKey, Resolution
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected
 from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["died_too_often", "hand_back", "is_undo", "settle"]
+__all__ = ["at_own_deadline", "died_too_often", "hand_back", "is_undo", "settle", "word_on"]
 
 OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
 
@@ -139,3 +140,18 @@ def died_too_often(record: Record, known: Known, what: Duty) -> bool:
         return True
     retry = options.undo_retry if is_undo(what) else options.retry
     return retry.is_exhausted(record.row.attempt)
+
+
+def at_own_deadline(step: StepPlan) -> dict[str, Any]:
+    """What changes beside the row when the step's own deadline passes. The event of a deadline has nothing to tell but that it
+    has passed; its model is checked to need no field."""
+    if not step.deadline_choice:
+        return {"reason": f"step {step.name!r} was not done by its own deadline"}
+    results = {step.deadline_choice.bit_length() - 1: b"{}"}
+    return {"results": results, "inputs": {}, "error": "", "lease_ms": None}
+
+
+def word_on(record: Record, fact: Resolved, reason: str, now_ms: int) -> Resolution:
+    """Who said what, when and why."""
+    number = 1 if record.resolution is None else record.resolution.number + 1
+    return Resolution(fact.verb, fact.operator, reason, now_ms, record.row.attempt, number)
