@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from saga_choreo.codec.faults import Fault, fault, short
 from saga_choreo.codec.headers import require, require_text
 from saga_choreo.codec.values import percent_decode, percent_encode
-from saga_choreo.model.envelope import MessageKind, Notice
+from saga_choreo.model.envelope import MessageKind, Parking
 
 __all__ = ["NOTICES", "OPERATOR_BYTES_MAX", "TEXT_BYTES_MAX", "VERBS", "cut", "notice_identity", "read_notice", "write_notice"]
 
@@ -25,24 +25,24 @@ def cut(text: str, bytes_max: int) -> str:
     return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore")
 
 
-def notice_identity(notice: Notice) -> str:
+def notice_identity(parking: Parking) -> str:
     """What tells notices of one step apart, beside their kind."""
-    return f"/{notice.attempt}/{notice.round}"
+    return f"/{parking.attempt}/{parking.round}"
 
 
-def write_notice(notice: Notice) -> dict[str, str]:
+def write_notice(parking: Parking) -> dict[str, str]:
     """The headers; empty ones are left out, a long error is cut."""
     written = {
-        "ce-sagaattempt": str(notice.attempt),
-        "ce-sagaround": str(notice.round),
-        "ce-sagaoperator": percent_encode(cut(notice.operator, OPERATOR_BYTES_MAX)),
-        "ce-sagaerror": percent_encode(cut(notice.error, TEXT_BYTES_MAX)),
-        "ce-sagaresolution": notice.resolution,
+        "ce-sagaattempt": str(parking.attempt),
+        "ce-sagaround": str(parking.round),
+        "ce-sagaoperator": percent_encode(cut(parking.operator, OPERATOR_BYTES_MAX)),
+        "ce-sagaerror": percent_encode(cut(parking.error, TEXT_BYTES_MAX)),
+        "ce-sagaresolution": parking.resolution,
     }
     return {name: value for name, value in written.items() if value}
 
 
-def read_notice(kind: MessageKind, found: Mapping[str, str]) -> Notice:
+def read_notice(kind: MessageKind, found: Mapping[str, str]) -> Parking:
     """The inverse. Raises DecodeError."""
     resolution = ""
     if kind is MessageKind.RESOLVED:
@@ -50,7 +50,7 @@ def read_notice(kind: MessageKind, found: Mapping[str, str]) -> Notice:
         require(found, "ce-sagaoperator")
         if resolution not in VERBS:
             raise fault(Fault.RESOLUTION, f"header 'ce-sagaresolution' has {short(resolution)}; known are {list(VERBS)!r}")
-    return Notice(
+    return Parking(
         attempt=_number(found, "ce-sagaattempt"),
         round=_number(found, "ce-sagaround"),
         operator=_text(found, "ce-sagaoperator", OPERATOR_BYTES_MAX),

@@ -17,7 +17,7 @@ from saga_choreo.codec.messages import PROTOCOL_VERSION, RAW_HEADERS
 from saga_choreo.codec.notices import NOTICES, OPERATOR_BYTES_MAX, TEXT_BYTES_MAX, VERBS
 from saga_choreo.codec.strict_json import NESTING_MAX
 from saga_choreo.codec.wire import BODY_BYTES_MAX, KEY_BYTES_MAX, REASON_BYTES_MAX, encode
-from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind, Notice
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind, Parking
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.states import Cause, Outcome
 
@@ -186,8 +186,8 @@ def samples() -> dict[str, Envelope]:
     order, refund = EventRef("order.created"), EventRef("payment.refunded")
     ended = replace(bare, kind=MessageKind.OUTCOME, sender="orders", from_step="origin", channel=Channel(ChannelKind.OUTCOME))
     aborted = replace(ended, outcome=Outcome.ABORTED)
-    parked = Notice(attempt=5, error="ConnectError: card service is down")
-    resolved = Notice(attempt=5, round=1, operator="ana", resolution="retry")
+    parked = Parking(attempt=5, error="ConnectError: card service is down")
+    resolved = Parking(attempt=5, round=1, operator="ana", resolution="retry")
     for_people = Channel(ChannelKind.DLQ)
     return {
         "saga-started": replace(
@@ -197,9 +197,9 @@ def samples() -> dict[str, Envelope]:
         "last-step-completed": bare,
         "step-skipped": replace(bare, kind=MessageKind.SKIP, event=done.event, channel=Channel(ChannelKind.CONTROL, "shipping")),
         "step-failed": replace(bare, kind=MessageKind.ABORT, cause=Cause.REFUSED, reason="card declined: 100 % sure"),
-        "step-parked": replace(bare, kind=MessageKind.PARKED, notice=parked, channel=for_people),
+        "step-parked": replace(bare, kind=MessageKind.PARKED, parking=parked, channel=for_people),
         "step-resolved": replace(
-            bare, kind=MessageKind.RESOLVED, notice=resolved, reason="card service is back, ticket 4411", channel=for_people
+            bare, kind=MessageKind.RESOLVED, parking=resolved, reason="card service is back, ticket 4411", channel=for_people
         ),
         "compensation-completed": replace(bare, kind=MessageKind.CLEAR, to_step="origin", reannounced=True),
         "compensation-event": replace(done, kind=MessageKind.UNDONE, event=refund, channel=Channel(ChannelKind.EVENT, refund.name)),

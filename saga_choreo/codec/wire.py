@@ -83,9 +83,9 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
         raise ValueError(
             f"a message {e.kind.value!r} of step {e.from_step!r} has {len(e.payload)} payload bytes; events have one, others none"
         )
-    if (e.notice is not None) != (e.kind in NOTICES):
+    if (e.parking is not None) != (e.kind in NOTICES):
         raise ValueError(
-            f"a message {e.kind.value!r} of step {e.from_step!r} has the notice {e.notice!r}; parked and resolved have one"
+            f"a message {e.kind.value!r} of step {e.from_step!r} has the notice {e.parking!r}; parked and resolved have one"
         )
     if len(e.payload) > BODY_BYTES_MAX:
         raise ResultTooLarge(f"event {str(e.event)!r} has {len(e.payload)} bytes, more than {BODY_BYTES_MAX}; send a reference")
@@ -100,9 +100,9 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
         headers["ce-sagadeadline"] = time_text(e.deadline_ms * 10**6, 3)
     if e.reason:
         headers["ce-sagareason"] = percent_encode(cut(e.reason, REASON_BYTES_MAX))
-    if e.notice is not None:
-        headers |= write_notice(e.notice)
-        headers["ce-id"] += notice_identity(e.notice)
+    if e.parking is not None:
+        headers |= write_notice(e.parking)
+        headers["ce-id"] += notice_identity(e.parking)
     if e.traceparent and _TRACEPARENT.fullmatch(e.traceparent):
         headers["traceparent"] = e.traceparent
         if e.tracestate and _TRACESTATE.fullmatch(e.tracestate):
@@ -161,7 +161,7 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
         debt=fixed.debt,
         reannounced=fixed.reannounced,
         payload=body,
-        notice=read_notice(fixed.kind, found) if fixed.kind in NOTICES else None,
+        parking=read_notice(fixed.kind, found) if fixed.kind in NOTICES else None,
         traceparent=trace,
         tracestate=state if state and _TRACESTATE.fullmatch(state) else "",
         sent_ns=parse_time("ce-time", require(found, "ce-time")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from saga_choreo.model.envelope import MessageKind, Notice
+from saga_choreo.model.envelope import MessageKind, Parking
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Parked
 
@@ -19,7 +19,7 @@ class Note(NamedTuple):
     """One notice: `reason` is the person's, of RESOLVED only."""
 
     kind: MessageKind
-    notice: Notice
+    parking: Parking
     reason: str = ""
 
 
@@ -30,9 +30,9 @@ def notices(record: Record) -> tuple[Note, ...]:
     told: list[Note] = []
     word = record.resolution
     if word is not None:
-        said = Notice(attempt=word.attempt, round=word.number, operator=word.operator, resolution=word.verb)
+        said = Parking(attempt=word.attempt, round=word.number, operator=word.operator, resolution=word.verb)
         told.append(Note(MessageKind.RESOLVED, said, word.reason))
     if record.row.parked in (Parked.PARKED, Parked.PASSED):
         number = 0 if word is None else word.number
-        told.append(Note(MessageKind.PARKED, Notice(attempt=record.row.attempt, round=number, error=record.error)))
+        told.append(Note(MessageKind.PARKED, Parking(attempt=record.row.attempt, round=number, error=record.error)))
     return tuple(told)

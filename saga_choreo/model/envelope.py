@@ -12,7 +12,7 @@ from uuid import UUID
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.states import Cause, Outcome
 
-__all__ = ["Channel", "ChannelKind", "Envelope", "MessageKind", "Notice"]
+__all__ = ["Channel", "ChannelKind", "Envelope", "MessageKind", "Parking"]
 
 
 class MessageKind(StrEnum):
@@ -51,7 +51,7 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Parking:
     """What PARKED and RESOLVED tell beside the step. `round` counts the words people had said on the step, so that a step that
     parks again after the same number of attempts gives another notice. `resolution` is the verb, of RESOLVED only."""
 
@@ -88,7 +88,7 @@ class Envelope:
     debt: bool = False
     reannounced: bool = False
     payload: bytes = b""
-    notice: Notice | None = None
+    parking: Parking | None = None
     traceparent: str = ""
     tracestate: str = ""
     sent_ns: int = 0

@@ -116,7 +116,7 @@ def notice_letter(note: Note, record: Record, plan: Plan, now_ns: int, *, again:
         deadline_ms=record.deadline_ms,
         reason=note.reason,
         reannounced=again,
-        notice=note.notice,
+        parking=note.parking,
         traceparent=traceparent,
         tracestate=tracestate,
         sent_ns=now_ns,

@@ -312,8 +312,8 @@ def everything(record: Record, plan: Plan) -> tuple[Message, ...]:
 
 def _news(record: Record, stored: Record | None) -> tuple[Note, ...]:
     """What people are not told yet. Where it was parked before, another error or debt is no news."""
-    known = {(kind, notice.round) for kind, notice, _ in notices(stored)} if stored is not None else set[object]()
-    return tuple(note for note in notices(record) if (note.kind, note.notice.round) not in known)
+    known = {(kind, parking.round) for kind, parking, _ in notices(stored)} if stored is not None else set[object]()
+    return tuple(note for note in notices(record) if (note.kind, note.parking.round) not in known)
 
 
 def _is_needless(message: Message, record: Record, plan: Plan) -> bool:
