@@ -81,9 +81,10 @@ def _records(connection: Connection, saga_id: bytes, services: Sequence[str]) ->
 def _sagas(connection: Connection, wanted: SagaFilter) -> list[list[Record]]:
     services = _services(connection, wanted.service)
     before = wanted.before.bytes if wanted.before is not None else _AFTER_ALL
+    statement = sql.PARKED if wanted.parked else sql.SAGAS
     found: set[bytes] = set()
     for service in services:
-        found.update(row[0] for row in _rows(connection, sql.SAGAS, service, before, wanted.choreography, wanted.limit))
+        found.update(row[0] for row in _rows(connection, statement, service, before, wanted.choreography, wanted.limit))
     newest = sorted(found, reverse=True)[: wanted.limit]
     groups = [_records(connection, saga_id, services) for saga_id in newest]
     if not wanted.choreography:

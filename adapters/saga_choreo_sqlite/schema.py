@@ -24,6 +24,7 @@ CREATE TABLE saga_record (
   PRIMARY KEY (service, saga_id, definition, step)
 );
 CREATE INDEX saga_record_due ON saga_record (service, due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX saga_record_parked ON saga_record (service, saga_id) WHERE parked <> '';
 CREATE INDEX saga_record_unannounced ON saga_record (service, changed_ms) WHERE announced < version;
 CREATE TABLE saga_business_key (
   key TEXT NOT NULL, choreography TEXT NOT NULL, service TEXT NOT NULL, saga_id BLOB NOT NULL, digest TEXT NOT NULL,

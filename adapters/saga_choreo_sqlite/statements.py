@@ -32,6 +32,7 @@ __all__ = [
     "KEY_OF",
     "MARK",
     "NEXT_DUE",
+    "PARKED",
     "QUARANTINED",
     "ROLLBACK",
     "SAGAS",
@@ -140,6 +141,7 @@ SAGAS = (
     "SELECT DISTINCT saga_id FROM saga_record WHERE service = ?1 AND saga_id < ?2 AND (?3 = '' OR choreography = ?3) "
     "ORDER BY saga_id DESC LIMIT ?4"
 )
+PARKED = SAGAS.replace("WHERE service", "WHERE parked <> '' AND service")
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
     "WHERE key = ?1 AND (?2 = '' OR choreography = ?2) AND (?3 = '' OR service = ?3) ORDER BY saga_id DESC LIMIT 1000"

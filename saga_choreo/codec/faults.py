@@ -38,6 +38,7 @@ class Fault(StrEnum):
     FLAG = "flag"
     CAUSE = "cause"
     OUTCOME = "outcome"
+    RESOLUTION = "resolution"
     PERCENT_ENCODING = "percent_encoding"
     KEY_TOO_LONG = "key_too_long"
     REASON_TOO_LONG = "reason_too_long"

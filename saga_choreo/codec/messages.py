@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from saga_choreo.codec.faults import Fault, fault, short
 from saga_choreo.codec.headers import missing
+from saga_choreo.codec.notices import NOTICES
 from saga_choreo.model.choreography import checked_name
 from saga_choreo.model.envelope import Channel, ChannelKind, MessageKind
 from saga_choreo.model.event import EventRef
@@ -51,11 +52,13 @@ _KIND_BY_WORD = {
     "saga.failed": MessageKind.OUTCOME,
     "saga.cancelled": MessageKind.OUTCOME,
     "saga.timed_out": MessageKind.OUTCOME,
+    "step.parked": MessageKind.PARKED,
+    "step.resolved": MessageKind.RESOLVED,
 }
 # Looking a member up on its enum class costs as much as the rest of a check.
-_EVENT, _OUTCOME = ChannelKind.EVENT, ChannelKind.OUTCOME
+_EVENT, _OUTCOME, _DLQ = ChannelKind.EVENT, ChannelKind.OUTCOME, ChannelKind.DLQ
 _FACTS = (MessageKind.DONE, MessageKind.UNDONE)
-_NEEDS_FROM = frozenset({MessageKind.DONE, MessageKind.SKIP, MessageKind.CLEAR, MessageKind.UNDONE})
+_NEEDS_FROM = NOTICES | {MessageKind.DONE, MessageKind.SKIP, MessageKind.CLEAR, MessageKind.UNDONE}
 
 
 class Fixed(NamedTuple):
@@ -143,6 +146,10 @@ def message_words(fixed: Fixed) -> tuple[str, str]:
         case MessageKind.OUTCOME:
             word = _outcome_word(fixed.outcome, fixed.cause)
             return word, word
+        case MessageKind.PARKED:
+            return "step.parked", "step.parked"
+        case MessageKind.RESOLVED:
+            return "step.resolved", "step.resolved"
 
 
 def _outcome_word(outcome: Outcome, cause: Cause) -> str:
@@ -202,7 +209,7 @@ def check_channel(fixed: Fixed, channel: Channel) -> None:
     if kind is _EVENT:
         fits = fixed.event is not None and fixed.event.name == channel.name and fixed.kind in _FACTS
     else:
-        fits = kind is not _OUTCOME or fixed.kind is MessageKind.OUTCOME
+        fits = (kind is not _OUTCOME or fixed.kind is MessageKind.OUTCOME) and (kind is _DLQ or fixed.kind not in NOTICES)
     if not fits:
         raise fault(
             Fault.CHANNEL_MISMATCH,

@@ -14,9 +14,10 @@ from uuid import UUID
 from saga_choreo.codec.faults import Fault
 from saga_choreo.codec.headers import HEADERS_BYTES_MAX
 from saga_choreo.codec.messages import PROTOCOL_VERSION, RAW_HEADERS
+from saga_choreo.codec.notices import NOTICES, OPERATOR_BYTES_MAX, TEXT_BYTES_MAX, VERBS
 from saga_choreo.codec.strict_json import NESTING_MAX
 from saga_choreo.codec.wire import BODY_BYTES_MAX, KEY_BYTES_MAX, REASON_BYTES_MAX, encode
-from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind, Parking
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.states import Cause, Outcome
 
@@ -29,6 +30,7 @@ _SAGA_ID = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}
 _TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z$"
 _EVENT_PAIR = ("ce-sagaevent", "ce-sagaeventversion")
 _PRINTABLE = "^[ -~]+$"
+_COUNT = "^(0|[1-9][0-9]{0,9})$"
 
 
 def _string(pattern: str, description: str, **more: Any) -> dict[str, Any]:
@@ -70,6 +72,17 @@ def _properties() -> dict[str, Any]:
         "ce-sagaoutcome": _word([outcome.value for outcome in Outcome if outcome], "How the saga ended."),
         "ce-sagadebt": _word(flag, "An undo was waived: the saga ended, but not everything is undone."),
         "ce-sagaagain": _word(flag, "A repeated announcement; one that has ended answers it with the outcome."),
+        "ce-sagaattempt": _string(_COUNT, "After how many attempts the step was parked, at most 2147483647."),
+        "ce-sagaround": _string(_COUNT, "How many words people have said on this step, this one included."),
+        "ce-sagaoperator": _string(
+            _PRINTABLE,
+            f"Who said it, percent-encoded UTF-8 of at most {OPERATOR_BYTES_MAX} bytes.",
+            maxLength=3 * OPERATOR_BYTES_MAX,
+        ),
+        "ce-sagaerror": _string(
+            _PRINTABLE, f"Why it parked, percent-encoded UTF-8 of at most {TEXT_BYTES_MAX} bytes.", maxLength=3 * TEXT_BYTES_MAX
+        ),
+        "ce-sagaresolution": _word(list(VERBS), "What was decided on the parked step."),
         "traceparent": {"type": "string", "description": "W3C trace context; ignored where it is not valid."},
         "tracestate": {"type": "string", "description": "W3C trace context; ignored without a valid traceparent."},
     }
@@ -100,6 +113,10 @@ def _message_schema(name: str, envelope: Envelope) -> dict[str, Any]:
         always -= {"ce-sagafrom"}
     if envelope.kind is not MessageKind.CLEAR:
         always -= {"ce-sagato"}
+    if envelope.kind in NOTICES:
+        always |= {"ce-sagaattempt", "ce-sagaround"}
+    if envelope.kind is MessageKind.RESOLVED:
+        always |= {"ce-sagaoperator", "ce-sagaresolution"}
     if envelope.kind is MessageKind.SKIP:
         always -= {"ce-sagaevent", "ce-sagaeventversion"}
     narrowed: dict[str, Any] = {header: {"const": headers[header]} for header in fixed}
@@ -136,6 +153,8 @@ _MEANING = {
     "step-failed": "A step refuses: all owners stop, and undo what was done.",
     "compensation-completed": "A step and all after it are undone or will never run; its predecessor may undo.",
     "compensation-event": "A fact for the world: what a compensation published. Not an edge of the graph.",
+    "step-parked": "For people, on the dead-letter channel: a step, or the undo of one, waits for their word.",
+    "step-resolved": "For people, on the dead-letter channel: what somebody decided on a parked step.",
     "saga-cancel": "The origin asks all owners to refuse where they still can.",
     "saga-cancel-requested": "Somebody asks the origin to cancel the saga.",
     "saga-completed": "Every last step is done or skipped: the saga is complete.",
@@ -167,6 +186,9 @@ def samples() -> dict[str, Envelope]:
     order, refund = EventRef("order.created"), EventRef("payment.refunded")
     ended = replace(bare, kind=MessageKind.OUTCOME, sender="orders", from_step="origin", channel=Channel(ChannelKind.OUTCOME))
     aborted = replace(ended, outcome=Outcome.ABORTED)
+    parked = Parking(attempt=5, error="ConnectError: card service is down")
+    resolved = Parking(attempt=5, round=1, operator="ana", resolution="retry")
+    for_people = Channel(ChannelKind.DLQ)
     return {
         "saga-started": replace(
             done, sender="orders", from_step="origin", event=order, channel=Channel(ChannelKind.EVENT, order.name)
@@ -175,6 +197,10 @@ def samples() -> dict[str, Envelope]:
         "last-step-completed": bare,
         "step-skipped": replace(bare, kind=MessageKind.SKIP, event=done.event, channel=Channel(ChannelKind.CONTROL, "shipping")),
         "step-failed": replace(bare, kind=MessageKind.ABORT, cause=Cause.REFUSED, reason="card declined: 100 % sure"),
+        "step-parked": replace(bare, kind=MessageKind.PARKED, parking=parked, channel=for_people),
+        "step-resolved": replace(
+            bare, kind=MessageKind.RESOLVED, parking=resolved, reason="card service is back, ticket 4411", channel=for_people
+        ),
         "compensation-completed": replace(bare, kind=MessageKind.CLEAR, to_step="origin", reannounced=True),
         "compensation-event": replace(done, kind=MessageKind.UNDONE, event=refund, channel=Channel(ChannelKind.EVENT, refund.name)),
         "saga-cancel": replace(

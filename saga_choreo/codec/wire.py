@@ -30,6 +30,7 @@ from saga_choreo.codec.messages import (
     read_fixed,
     write_fixed,
 )
+from saga_choreo.codec.notices import NOTICES, cut, notice_identity, read_notice, write_notice
 from saga_choreo.codec.strict_json import check_object
 from saga_choreo.codec.values import parse_saga_id, parse_time, percent_decode, percent_encode, time_text
 from saga_choreo.errors import DecodeError, ResultTooLarge
@@ -82,6 +83,10 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
         raise ValueError(
             f"a message {e.kind.value!r} of step {e.from_step!r} has {len(e.payload)} payload bytes; events have one, others none"
         )
+    if (e.parking is not None) != (e.kind in NOTICES):
+        raise ValueError(
+            f"a message {e.kind.value!r} of step {e.from_step!r} has the notice {e.parking!r}; parked and resolved have one"
+        )
     if len(e.payload) > BODY_BYTES_MAX:
         raise ResultTooLarge(f"event {str(e.event)!r} has {len(e.payload)} bytes, more than {BODY_BYTES_MAX}; send a reference")
     saga_id = str(e.saga_id)
@@ -94,8 +99,10 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
     if e.deadline_ms is not None:
         headers["ce-sagadeadline"] = time_text(e.deadline_ms * 10**6, 3)
     if e.reason:
-        cut = e.reason.encode("utf-8", "replace")[:REASON_BYTES_MAX].decode("utf-8", "ignore")
-        headers["ce-sagareason"] = percent_encode(cut)
+        headers["ce-sagareason"] = percent_encode(cut(e.reason, REASON_BYTES_MAX))
+    if e.parking is not None:
+        headers |= write_notice(e.parking)
+        headers["ce-id"] += notice_identity(e.parking)
     if e.traceparent and _TRACEPARENT.fullmatch(e.traceparent):
         headers["traceparent"] = e.traceparent
         if e.tracestate and _TRACESTATE.fullmatch(e.tracestate):
@@ -154,6 +161,7 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
         debt=fixed.debt,
         reannounced=fixed.reannounced,
         payload=body,
+        parking=read_notice(fixed.kind, found) if fixed.kind in NOTICES else None,
         traceparent=trace,
         tracestate=state if state and _TRACESTATE.fullmatch(state) else "",
         sent_ns=parse_time("ce-time", require(found, "ce-time")),

@@ -8,15 +8,30 @@ from saga_choreo.core.rows import cleared, refused, tombed
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import Cancel, Cause, Parked, State
 
-__all__ = ["not_parked", "of_compensating", "of_running", "of_waiting"]
+__all__ = ["not_parked", "of_compensating", "of_running", "of_waiting", "possible"]
+
+
+def possible(row: Row, step: StepPlan) -> tuple[str, ...]:
+    """The verbs that a person may say on this row now; none when it is not parked."""
+    if row.parked is Parked.NO:
+        return ()
+    match row.state:
+        case State.WAITING:
+            return ("done", "give_back") if row.parked is Parked.HUMAN else ("retry", "waive", "take")
+        case State.RUNNING:
+            return ("retry", "done", "fail") if row.abort or step.may_veto or step.optional else ("retry", "done")
+        case State.COMPENSATING:
+            return ("retry", "done", "waive")
+        case _:
+            return ()
 
 
 def not_parked(row: Row, fact: Resolved, _step: StepPlan) -> Refusal:
     return Refusal(f"{fact.verb!r} needs a parked step; this one is {row.state.name.lower()}")
 
 
-def _cannot(fact: Resolved, parked: str, allowed: str) -> Refusal:
-    return Refusal(f"{fact.verb!r} cannot be done to {parked}; possible: {allowed}")
+def _cannot(fact: Resolved, row: Row, step: StepPlan, parked: str) -> Refusal:
+    return Refusal(f"{fact.verb!r} cannot be said of {parked}; possible: {', '.join(possible(row, step))}")
 
 
 def of_waiting(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
@@ -32,7 +47,7 @@ def of_waiting(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
         case "take":
             return row._replace(parked=Parked.HUMAN, operator=fact.operator)
         case _:
-            return _cannot(fact, "a step that is parked before it ran", "retry, waive, take")
+            return _cannot(fact, row, step, "a step that is parked before it ran")
 
 
 def _of_taken(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
@@ -48,7 +63,7 @@ def _of_taken(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
                 return tombed(row, vetoer=True, cause=row.cause)
             return row._replace(parked=Parked.PARKED, operator="")
         case _:
-            return _cannot(fact, "a step that a person has taken over", "done, give_back")
+            return _cannot(fact, row, step, "a step that a person has taken over")
 
 
 def of_running(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
@@ -64,7 +79,7 @@ def of_running(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
                 return Refusal("'fail' would make a step refuse that was declared to never refuse; possible: retry, done")
             return refused(row, step, Cause.REFUSED)
         case _:
-            return _cannot(fact, "a step whose call is not known to have happened", "retry, done, fail")
+            return _cannot(fact, row, step, "a step whose call is not known to have happened")
 
 
 def of_compensating(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
@@ -78,4 +93,4 @@ def of_compensating(row: Row, fact: Resolved, step: StepPlan) -> Row | Refusal:
         case "waive":
             return row._replace(state=State.COMPENSATED, parked=Parked.NO, debt=True)
         case _:
-            return _cannot(fact, "an undo that keeps failing", "retry, done, waive")
+            return _cannot(fact, row, step, "an undo that keeps failing")

@@ -43,7 +43,7 @@ def facts_for(message: Message, plan: Plan, service: str, *, is_origin: bool) ->
             return [(ORIGIN, CancelRequested())] if is_origin else []
         case MessageKind.OUTCOME:
             return [(step.index, OutcomeCame(message.outcome, message.cause)) for step in plan.owned_by(service)]
-        case MessageKind.UNDONE:
+        case MessageKind.UNDONE | MessageKind.PARKED | MessageKind.RESOLVED:
             return []
         case _:
             assert_never(message.kind)

@@ -111,10 +111,15 @@ def _waiting_cancelled(row: Row, fact: CancelCame, step: StepPlan) -> Row:
 
 
 def _waiting_deadline(row: Row, fact: DeadlinePassed, step: StepPlan) -> Row:
-    """Rule 10, and 12c for a step with an event for its own deadline."""
-    if fact.own and step.deadline_choice and row.parked is Parked.NO:
-        return cleared(row._replace(state=S.DONE, choice=step.deadline_choice), step) if is_resolved(row, step) else row
-    return _waiting_cancelled(row, CancelCame(Cause.TIMED_OUT), step)
+    """Rule 10. A step's own deadline takes the branch of its event (12c), parked or not, or else is a refusal (7, 8); a person
+    who has the step is not hurried."""
+    if not fact.own:
+        return _waiting_cancelled(row, CancelCame(Cause.TIMED_OUT), step)
+    if row.parked is Parked.HUMAN or not is_resolved(row, step):
+        return row
+    if step.deadline_choice:
+        return cleared(row._replace(state=S.DONE, parked=Parked.NO, choice=step.deadline_choice), step)
+    return refused(row, step, Cause.TIMED_OUT) if step.may_veto or step.optional else row
 
 
 def _waiting_aborted(row: Row, fact: AbortCame | ClearCame, step: StepPlan) -> Row:
@@ -172,14 +177,22 @@ def _went_pending(row: Row, fact: WentPending, _step: StepPlan) -> Row:
 
 def _completed(row: Row, fact: Completed, step: StepPlan) -> Row | Refusal:
     if not row.pending or fact.key_no != row.key_no:
-        return Refusal("the token is not the one this step waits for; the step may have been completed or timed out already")
+        return _not_waited_for(row, fact)
     return cleared(row._replace(state=S.DONE, pending=False, choice=fact.choice), step)
 
 
 def _completion_declined(row: Row, fact: CompletionDeclined, step: StepPlan) -> Row | Refusal:
     if not row.pending or fact.key_no != row.key_no:
-        return Refusal("the token is not the one this step waits for; the step may have been completed or timed out already")
+        return _not_waited_for(row, fact)
     return _definitely_declined(row, step, exhausted=False)
+
+
+def _not_waited_for(row: Row, fact: Completed | CompletionDeclined) -> Refusal:
+    if fact.key_no != row.key_no:
+        return Refusal("the token is of a call that was declined; the step has called again since, under another key")
+    if row.parked is not Parked.NO:
+        return Refusal("the step is parked and waits for a person's word: resolve it as done or failed instead")
+    return Refusal("the step has not said yet that it waits for a completion; try again a little later")
 
 
 def _completion_too_late(_row: Row, _fact: Completed | CompletionDeclined, _step: StepPlan) -> Refusal:
@@ -269,7 +282,7 @@ TABLE: dict[tuple[State, type], Rule] = {
     (_W, Declined): Rule("7, 8", (_W, _T, _K), _waiting_declined),
     (_W, Failed): Rule("9", (_W, _T, _K), _waiting_failed),
     (_W, CancelCame): Rule("10", (_W, _T), _waiting_cancelled),
-    (_W, DeadlinePassed): Rule("10, 12c", (_W, _T, *_AFTER_DONE), _waiting_deadline),
+    (_W, DeadlinePassed): Rule("7, 8, 10, 12c", (_W, _T, _K, *_AFTER_DONE), _waiting_deadline),
     (_W, AbortCame): Rule("11, 16", (_W, _T), _waiting_aborted),
     (_W, ClearCame): Rule("11, 16", (_W, _T), _waiting_aborted),
     (_W, Resolved): Rule("22, 22b", (_W, _K, _D, _T), resolutions.of_waiting),

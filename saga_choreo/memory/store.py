@@ -144,9 +144,10 @@ class MemoryStore:
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         groups: dict[UUID, list[Record]] = {}
         for record in self._records(wanted.service):
-            before = wanted.before is None or record.saga_id < wanted.before
-            if before and wanted.choreography in ("", record.choreography):
+            if (wanted.before is None or record.saga_id < wanted.before) and wanted.choreography in ("", record.choreography):
                 groups.setdefault(record.saga_id, []).append(record)
+        if wanted.parked:
+            groups = {saga_id: group for saga_id, group in groups.items() if any(r.row.parked is not Parked.NO for r in group)}
         newest = sorted(groups, reverse=True)[: wanted.limit]
         return [sorted(groups[saga_id], key=lambda r: (r.service, r.record_key)) for saga_id in newest]
 

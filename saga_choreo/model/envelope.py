@@ -12,7 +12,7 @@ from uuid import UUID
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.states import Cause, Outcome
 
-__all__ = ["Channel", "ChannelKind", "Envelope", "MessageKind"]
+__all__ = ["Channel", "ChannelKind", "Envelope", "MessageKind", "Parking"]
 
 
 class MessageKind(StrEnum):
@@ -26,6 +26,8 @@ class MessageKind(StrEnum):
     CANCEL_REQUEST = "cancel_request"
     OUTCOME = "outcome"
     UNDONE = "undone"  # the event a compensation publishes: a fact for the world, not an edge of the graph
+    PARKED = "parked"  # for people: a step waits for their word
+    RESOLVED = "resolved"  # for people: what somebody decided on a parked step
 
 
 class ChannelKind(StrEnum):
@@ -46,6 +48,18 @@ class Channel:
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.name}" if self.name else str(self.kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking:
+    """What PARKED and RESOLVED tell beside the step. `round` counts the words people had said on the step, so that a step that
+    parks again after the same number of attempts gives another notice. `resolution` is the verb, of RESOLVED only."""
+
+    attempt: int = 0
+    round: int = 0
+    operator: str = ""
+    error: str = ""
+    resolution: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +88,7 @@ class Envelope:
     debt: bool = False
     reannounced: bool = False
     payload: bytes = b""
+    parking: Parking | None = None
     traceparent: str = ""
     tracestate: str = ""
     sent_ns: int = 0

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 
-__all__ = ["ORIGIN", "ORIGIN_NAME", "Record", "RecordKey", "Row", "pack_payloads", "unpack_payloads"]
+__all__ = ["ORIGIN", "ORIGIN_NAME", "Record", "RecordKey", "Resolution", "Row", "pack_payloads", "unpack_payloads"]
 
 # The step number of the origin row: virtual source and sink of the saga, one row at the service that started it.
 ORIGIN = -1
@@ -51,13 +51,26 @@ class RecordKey(NamedTuple):
     step: int
 
 
+class Resolution(NamedTuple):
+    """The last word a person said on the parked step: who, when and why. `attempt` is the one after which it had been parked,
+    `number` counts the words said on this step in this saga."""
+
+    verb: str
+    operator: str
+    reason: str
+    at_ms: int
+    attempt: int
+    number: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A row with what it carries. Times are Unix milliseconds; payloads are JSON bytes as they came.
 
     `inputs` maps the bit of an in-edge to its payload, `results` the number of a published event to its payload (the
     origin row keeps the start event there, under 0). `version` grows by one at every change; `announced` is the version
-    whose emissions are known to be published.
+    whose emissions are known to be published. `deadline_own_ms` is the step's own deadline, counted from when all its
+    in-edges were resolved.
     """
 
     service: str
@@ -69,12 +82,14 @@ class Record:
     origin: str
     key: str = ""
     deadline_ms: int | None = None
+    deadline_own_ms: int | None = None
     inputs: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
     results: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
     kept: bytes | None = None
     undo_result: bytes | None = None
     reason: str = ""
     error: str = ""
+    resolution: Resolution | None = None
     trace: str = ""
     due_ms: int | None = None
     lease_ms: int | None = None

@@ -5,7 +5,7 @@ Everything of `model` that an adapter touches is re-exported, so that an adapter
 """
 
 from saga_choreo.model.envelope import Channel, ChannelKind
-from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Resolution, Row, pack_payloads, unpack_payloads
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
@@ -47,6 +47,7 @@ __all__ = [
     "Reader",
     "Record",
     "RecordKey",
+    "Resolution",
     "Row",
     "SagaFilter",
     "Scans",

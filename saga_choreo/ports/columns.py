@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.model.record import Record, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.record import Record, Resolution, Row, pack_payloads, unpack_payloads
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 
 __all__ = ["COLUMNS", "Column", "from_columns", "to_columns"]
@@ -47,12 +48,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("origin", "text"),
     Column("business_key", "text"),
     Column("deadline_ms", "int", nullable=True),
+    Column("deadline_own_ms", "int", nullable=True),
     Column("inputs", "bytes", nullable=True),
     Column("results", "bytes", nullable=True),
     Column("kept", "bytes", nullable=True),
     Column("undo_result", "bytes", nullable=True),
     Column("reason", "text"),
     Column("error", "text"),
+    Column("resolution", "text", nullable=True),
     Column("trace", "text"),
     Column("due_ms", "int", nullable=True),
     Column("lease_ms", "int", nullable=True),
@@ -102,12 +105,14 @@ def to_columns(record: Record) -> tuple[Any, ...]:
         record.origin,
         record.key,
         record.deadline_ms,
+        record.deadline_own_ms,
         pack_payloads(record.inputs),
         pack_payloads(record.results),
         record.kept,
         record.undo_result,
         record.reason,
         record.error,
+        None if record.resolution is None else json.dumps(record.resolution, ensure_ascii=False),
         record.trace,
         record.due_ms,
         record.lease_ms,
@@ -149,17 +154,26 @@ def from_columns(values: Sequence[Any]) -> Record:
         origin=v[21],
         key=v[22],
         deadline_ms=v[23],
-        inputs=unpack_payloads(v[24]),
-        results=unpack_payloads(v[25]),
-        kept=v[26],
-        undo_result=v[27],
-        reason=v[28],
-        error=v[29],
-        trace=v[30],
-        due_ms=v[31],
-        lease_ms=v[32],
-        nudges=v[33],
-        version=v[34],
-        announced=v[35],
-        changed_ms=v[36],
+        deadline_own_ms=v[24],
+        inputs=unpack_payloads(v[25]),
+        results=unpack_payloads(v[26]),
+        kept=v[27],
+        undo_result=v[28],
+        reason=v[29],
+        error=v[30],
+        resolution=None if v[31] is None else _resolution(v[31]),
+        trace=v[32],
+        due_ms=v[33],
+        lease_ms=v[34],
+        nudges=v[35],
+        version=v[36],
+        announced=v[37],
+        changed_ms=v[38],
     )
+
+
+def _resolution(stored: str) -> Resolution:
+    try:
+        return Resolution(*json.loads(stored))
+    except TypeError as exc:
+        raise ValueError(f"a stored resolution cannot be read: {exc}; the row was not written by this toolkit") from exc

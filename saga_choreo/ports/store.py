@@ -92,13 +92,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaFilter:
-    """What to list: newest first, at most `limit`, older than `before` (a saga id) when paging. Empty fields match all."""
+    """What to list: newest first, at most `limit`, older than `before` (a saga id) when paging. Empty fields match all.
+    `parked`: only sagas with a parked record (of that service)."""
 
     service: str = ""
     choreography: str = ""
     states: tuple[str, ...] = ()
     limit: int = 50
     before: UUID | None = None
+    parked: bool = False
 
 
 class UserTx(Protocol):

@@ -25,6 +25,8 @@ from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.declarations import Declarations, StepDecorators
+from saga_choreo.runtime.outside import complete, decline
+from saga_choreo.runtime.parked import ParkedStep, parked_steps
 from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
 from saga_choreo.runtime.sagas import SagaHandle, Start, start
 from saga_choreo.runtime.session import OnOutcome, Session
@@ -243,6 +245,23 @@ class Agent(StepDecorators):
             return SagaHandle(session, UUID(id_or_key))
         except ValueError:
             return SagaHandle(session, None, id_or_key)
+
+    async def complete_step(self, token: str, answer: object = None) -> None:
+        """Finish a step that returned `Pending()`: `token` is its `ctx.token`, `answer` what the handler would have returned, or a
+        `Reject`. From any process with this agent open. The same answer again is accepted until the saga has ended.
+
+        Raises Refused (not the token of a step that waits for this answer), DefinitionError (not what the step is declared to
+        publish), SagaNotFound, ResultTooLarge.
+        """
+        await complete(self._opened(), token, answer)
+
+    async def decline_step(self, token: str, reason: str) -> None:
+        """The outside says no to a pending step: as when its handler raises Reject. Raises Refused, SagaNotFound."""
+        await decline(self._opened(), token, reason)
+
+    async def parked_steps(self, *, choreography: str = "", limit: int = 50) -> list[ParkedStep]:
+        """Steps of this service that wait for a person, of the newest sagas first. `saga-choreo steps` resolves them."""
+        return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
 
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
         """Sagas this service knows, newest first: started here, or with a step here."""

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from saga_choreo.codec.tokens import Token, write_token
 from saga_choreo.core.rows import Duty
 from saga_choreo.errors import (
     ConfigurationError,
@@ -77,6 +78,16 @@ class Attempt:
     def idempotency_key(self) -> str:
         side = "undo" if is_undo(self._what) else "do"
         return f"{self.saga_id}:{self.step}:{side}:{self._record.row.key_no}"
+
+    @property
+    def token(self) -> str:
+        if self._what is not Duty.CALL:
+            raise ConfigurationError(
+                f"{'the compensation of ' if is_undo(self._what) else ''}step {self.step!r} cannot be completed later and has no "
+                "ctx.token; only the handler of an external step may return Pending()"
+            )
+        record = self._record
+        return write_token(Token(record.saga_id, record.definition, record.step, record.row.key_no))
 
     @property
     def deadline(self) -> datetime | None:

@@ -49,6 +49,12 @@ class StepContext(Protocol):
         ...
 
     @property
+    def token(self) -> str:
+        """For an external step that returns `Pending()`: what `agent.complete_step(token, event)` takes. Give it to whoever will
+        answer; it is no secret. The same over retries of the same call. Raises ConfigurationError in any other handler."""
+        ...
+
+    @property
     def deadline(self) -> datetime | None:
         """When the saga is aborted, if it still can be (aware, UTC)."""
         ...

@@ -5,14 +5,16 @@ from __future__ import annotations
 from saga_choreo.codec.wire import encode
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.graph import TO_SINK, Plan
+from saga_choreo.core.notices import Note
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import ORIGIN_NAME, Record
 from saga_choreo.ports.broker import Outgoing
 
-__all__ = ["channel_of", "envelope_of", "letter_of", "message_of", "receiver_of"]
+__all__ = ["channel_of", "envelope_of", "letter_of", "message_of", "notice_letter", "receiver_of"]
 
 _OUTCOME = Channel(ChannelKind.OUTCOME)
+_DLQ = Channel(ChannelKind.DLQ)
 
 
 def message_of(envelope: Envelope, plan: Plan) -> Message | str:
@@ -96,3 +98,28 @@ def letter_of(message: Message, record: Record, plan: Plan, now_ns: int, *, agai
     headers, body = encode(envelope)
     has_reader = envelope.channel.kind is not ChannelKind.EVENT or (message.source, message.event) in plan.readers
     return Outgoing(envelope.channel, str(record.saga_id), headers, body, must_route=has_reader)
+
+
+def notice_letter(note: Note, record: Record, plan: Plan, now_ns: int, *, again: bool = False) -> Outgoing:
+    """The letter for people about a parked or resolved step."""
+    traceparent, _, tracestate = record.trace.partition("\n")
+    envelope = Envelope(
+        kind=note.kind,
+        saga_id=record.saga_id,
+        choreography=record.choreography,
+        definition=record.definition,
+        origin=record.origin,
+        sender=record.service,
+        channel=_DLQ,
+        from_step=plan.step(record.step).name,
+        key=record.key,
+        deadline_ms=record.deadline_ms,
+        reason=note.reason,
+        reannounced=again,
+        parking=note.parking,
+        traceparent=traceparent,
+        tracestate=tracestate,
+        sent_ns=now_ns,
+    )
+    headers, body = encode(envelope)
+    return Outgoing(_DLQ, str(record.saga_id), headers, body, must_route=False)

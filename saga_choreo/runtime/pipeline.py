@@ -16,16 +16,18 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Refusal, UndoFailed
+from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Refusal, Resolved, UndoFailed
+from saga_choreo.core.notices import notices
 from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
+from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import State
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.arrivals import Arrival, Sorted, sort_arrivals
 from saga_choreo.runtime.catalog import Catalog, Known
-from saga_choreo.runtime.letters import letter_of
+from saga_choreo.runtime.letters import letter_of, notice_letter
 from saga_choreo.runtime.operations import (
     Ack,
     Begin,
@@ -45,8 +47,8 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.settling import died_too_often, give_up, hand_back, is_undo, settle
-from saga_choreo.runtime.timing import Limits, deadline_of
+from saga_choreo.runtime.settling import at_own_deadline, died_too_often, give_up, hand_back, is_undo, settle, word_on
+from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
 __all__ = ["Pipeline", "Steps"]
@@ -143,7 +145,8 @@ class Pipeline:
         record = said.record
         known = self._catalog.get(record.definition)
         assert known is not None
-        letters = (letter_of(message, record, known.plan, now_ns) for message in said.messages)
+        letters = [letter_of(message, record, known.plan, now_ns) for message in said.messages]
+        letters += [notice_letter(note, record, known.plan, now_ns) for note in said.notes]
         return Publication(record.record_key, record.version, tuple(letter for letter in letters if letter is not None))
 
     def _run_duties(self, ws: Workspace, *, slow: bool) -> Generator[Operation, Any, None]:
@@ -223,15 +226,18 @@ class Pipeline:
         deadline = deadline_of(record, step)
         if deadline is not None and deadline <= ws.now_ms:
             return isinstance(ws.act(key, DeadlinePassed(), known, reason="the saga's deadline passed"), Row)
-        if record.row.pending and record.lease_ms is not None and record.lease_ms <= ws.now_ms:
-            return isinstance(ws.act(key, DeadlinePassed(own=True), known, lease_ms=None), Row)
-        return False
+        own = deadline_own_of(record, step)
+        if own is None or own > ws.now_ms:
+            return False
+        return isinstance(ws.act(key, DeadlinePassed(own=True), known, **at_own_deadline(step)), Row)
 
     def _nudge(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, list[Outgoing]]:
         """Say everything again, flagged: repairs whatever the broker lost."""
         now_ns, _ = yield Now()
         ws.touch(record.record_key, nudges=record.nudges + 1)
-        letters = (letter_of(m, record, known.plan, now_ns, again=True) for m in everything(record, known.plan))
+        letters = [letter_of(m, record, known.plan, now_ns, again=True) for m in everything(record, known.plan)]
+        parked = [note for note in notices(record) if note.kind is MessageKind.PARKED]
+        letters += [notice_letter(note, record, known.plan, now_ns, again=True) for note in parked]
         return [letter for letter in letters if letter is not None]
 
     def _claim_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Duty | None:
@@ -309,24 +315,37 @@ class Pipeline:
         yield from self._announce(ws.said(records))
 
     def command(
-        self, saga_id: UUID, step: int | None, fact: Fact, reason: str = ""
+        self,
+        saga_id: UUID,
+        step: int | None,
+        fact: Fact,
+        reason: str = "",
+        *,
+        definition: str = "",
+        runs: bool = True,
+        **changes: Any,
     ) -> Generator[Operation, Any, Row | Refusal | None]:
-        """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first."""
+        """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first.
+        `changes` are the record's other fields; without `runs`, what becomes due is left to the service's agents."""
         ws, _ = yield from self._workspace()
         yield Begin()
         ws.load((yield Claim((saga_id,))))
         found = sorted(ws.of_saga(saga_id), key=lambda record: record.step)
-        record = next((one for one in found if step is None or one.step == step), None)
+        record = next((one for one in found if step in (None, one.step) and definition in ("", one.definition)), None)
         known = None if record is None else self._catalog.get(record.definition)
         if record is None or known is None:
             yield Rollback()
             return None
-        changes: dict[str, Any] = {"reason": reason} if reason and not record.reason else {}
+        if isinstance(fact, Resolved):
+            changes["resolution"] = word_on(record, fact, reason, ws.now_ms)
+        elif reason and not record.reason:
+            changes["reason"] = reason
         answer = ws.act(record.record_key, fact, known, **changes)
         if not isinstance(answer, Row):
             yield Rollback()
             return answer if answer is not None else record.row
-        yield from self._run_duties(ws, slow=False)
+        if runs:
+            yield from self._run_duties(ws, slow=False)
         records = ws.changed()
         yield Save(records)
         yield Commit()
@@ -336,7 +355,7 @@ class Pipeline:
     def publications(self, records: Sequence[Record], now_ns: int) -> list[Publication]:
         """Everything these records say, as if nothing had been published yet: the crash path, and a saga's start."""
         known = [(record, self._catalog.get(record.definition)) for record in records]
-        said = [Said(record, everything(record, one.plan)) for record, one in known if one is not None]
+        said = [Said(record, everything(record, one.plan), notices(record)) for record, one in known if one is not None]
         return [self._publication(one, now_ns) for one in said]
 
     def give_back(self, key: RecordKey) -> Generator[Operation, Any, None]:
@@ -345,10 +364,11 @@ class Pipeline:
         yield Begin()
         ws.load((yield Claim((key.saga_id,))))
         record = ws.get(key)
-        if record is None or record.lease_ms is None or record.row.pending:
+        known = self._catalog.get(key.definition)
+        if record is None or known is None or record.lease_ms is None or record.row.pending:
             yield Rollback()
             return
-        hand_back(ws, key)
+        hand_back(ws, key, known)
         yield Save(ws.changed())
         yield Commit()
 

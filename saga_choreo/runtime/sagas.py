@@ -115,7 +115,9 @@ class SagaHandle:
         """Ask for the saga to be undone. A request: a saga that can no longer be undone completes. Raises Refused when it has
         ended already, SagaNotFound when this participant does not know it."""
         await self._resolve()
-        answer = await Driver(self._session).run(self._session.pipeline.command(self.saga_id, None, CancelRequested(), reason))
+        session = self._session
+        steps = session.pipeline.command(self.saga_id, None, CancelRequested(), reason, runs=session.serves)
+        answer = await Driver(session).run(steps)
         if answer is None:
             raise _unknown(self.saga_id)
         if isinstance(answer, Refusal):

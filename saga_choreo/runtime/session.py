@@ -87,6 +87,7 @@ class Session:
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self.serves = False
         self._work: asyncio.TaskGroup | None = None
+        self.serves = False
         self._waiters: dict[UUID, asyncio.Event] = {}
         # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
         self.starts: Together[Any, Any] | None = None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
-from saga_choreo.core.facts import Declined, Failed, Succeeded, UndoFailed, Undone, WentPending
+from saga_choreo.core.facts import Declined, Failed, Resolved, Succeeded, UndoFailed, Undone, WentPending
+from saga_choreo.core.graph import StepPlan
 from saga_choreo.core.rows import Duty
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Record, RecordKey, Resolution
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected
 from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["died_too_often", "give_up", "hand_back", "is_undo", "settle"]
+__all__ = ["at_own_deadline", "died_too_often", "give_up", "hand_back", "is_undo", "settle", "word_on"]
 
 OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
 
@@ -36,7 +37,8 @@ def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Execute
         case Ran(handled=handled, kept=kept):
             assert handled is not None
             if handled.pending:
-                _go_pending(ws, key, known, attempt)
+                # Only the step's own deadline, if it has one, is due from now on.
+                ws.act(key, WentPending(attempt), known, kept=kept, lease_ms=None, error="")
                 return
             fact = Succeeded(attempt, handled.choice)
             ws.act(key, fact, known, results=dict(handled.results), kept=kept, inputs={}, error="", lease_ms=None)
@@ -52,13 +54,6 @@ def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Execute
                 _settle_failure(ws, key, known, "timed out", chance, final=False)
         case _:
             assert_never(answer)
-
-
-def _go_pending(ws: Workspace, key: RecordKey, known: Known, attempt: int) -> None:
-    """The handler will be completed from outside; from now on only the step's own deadline, if it has one, is due."""
-    deadline_s = known.options(key.step).deadline_s
-    own = None if deadline_s is None else ws.now_ms + int(deadline_s * 1000)
-    ws.act(key, WentPending(attempt), known, lease_ms=own, error="")
 
 
 def _settle_rejection(ws: Workspace, key: RecordKey, known: Known, reason: str, chance: float) -> None:
@@ -90,10 +85,12 @@ def _act_failed(ws: Workspace, key: RecordKey, known: Known, fact: Failed, error
 
 
 def _settle_failure(ws: Workspace, key: RecordKey, known: Known, error: str, chance: float, *, final: bool) -> None:
-    retry = known.options(key.step).retry
+    options = known.options(key.step)
+    retry = options.retry
     record = _counted(ws, key, known)
     attempt = record.row.attempt
-    exhausted = final or retry.is_exhausted(attempt)
+    # A call without a key that the provider knows may have happened: nobody but a person may say (rule 9b).
+    exhausted = final or options.unsafe_external or retry.is_exhausted(attempt)
     ws.touch(key, error=error, lease_ms=None)
     _act_failed(ws, key, known, Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO), error)
     _back_off(ws, key, retry, attempt, chance)
@@ -121,9 +118,14 @@ def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Executed, 
             assert_never(answer)
 
 
-def hand_back(ws: Workspace, key: RecordKey) -> None:
-    """The agent stops in the middle of an attempt: it was not the step's fault, and whoever comes next may begin at once."""
+def hand_back(ws: Workspace, key: RecordKey, known: Known) -> None:
+    """The agent stops in the middle of an attempt: it was not the step's fault, and whoever comes next may begin at once. Except
+    where the call may not be repeated: the lease stays, and tells the next that a call was under way."""
     row = _record(ws, key).row
+    if known.options(key.step).unsafe_external and row.state is State.RUNNING:
+        ws.touch(key, error="the agent was stopped while the call was under way")
+        ws.retry_at(key, ws.now_ms)
+        return
     ws.touch(key, row=row._replace(attempt=max(row.attempt - 1, 0)), lease_ms=None)
     ws.retry_at(key, ws.now_ms)
 
@@ -147,5 +149,22 @@ def _back_off(ws: Workspace, key: RecordKey, retry: Retry, attempt: int, chance:
 def died_too_often(record: Record, known: Known, what: Duty) -> bool:
     """All attempts are used up without an answer: the attempts died with their agents."""
     options = known.options(record.step)
+    if what is Duty.CALL and options.unsafe_external and record.lease_ms is not None:
+        return True
     retry = options.undo_retry if is_undo(what) else options.retry
     return retry.is_exhausted(record.row.attempt)
+
+
+def at_own_deadline(step: StepPlan) -> dict[str, Any]:
+    """What changes beside the row when the step's own deadline passes. The event of a deadline has nothing to tell but that it
+    has passed; its model is checked to need no field."""
+    if not step.deadline_choice:
+        return {"reason": f"step {step.name!r} was not done by its own deadline"}
+    results = {step.deadline_choice.bit_length() - 1: b"{}"}
+    return {"results": results, "inputs": {}, "error": "", "lease_ms": None}
+
+
+def word_on(record: Record, fact: Resolved, reason: str, now_ms: int) -> Resolution:
+    """Who said what, when and why."""
+    number = 1 if record.resolution is None else record.resolution.number + 1
+    return Resolution(fact.verb, fact.operator, reason, now_ms, record.row.attempt, number)

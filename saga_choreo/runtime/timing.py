@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saga_choreo.core.graph import StepPlan
-from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_finished
+from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_finished, is_resolved
 from saga_choreo.model.record import ORIGIN, Record
-from saga_choreo.model.states import Cancel, State
+from saga_choreo.model.states import Cancel, Parked, State
 
-__all__ = ["DAY_MS", "Limits", "deadline_of", "due_of", "nudge_after_ms"]
+__all__ = ["DAY_MS", "Limits", "deadline_of", "deadline_own_of", "due_of", "nudge_after_ms"]
 
 DAY_MS = 86_400_000
 
@@ -52,12 +52,22 @@ class Limits:
 
 def deadline_of(record: Record, step: StepPlan) -> int | None:
     """The deadline that still matters to this record: a step that cannot refuse any more has none."""
-    state = record.row.state
-    if state is State.WAITING and step.may_veto and step.index != ORIGIN and not record.row.cancel & Cancel.HEARD:
+    state, cancel = record.row.state, record.row.cancel
+    # A person who has the step hears of the deadline once, and is not asked again.
+    if state is State.WAITING and step.may_veto and step.index != ORIGIN and not cancel & Cancel.HEARD:
         return record.deadline_ms
-    if state is State.OPEN and not record.row.cancel & Cancel.ASKED:
+    if state is State.OPEN and not cancel & Cancel.ASKED:
         return record.deadline_ms
     return None
+
+
+def deadline_own_of(record: Record, step: StepPlan) -> int | None:
+    """The step's own deadline, while it can still do anything: take the branch of its event, or refuse before it has run."""
+    row = record.row
+    if row.pending:
+        return record.deadline_own_ms if step.deadline_choice else None
+    ready = row.state is State.WAITING and row.parked is not Parked.HUMAN and is_resolved(row, step)
+    return record.deadline_own_ms if ready and (step.deadline_choice or step.may_veto or step.optional) else None
 
 
 def nudge_after_ms(nudges: int, limits: Limits, chance: float) -> int:
@@ -74,10 +84,7 @@ def due_of(record: Record, step: StepPlan, limits: Limits, now_ms: int, chance: 
     row = record.row
     if is_finished(row):
         return None
-    wakes = [at for at in (deadline_of(record, step),) if at is not None]
-    # A step's own deadline matters only where an event is published at it: what changes nothing must not be due for ever.
-    if row.pending and record.lease_ms is not None and step.deadline_choice:
-        wakes.append(record.lease_ms)
+    wakes = [at for at in (deadline_of(record, step), deadline_own_of(record, step)) if at is not None]
     if duty(row, step) is not None:
         wakes.append(now_ms if retry_at_ms is None else retry_at_ms)
     elif limits.reannounce and _has_said_something(record):
@@ -89,4 +96,4 @@ def _has_said_something(record: Record) -> bool:
     row = record.row
     if record.step == ORIGIN:
         return row.state not in FINAL_ORIGIN
-    return row.state not in (State.WAITING, State.RUNNING) or bool(row.cancel)
+    return row.state not in (State.WAITING, State.RUNNING) or bool(row.cancel) or row.parked is not Parked.NO

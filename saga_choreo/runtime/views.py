@@ -27,6 +27,7 @@ class StepView:
     changed_ms: int
     attempt: int
     parked: bool
+    operator: str
     reason: str
     error: str
     due_ms: int | None
@@ -87,6 +88,7 @@ def _step_view(record: Record, plan: Plan | None) -> StepView:
         changed_ms=record.changed_ms,
         attempt=record.row.attempt,
         parked=record.row.parked is not Parked.NO,
+        operator=record.row.operator,
         reason=record.reason,
         error=record.error,
         due_ms=record.due_ms,

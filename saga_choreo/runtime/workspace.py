@@ -15,12 +15,14 @@ from uuid import UUID
 from saga_choreo.core.emissions import Message, emissions
 from saga_choreo.core.facts import Claimed, DoneCame, Fact, Refusal
 from saga_choreo.core.graph import Plan, StepPlan
+from saga_choreo.core.notices import Note, notices
 from saga_choreo.core.routing import facts_for
-from saga_choreo.core.rows import Duty, duty, is_finished
+from saga_choreo.core.rows import Duty, duty, is_finished, is_resolved
 from saga_choreo.core.transitions import transition
 from saga_choreo.model.envelope import Envelope, MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, RecordKey, Row
+from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.letters import message_of, receiver_of
 from saga_choreo.runtime.timing import Limits, due_of
@@ -30,10 +32,11 @@ __all__ = ["Applied", "Said", "Workspace", "everything"]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the new version of one record says to the outside."""
+    """What the new version of one record says to the outside, and what it tells people."""
 
     record: Record
     messages: tuple[Message, ...]
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +272,9 @@ class Workspace:
         retry_at = self._retry_at.get(key)
         if retry_at is None and stored is not None and duty(stored.row, step) is duty(record.row, step):
             retry_at = stored.due_ms  # the backoff or lease of something that was due before goes on
-        announced = version if caught_up and key not in self._messages else told
+        announced = version if caught_up and key not in self._messages and not _news(record, stored) else told
+        if record.deadline_own_ms is None:
+            record = replace(record, deadline_own_ms=self._deadline_own(record, step, known))
         due = due_of(record, step, self._limits, self.now_ms, self._chance, retry_at)
         record = replace(record, version=version, announced=announced, due_ms=due, changed_ms=self.now_ms)
         if not is_finished(record.row):
@@ -277,6 +282,12 @@ class Workspace:
         if announced < version:  # what it still has to say needs its results
             return replace(record, inputs={})
         return replace(record, inputs={}, results={}, kept=None, undo_result=None)
+
+    def _deadline_own(self, record: Record, step: StepPlan, known: Known) -> int | None:
+        """Counted from the commit in which the last in-edge is resolved (or, where a tool made it, from the agent's next one)."""
+        after_s = known.options(step.index).deadline_s
+        starts = record.row.state in (State.WAITING, State.RUNNING) and step.index != ORIGIN and is_resolved(record.row, step)
+        return self.now_ms + int(after_s * 1000) if after_s is not None and starts else None
 
     def said(self, saved: Iterable[Record]) -> list[Said]:
         """What the saved records say to the outside, to be published after the commit. A record whose earlier words are not
@@ -288,7 +299,10 @@ class Workspace:
             stored = self._stored.get(record.record_key)
             caught_up = stored is None or record.announced == stored.version
             new = tuple(self._messages.get(record.record_key, ()))
-            words.append(Said(record, new if caught_up else everything(record, self.plan(record))))
+            if caught_up:
+                words.append(Said(record, new, _news(record, stored)))
+            else:
+                words.append(Said(record, everything(record, self.plan(record)), notices(record)))
         return words
 
     def plan(self, record: Record) -> Plan:
@@ -301,6 +315,12 @@ def everything(record: Record, plan: Plan) -> tuple[Message, ...]:
     """All that a record says to other services, as if nothing had been said yet."""
     said = emissions(record.row, plan.step(record.step), plan)
     return tuple(m for m in said if receiver_of(m, record) != record.service and not _is_needless(m, record, plan))
+
+
+def _news(record: Record, stored: Record | None) -> tuple[Note, ...]:
+    """What people are not told yet. Where it was parked before, another error or debt is no news."""
+    known = {(kind, parking.round) for kind, parking, _ in notices(stored)} if stored is not None else set[object]()
+    return tuple(note for note in notices(record) if (note.kind, note.parking.round) not in known)
 
 
 def _is_needless(message: Message, record: Record, plan: Plan) -> bool:

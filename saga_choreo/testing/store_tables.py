@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from saga_choreo.model.record import ORIGIN
+from saga_choreo.model.record import ORIGIN, Resolution
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.ports import AnnouncedMark, BusinessKey, Held, Quarantined, SagaFilter
 from saga_choreo.testing.store_harness import SERVICE, AnyStore, Behaviour, StoreHarness, make_record, saga_id_of
 from saga_choreo.testing.store_records import save, stored
 
 __all__ = ["TABLE_BEHAVIOURS"]
+
+_WORD = Resolution("take", "ana", "doing it by hand: “ü”", 1_790_000_000_000, 5, 1)
 
 
 def _key(number: int, key: str = "ORDER-1") -> BusinessKey:
@@ -216,6 +218,14 @@ async def _sagas(harness: StoreHarness) -> None:
         assert await _listed(store, SagaFilter(service=SERVICE, limit=2)) == [(5, 1), (4, 2)]
         assert await _listed(store, SagaFilter(choreography="returns")) == [(5, 1)]
         assert await _listed(store, SagaFilter(before=saga_id_of(3), limit=1)) == [(2, 3)]
+        await save(
+            store, make_record(4, step=3, parked=Parked.HUMAN, resolution=_WORD), make_record(2, step=3, parked=Parked.PARKED)
+        )
+        assert await _listed(store, SagaFilter(parked=True)) == [(4, 4), (2, 4)]
+        assert await _listed(store, SagaFilter(parked=True, service=SERVICE, before=saga_id_of(4))) == [(2, 3)]
+        assert await _listed(store, SagaFilter(parked=True, service="stock")) == []
+        kept = [record for record in await store.records(saga_id_of(4)) if record.step == 3]
+        assert [record.resolution for record in kept] == [_WORD]
         assert [r.service for r in await store.records(saga_id_of(1))] == [SERVICE, SERVICE, "stock"]
         assert [r.step for r in await store.records(saga_id_of(1), SERVICE)] == [1, 2]
 

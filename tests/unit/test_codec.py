@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from saga_choreo.codec.faults import Fault
 from saga_choreo.codec.headers import HEADERS_BYTES_MAX
+from saga_choreo.codec.notices import NOTICES, OPERATOR_BYTES_MAX, TEXT_BYTES_MAX, VERBS
 from saga_choreo.codec.wire import BODY_BYTES_MAX, KEY_BYTES_MAX, REASON_BYTES_MAX, checked_key, decode, encode
 from saga_choreo.errors import DecodeError, ResultTooLarge
-from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind, Parking
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.states import Cause, Outcome
@@ -80,6 +81,18 @@ values = st.recursive(
 
 
 @st.composite
+def notices(draw: st.DrawFn, kind: MessageKind) -> Parking:
+    is_word = kind is MessageKind.RESOLVED
+    return Parking(
+        attempt=draw(st.integers(0, 2**31 - 1)),
+        round=draw(st.integers(0, 2**31 - 1)),
+        operator=draw(texts.filter(lambda text: is_word <= len(text.encode()) <= OPERATOR_BYTES_MAX)),
+        error=draw(texts.filter(lambda text: len(text.encode()) <= TEXT_BYTES_MAX)),
+        resolution=draw(st.sampled_from(VERBS)) if is_word else "",
+    )
+
+
+@st.composite
 def envelopes(draw: st.DrawFn) -> Envelope:
     kind = draw(st.sampled_from(list(MessageKind)))
     needs_event = kind is MessageKind.UNDONE
@@ -93,6 +106,9 @@ def envelopes(draw: st.DrawFn) -> Envelope:
     channel = Channel(ChannelKind.EVENT, event.name) if is_fact and event else Channel(ChannelKind.CONTROL, draw(names))
     if kind is MessageKind.OUTCOME:
         channel = draw(st.sampled_from([channel, Channel(ChannelKind.OUTCOME)]))
+    notice = draw(notices(kind)) if kind in NOTICES else None
+    if notice is not None:
+        channel = Channel(ChannelKind.DLQ)
     payload = orjson.dumps(draw(st.dictionaries(texts, st.text(max_size=5).map(lambda s: s.encode("utf-8", "replace").decode()))))
     return Envelope(
         kind=kind,
@@ -113,6 +129,7 @@ def envelopes(draw: st.DrawFn) -> Envelope:
         debt=draw(st.booleans()),
         reannounced=draw(st.booleans()),
         payload=payload if is_fact else b"",
+        parking=notice,
         traceparent=draw(st.sampled_from(["", TRACEPARENT])),
         sent_ns=draw(st.integers(0, 253_402_300_799_999_999_999)),
     )
@@ -137,7 +154,8 @@ def test_a_message_that_is_published_again_has_the_same_id(envelope: Envelope, l
 def test_different_messages_of_one_saga_have_different_ids(one: Envelope, other: Envelope) -> None:
     def identity(e: Envelope) -> tuple[object, ...]:
         receiver = e.to_step or (e.channel.name if e.channel.kind is ChannelKind.CONTROL else "")
-        return e.kind, e.from_step, receiver, e.event
+        told = (e.parking.attempt, e.parking.round) if e.parking else None
+        return e.kind, e.from_step, receiver, e.event, told
 
     other = replace(other, saga_id=one.saga_id)
     assert (encode(one)[0]["ce-id"] == encode(other)[0]["ce-id"]) == (identity(one) == identity(other))
@@ -244,6 +262,33 @@ def test_a_broken_trace_context_is_dropped_and_does_not_stop_a_saga() -> None:
 )
 def test_each_wrong_header_has_a_word_of_its_own(changes: Mapping[str, str | None], code: str) -> None:
     assert code_with(changes) == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"ce-sagaattempt": None}, "missing_attribute"),
+        ({"ce-sagaattempt": "-1"}, "number"),
+        ({"ce-sagaround": "2147483648"}, "number"),
+        ({"ce-sagaoperator": None}, "missing_attribute"),
+        ({"ce-sagaoperator": "o" * (OPERATOR_BYTES_MAX + 1)}, "reason_too_long"),
+        ({"ce-sagaerror": "%ff"}, "percent_encoding"),
+        ({"ce-sagaresolution": None}, "missing_attribute"),
+        ({"ce-sagaresolution": "shrug"}, "resolution"),
+    ],
+)
+def test_each_wrong_header_of_a_notice_has_a_word(changes: Mapping[str, str | None], code: str) -> None:
+    assert code_with(changes, notice(Parking(attempt=5, round=1, operator="ana", resolution="retry"))) == code
+
+
+def notice(told: Parking) -> Envelope:
+    return control(MessageKind.RESOLVED, parking=told, channel=Channel(ChannelKind.DLQ))
+
+
+def test_a_notice_is_for_the_dead_letter_channel_only_and_each_round_has_an_id_of_its_own() -> None:
+    first, second = (encode(notice(Parking(attempt=5, round=n, operator="ana", resolution="retry")))[0] for n in (1, 2))
+    assert first["ce-id"] != second["ce-id"]
+    assert code_of(Channel(ChannelKind.CONTROL, "stock"), first, b"") == "channel_mismatch"
 
 
 def test_a_body_over_the_limit_is_refused_before_anything_is_read() -> None:

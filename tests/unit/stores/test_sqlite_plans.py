@@ -38,6 +38,7 @@ def _plan(tmp_path: Path, statement: str) -> str:
         (sql.CLAIM, "sqlite_autoindex_saga_record_1"),
         (sql.FORGET_RECORDS, "sqlite_autoindex_saga_record_1"),
         (sql.SAGAS, "sqlite_autoindex_saga_record_1"),
+        (sql.PARKED, "saga_record_parked"),
         (sql.MARK, "sqlite_autoindex_saga_record_1"),
     ],
 )
@@ -47,6 +48,6 @@ def test_a_scan_uses_its_index(tmp_path: Path, statement: str, index: str) -> No
     assert "SCAN saga_" not in plan
 
 
-@pytest.mark.parametrize("statement", [sql.DUE, sql.UNANNOUNCED, sql.CLAIM, sql.SAGAS])
+@pytest.mark.parametrize("statement", [sql.DUE, sql.UNANNOUNCED, sql.CLAIM, sql.SAGAS, sql.PARKED])
 def test_a_scan_that_is_polled_sorts_nothing(tmp_path: Path, statement: str) -> None:
     assert "TEMP B-TREE" not in _plan(tmp_path, statement)
