@@ -109,7 +109,8 @@ class Locks:
         for entry in tuple(self._queue.get(waiting, ())):
             if entry[0] is owner:
                 self._leave_queue(waiting, entry)
-        for name in sorted(names, key=repr):
+        # A lock that was handed over to somebody who never woke up (killed in between) is not among its names yet.
+        for name in sorted(names if waiting is None else {*names, waiting}, key=repr):
             if self._owner.get(name) is owner:
                 self._hand_over(name)
 

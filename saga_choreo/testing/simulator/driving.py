@@ -187,9 +187,19 @@ class Run:
         assert known is not None
         self.is_calling = not operation.inside
 
-        def answer(executed: Executed) -> None:
+        in_slow_lane = operation.record.lease_ms is not None
+        stalled = self._world.hit("stall") if in_slow_lane else None
+
+        def go_on(executed: Executed) -> None:
             self.is_calling = False
             self.go(executed)
+
+        def answer(executed: Executed) -> None:
+            if stalled is None:
+                go_on(executed)
+            else:  # the process was stopped for a while, perhaps longer than its lease
+                self._world.saw("attempt stalled")
+                self._world.after(int(stalled * 100 * SECOND), go_on, executed)
 
         self.process.handlers.run(operation, known, self._transaction, answer)
         return _WAITING

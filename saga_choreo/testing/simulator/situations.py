@@ -33,6 +33,7 @@ SITUATIONS = (
     "aborted while a call was out",
     "undone after a call came back",
     "undo tried again",
+    "attempt stalled",
     "attempt after a lease ran out",
     "overran into the slow lane",
     "step went pending",

@@ -1,0 +1,105 @@
+"""Handlers as a participant writes them, for real agents in virtual time: they sleep, write, call out, refuse and break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import lru_cache
+from types import new_class
+from typing import Any, cast
+
+from saga_choreo.core.graph import StepPlan
+from saga_choreo.errors import Reject
+from saga_choreo.model.choreography import ChoreographyStep, Split, Undo
+from saga_choreo.model.event import Event, EventRef
+from saga_choreo.runtime.context import StepContext
+from saga_choreo.runtime.declare.bind import BoundStep
+from saga_choreo.runtime.declare.invoke import Invocation
+from saga_choreo.runtime.declare.options import StepOptions
+from saga_choreo.runtime.declare.results import Pending, choose
+from saga_choreo.testing.simulator.external import Provider, Reply
+from saga_choreo.testing.simulator.handlers import choice_of
+from saga_choreo.testing.simulator.world import World
+
+__all__ = ["LiveHandlers", "event_class"]
+
+
+@lru_cache(maxsize=256)
+def event_class(ref: EventRef) -> type[Event]:
+    return cast("type[Event]", new_class(f"Simulated_{ref.name}", (Event,), {"name": ref.name, "version": ref.version}))
+
+
+class LiveHandlers:
+    """Makes bound steps whose functions are played here."""
+
+    def __init__(self, world: World, provider: Provider) -> None:
+        self._world = world
+        self._provider = provider
+        self._stream = world.streams.named("handlers")
+
+    def bound(self, definition: ChoreographyStep, step: StepPlan, options: StepOptions) -> BoundStep:
+        async def forward(inputs: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
+            del inputs, kept
+            return await self._forward(definition, step, ctx)
+
+        async def undo(results: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Event | None:
+            del results, kept
+            return await self._undo(definition, step, ctx)
+
+        play = cast("Invocation", forward)
+        return BoundStep(definition, options, play, cast("Invocation", undo) if step.undo is not Undo.NONE else None, ())
+
+    async def _forward(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Any:
+        choice = choice_of(step, self._stream)
+        if step.external:
+            pending = bool(step.deadline_choice) or self._stream.chance(0.08)
+            reply = await self._call(ctx, step, choice, is_undo=False, pending=pending)
+            return Pending() if reply.is_pending else self._answer(definition, reply.choice)
+        await self._trouble("step_error", "step_reject")
+        await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, False)
+        if self._world.hit("step_error") is not None:
+            raise ValueError("simulated, after the write")
+        return self._answer(definition, choice)
+
+    async def _undo(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Event | None:
+        if step.undo is Undo.EXTERNAL:
+            await self._call(ctx, step, 0, is_undo=True, pending=False)
+        else:
+            await self._trouble("undo_error", None)
+            await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, True)
+        event = definition.undo_event
+        return event_class(event)() if event is not None and self._stream.chance(0.8) else None
+
+    async def _trouble(self, error: str, rejection: str | None) -> None:
+        world = self._world
+        if world.hit("step_overrun") is not None:
+            world.saw("overran into the slow lane")
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(self._stream.random() ** 3 * 0.05)
+        if world.hit(error) is not None:
+            raise ValueError("simulated")
+        if rejection is not None and world.hit(rejection) is not None:
+            raise Reject("no")
+
+    async def _call(self, ctx: StepContext, step: StepPlan, choice: int, *, is_undo: bool, pending: bool) -> Reply:
+        came: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+
+        def answer(reply: Reply | None) -> None:
+            if not came.done():
+                came.set_result(reply)
+
+        self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
+        reply = await came
+        if reply is None or not (reply.is_done or reply.is_declined):
+            raise TimeoutError("no answer")
+        if reply.is_declined:
+            raise Reject("declined by the provider")
+        return reply
+
+    def _answer(self, definition: ChoreographyStep, choice: int) -> Any:
+        events = [event_class(ref)() for number, ref in enumerate(definition.publishes) if choice >> number & 1]
+        if not events:
+            return None
+        if definition.split is Split.SOME:
+            return choose(*events)
+        return events[0] if definition.split is Split.ONE or len(definition.publishes) == 1 else tuple(events)

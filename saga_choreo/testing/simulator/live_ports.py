@@ -1,0 +1,304 @@
+"""Store and broker for real agents in virtual time: the memory adapters, with faults at the port.
+
+Every call is a place where the process may die; then the call never returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from saga_choreo.errors import BrokerUnavailable, StoreConflict, StoreUnavailable
+from saga_choreo.memory.broker import MemoryBroker
+from saga_choreo.memory.store import MemoryStore
+from saga_choreo.memory.transaction import MemoryTransaction
+from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.ports.broker import BrokerFeatures, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports.store import (
+    AnnouncedMark,
+    BusinessKey,
+    Held,
+    Quarantined,
+    SagaFilter,
+    StoreFeatures,
+    Transaction,
+    UserTx,
+)
+from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.store import Write
+from saga_choreo.testing.simulator.world import SECOND, World
+
+__all__ = ["BY_HAND", "Committed", "FaultyBroker", "FaultyStore"]
+
+# What a person did by hand and is about to say: belongs to the next commit of this task.
+BY_HAND: ContextVar[tuple[Effect, ...]] = ContextVar("by_hand", default=())
+Boundary = Callable[[], Awaitable[None]]
+
+
+class Committed:
+    """What one service's agents have committed, as the oracle sees it; shared by all incarnations."""
+
+    def __init__(self, service: str, told: Callable[[str, Sequence[Write], Sequence[Effect]], None]) -> None:
+        self.service = service
+        self.records: dict[UUID, dict[RecordKey, Record]] = {}
+        self.quarantined = 0
+        self.counters: dict[str, int] = {}
+        self._told = told
+
+    def get(self, key: RecordKey) -> Record | None:
+        return self.records.get(key.saga_id, {}).get(key)
+
+    def note(self, records: Sequence[Record], effects: Sequence[Effect]) -> None:
+        writes: list[Write] = []
+        for record in records:
+            rows = self.records.setdefault(record.saga_id, {})
+            writes.append((rows.get(record.record_key), record))
+            rows[record.record_key] = record
+        self._told(self.service, writes, effects)
+
+
+class _Block:
+    """`store.transaction()`."""
+
+    def __init__(self, store: FaultyStore) -> None:
+        self._store = store
+        self._inner: Any = None
+
+    async def __aenter__(self) -> FaultyTransaction:
+        self._inner = self._store.inner.transaction()
+        return FaultyTransaction(self._store, await self._inner.__aenter__())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._inner.__aexit__(kind, error, traceback)
+
+
+class FaultyTransaction:
+    """A memory transaction whose calls take time and fail."""
+
+    def __init__(self, store: FaultyStore, inner: MemoryTransaction) -> None:
+        self._store = store
+        self._inner = inner
+
+    @property
+    def user(self) -> UserTx:
+        return self._inner.user
+
+    @property
+    def raw(self) -> Any:
+        return self._inner.raw
+
+    async def claim(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        await self._store.moment()
+        return await self._inner.claim(service, sagas)
+
+    async def save(self, records: Sequence[Record]) -> None:
+        await self._store.boundary()
+        await self._inner.save(records)
+
+    async def append(
+        self,
+        *,
+        quarantined: Sequence[Quarantined] = (),
+        held: Sequence[Held] = (),
+        counters: Mapping[tuple[str, str], int] | None = None,
+        unhold: Sequence[int] = (),
+    ) -> None:
+        await self._inner.append(quarantined=quarantined, held=held, counters=counters, unhold=unhold)
+
+    async def register(self, key: BusinessKey) -> BusinessKey:
+        await self._store.boundary()
+        return await self._inner.register(key)
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        return self._inner.savepoint()
+
+    async def commit(self) -> None:
+        await self._store.moment()
+        world = self._store.world
+        if world.hit("commit_refused") is not None:
+            world.saw("commit refused")
+            raise StoreConflict("could not serialize access")
+        unknown = world.hit("commit_unknown")
+        if unknown is not None and unknown < 0.5:
+            world.saw("commit unknown, not applied")
+            raise StoreUnavailable("the connection was lost during the commit")
+        draft = self._inner.draft
+        records = [draft.records[place] for place in sorted(draft.records)]
+        effects = [Effect(*values) for table, values in draft.lists if table == "effects"]
+        committed = self._store.committed
+        committed.quarantined += len(draft.quarantined)
+        for (_, name), count in draft.counters.items():
+            committed.counters[name] = committed.counters.get(name, 0) + count
+        await self._inner.commit()
+        by_hand = BY_HAND.get() if records else ()
+        committed.note(records, [*by_hand, *effects])
+        await self._store.boundary()
+        if unknown is not None:
+            world.saw("commit unknown, applied")
+            raise StoreUnavailable("the connection was lost during the commit")
+
+
+class FaultyStore:
+    """One incarnation's connection to its service's data."""
+
+    def __init__(self, world: World, name: str, committed: Committed, boundary: Boundary) -> None:
+        self.world = world
+        self.inner = MemoryStore(f"memory://{name}")
+        self.committed = committed
+        self.boundary = boundary
+
+    async def moment(self) -> None:
+        """What a call to the database takes; it may fail instead."""
+        await self.boundary()
+        world = self.world
+        slow = world.hit("store_slow")
+        await asyncio.sleep(world.latency.random() ** 4 * 0.03 if slow is None else slow * slow * 3)
+        bad = world.hit("store_error")
+        if bad is not None:
+            raise StoreConflict("deadlock detected") if bad < 0.6 else StoreUnavailable("the connection was lost")
+
+    async def _scan(self) -> None:
+        await self.boundary()
+        if self.world.hit("store_error") is not None:
+            raise StoreUnavailable("the connection was lost")
+
+    @property
+    def features(self) -> StoreFeatures:
+        return self.inner.features
+
+    async def open(self, *, migrate: bool = True) -> None:
+        await self.inner.open(migrate=migrate)
+
+    def transaction(self) -> _Block:
+        return _Block(self)
+
+    def join(self, connection: Any) -> Transaction:
+        return self.inner.join(connection)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
+        await self._scan()
+        return await self.inner.due(service, now_ms, limit)
+
+    async def next_due_ms(self, service: str) -> int | None:
+        return await self.inner.next_due_ms(service)
+
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
+        await self._scan()
+        found = await self.inner.unannounced(service, before_ms, start_before_ms, limit)
+        if found:
+            self.world.saw("republished by a scan")
+        return found
+
+    async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
+        await self._scan()
+        await self.inner.mark_announced(service, marks)
+
+    async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
+        return await self.inner.held(service, definitions, limit)
+
+    async def forget(self, service: str, before: UUID, limit: int) -> int:
+        return await self.inner.forget(service, before, limit)
+
+    async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
+        return await self.inner.records(saga_id, service)
+
+    async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
+        return await self.inner.sagas(wanted)
+
+    async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
+        return await self.inner.key(service, choreography, key)
+
+    async def counters(self, service: str = "") -> Mapping[str, int]:
+        return await self.inner.counters(service)
+
+    async def quarantined(self, service: str = "", limit: int = 50) -> Sequence[Quarantined]:
+        return await self.inner.quarantined(service, limit)
+
+    async def definitions(self) -> Mapping[str, bytes]:
+        return await self.inner.definitions()
+
+    async def remember(self, definition: str, canonical: bytes, holders: Sequence[str]) -> None:
+        await self.inner.remember(definition, canonical, holders)
+
+    async def holders(self, definition: str) -> Sequence[str]:
+        return await self.inner.holders(definition)
+
+
+class FaultyBroker:
+    """One incarnation's connection to the broker. `spread` puts a message on the bus, whatever becomes of this process."""
+
+    def __init__(self, world: World, inner: MemoryBroker, spread: Callable[[Outgoing], None], boundary: Boundary) -> None:
+        self._world = world
+        self.inner = inner
+        self._spread = spread
+        self._boundary = boundary
+
+    @property
+    def features(self) -> BrokerFeatures:
+        return self.inner.features
+
+    async def open(self, topology: Topology) -> None:
+        await self.inner.open(topology)
+
+    async def receive(self, max_messages: int, max_wait_s: float) -> Sequence[Delivery]:
+        deliveries = await self.inner.receive(max_messages, max_wait_s)
+        await self._boundary()
+        return deliveries
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        await self._boundary()
+        if self._world.hit("ack_lost") is not None:
+            self._world.saw("acknowledgement lost")
+            raise BrokerUnavailable("the connection was lost")
+        await self.inner.ack(deliveries)
+
+    async def release(self, deliveries: Sequence[Delivery], delay_s: float = 0.0) -> None:
+        await self._boundary()
+        await self.inner.release(deliveries, delay_s)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
+        answers: list[Exception | None] = []
+        for message in messages:
+            await self._boundary()
+            await asyncio.sleep(self._world.latency.random() ** 4 * 0.01)
+            answers.append(self._publish(message))
+        return answers
+
+    def _publish(self, message: Outgoing) -> Exception | None:
+        world = self._world
+        if world.hit("publish_refused") is not None:
+            world.saw("publish refused")
+            return BrokerUnavailable("the broker does not answer")
+        more = world.hit("duplicate")
+        for _ in range(1 if more is None else 2 + int(more * 3)):
+            if world.hit("loss") is not None:
+                world.saw("message lost")
+                continue
+            late = world.hit("delay")
+            if late is None:
+                self._spread(message)
+            else:
+                world.after(int(late * late * 30 * SECOND), self._spread, message)
+        if world.hit("publish_unknown") is not None:
+            world.saw("publish accepted, but an error")
+            return BrokerUnavailable("the connection was lost while waiting for the confirmation")
+        return None
+
+    async def notify(self, notice: Notice) -> None:
+        await self.inner.notify(notice)
+
+    def notices(self) -> AsyncIterator[Notice]:
+        return self.inner.notices()
+
+    async def close(self) -> None:
+        await self.inner.close()
