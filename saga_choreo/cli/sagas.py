@@ -10,7 +10,7 @@ import click
 from saga_choreo.cli.confirm import Consent, consent_options
 from saga_choreo.cli.output import Output, output_options
 
-__all__ = ["sagas"]
+__all__ = ["sagas", "store_option"]
 
 # The values of model.states.SagaState, which is too heavy to import for help and completion; a test compares them.
 STATES = (
@@ -26,7 +26,8 @@ STATES = (
 )
 
 
-def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--store`; the command gets `store_url`."""
     return click.option("--store", "store_url", metavar="URL", help="The participant's store; default: SAGA_STORE_URL.")(command)
 
 
@@ -42,7 +43,7 @@ def sagas() -> None:
 
 
 @sagas.command("list")
-@_store_option
+@store_option
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these states; may be repeated.")
 @click.option("--choreography", default="", help="Only sagas of this choreography.")
 @click.option("--service", default="", help="Only what this service knows, where several share the store.")
@@ -65,7 +66,7 @@ def list_command(out: Output, store_url: str | None, states: tuple[str, ...], **
 
 @sagas.command("show")
 @click.argument("saga")
-@_store_option
+@store_option
 @output_options("text", "json")
 def show_command(out: Output, saga: str, store_url: str | None) -> None:
     """Show one saga with its steps. SAGA is an id, the beginning of one, or a business key.
@@ -82,7 +83,7 @@ def show_command(out: Output, saga: str, store_url: str | None) -> None:
 
 @sagas.command("cancel")
 @click.argument("saga", nargs=-1, required=True)
-@_store_option
+@store_option
 @click.option("--reason", default="cancelled by an operator", show_default=True, help="Why; kept with the saga.")
 @consent_options
 @output_options("table", "json", "jsonl", "name")

@@ -117,7 +117,7 @@ async def resolve(
     record, plan = await find_step(store, saga_id, step_name)
     step = plan.step(record.step)
     events = event if isinstance(event, list) else [] if event is None else [event]
-    choice, changes = 0, _changes(verb, reason)
+    choice, changes = 0, _changes(verb)
     if verb == "done" and verb in possible(record.row, step):
         choice, results, undo_result = done_by_hand(record, step, plan, events)
         undoing = record.row.state is State.COMPENSATING
@@ -143,16 +143,14 @@ def _check_words(verb: str, operator: str, reason: str) -> None:
             raise Refused(f"{verb!r} needs the {what} (at most {most} bytes), and has {size}; say who you are, and why")
 
 
-def _changes(verb: str, reason: str) -> dict[str, Any]:
+def _changes(verb: str) -> dict[str, Any]:
     """What changes beside the row and the resolution. The error stays visible until the step succeeds."""
     match verb:
         case "retry":
             return {"lease_ms": None}
         case "done":
             return {"lease_ms": None, "inputs": {}, "error": ""}
-        case "waive":
+        case "waive" | "fail":
             return {"lease_ms": None, "inputs": {}}
-        case "fail":
-            return {"lease_ms": None, "inputs": {}, "reason": reason}
         case _:
             return {}

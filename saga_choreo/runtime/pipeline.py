@@ -337,7 +337,7 @@ class Pipeline:
             yield Rollback()
             return None
         if isinstance(fact, Resolved):
-            changes["resolution"] = word_on(record, fact, reason, ws.now_ms)
+            changes |= word_on(record, fact, reason, ws.now_ms)
         elif reason and not record.reason:
             changes["reason"] = reason
         answer = ws.act(record.record_key, fact, known, **changes)

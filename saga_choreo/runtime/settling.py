@@ -164,7 +164,8 @@ def at_own_deadline(step: StepPlan) -> dict[str, Any]:
     return {"results": results, "inputs": {}, "error": "", "lease_ms": None}
 
 
-def word_on(record: Record, fact: Resolved, reason: str, now_ms: int) -> Resolution:
-    """Who said what, when and why."""
+def word_on(record: Record, fact: Resolved, reason: str, now_ms: int) -> dict[str, Any]:
+    """Who said what, when and why. Why a step fails, the whole saga hears, unless it is aborted for another reason already."""
     number = 1 if record.resolution is None else record.resolution.number + 1
-    return Resolution(fact.verb, fact.operator, reason, now_ms, record.row.attempt, number)
+    changes: dict[str, Any] = {"reason": reason} if fact.verb == "fail" and not record.row.abort else {}
+    return changes | {"resolution": Resolution(fact.verb, fact.operator, reason, now_ms, record.row.attempt, number)}

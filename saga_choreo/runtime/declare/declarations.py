@@ -9,14 +9,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import AnyEvent, Choreography, ChoreographyStep, Undo, checked_name
-from saga_choreo.model.event import event_ref
+from saga_choreo.model.event import EventRef, event_ref
 from saga_choreo.model.retry import Retry
 from saga_choreo.runtime.declare.annotations import HandlerShape, UndoShape, read_handler, read_undo
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.decorators import notes_of
 from saga_choreo.runtime.declare.faults import DeclarationFault, raise_faults
 from saga_choreo.runtime.declare.invoke import bound_handler, bound_undo
-from saga_choreo.runtime.declare.merge import Declared, mismatches, misuses, step_of, undo_misfits
+from saga_choreo.runtime.declare.merge import Declared, empty_misfits, mismatches, misuses, step_of, undo_misfits
 from saga_choreo.runtime.declare.options import Duration, StepOptions, seconds_of
 from saga_choreo.runtime.declare.step import Step, check_async
 
@@ -88,11 +88,12 @@ class StepDecorators:
             unsafe_external=unsafe_external,
         )
         deadline_event = None if on_deadline is None else event_ref(on_deadline)
+        deadline_model = on_deadline if isinstance(on_deadline, type) else None
 
         def add(function: Callable[..., Any], given: str | None) -> Step[..., Any]:
             check_async("step", function)
             step_name = function.__name__ if given is None else given
-            said = Declared(name=step_name, deadline_event=deadline_event, kinds=kinds)
+            said = Declared(name=step_name, deadline_event=deadline_event, deadline_model=deadline_model, kinds=kinds)
             return self.declarations.add(function, said, options)
 
         if name is None or isinstance(name, str):
@@ -146,6 +147,7 @@ class Declarations(StepDecorators):
         shared = {} if choreography is None else {step.name: step for step in choreography.steps}
         if choreography is not None:
             faults += self._unbound(choreography, set(names))
+        timed = frozenset(step.deadline_event for step in shared.values() if step.deadline_event is not None)
         bound: list[BoundStep] = []
         for step in self.steps:
             if choreography is not None and step.name not in shared:
@@ -153,7 +155,7 @@ class Declarations(StepDecorators):
             there = shared.get(step.name)
             if there is not None and there.owner != self.owner:
                 continue
-            made = self._bind(step, there, faults)
+            made = self._bind(step, there, faults, timed)
             bound += [] if made is None else [made]
         raise_faults(f"what service {self.owner!r} declares", faults)
         return sorted(bound, key=lambda b: b.definition.name)
@@ -176,18 +178,22 @@ class Declarations(StepDecorators):
         faults += [f"step {name!r} of {where} is ours and has no handler; add @agent.step({name!r})" for name in missing]
         return faults
 
-    def _bind(self, step: Step[..., Any], shared: ChoreographyStep | None, faults: list[str]) -> BoundStep | None:
+    def _bind(
+        self, step: Step[..., Any], shared: ChoreographyStep | None, faults: list[str], timed: frozenset[EventRef] = frozenset()
+    ) -> BoundStep | None:
         """One step merged, checked and bound; None when a fault was found (and added to `faults`)."""
         found: list[str] = []
         try:
-            bound = self._bound(step, shared, found)
+            bound = self._bound(step, shared, found, timed)
         except (DeclarationFault, ValueError) as exc:
             found.append(str(exc))
             bound = None
         faults += [f"step {step.name!r}: {fault}" for fault in found]
         return None if found else bound
 
-    def _bound(self, step: Step[..., Any], shared: ChoreographyStep | None, found: list[str]) -> BoundStep | None:
+    def _bound(
+        self, step: Step[..., Any], shared: ChoreographyStep | None, found: list[str], timed: frozenset[EventRef]
+    ) -> BoundStep | None:
         handler, undo = _shapes(step, found)
         if handler is None:
             return None
@@ -198,6 +204,7 @@ class Declarations(StepDecorators):
             definition = shared
             found += mismatches(declared, shared)
         found += misuses(definition, step.options, handler)
+        found += empty_misfits(definition, declared, handler, undo, timed)
         undoing = step.undoing
         if undo is not None and definition.undo is not Undo.NONE:
             found += undo_misfits(definition, handler, undo)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from saga_choreo.model.choreography import ChoreographyStep, Join, Reads, Split, Undo
-from saga_choreo.model.event import EventRef
-from saga_choreo.runtime.declare.annotations import Form, HandlerShape, UndoShape
+from saga_choreo.model.event import Event, EventRef
+from saga_choreo.runtime.declare.annotations import EventArgument, Form, HandlerShape, UndoShape
 from saga_choreo.runtime.declare.decorators import Notes
 from saga_choreo.runtime.declare.options import StepOptions
+from saga_choreo.runtime.declare.payload import fault_when_empty
 
-__all__ = ["KINDS", "Declared", "mismatches", "misuses", "step_of", "undo_misfits"]
+__all__ = ["KINDS", "Declared", "empty_misfits", "mismatches", "misuses", "step_of", "undo_misfits"]
 
 T = TypeVar("T")
 KINDS = ("external", "optional", "pivot", "retriable", "read_only")
@@ -36,6 +37,7 @@ class Declared:
     undo_external: bool | None = None
     undo_event: EventRef | None = None
     deadline_event: EventRef | None = None
+    deadline_model: type[Event] | None = None
     kinds: Mapping[str, bool | None] = field(default_factory=dict[str, bool | None])
 
     @staticmethod
@@ -66,6 +68,7 @@ class Declared:
             undo_external=said.undo_external if said.undo_external is not None else (any(ext for _, ext in notes.undo) or None),
             undo_event=undo_event,
             deadline_event=said.deadline_event,
+            deadline_model=said.deadline_model,
             kinds=said.kinds,
         )
 
@@ -145,9 +148,47 @@ def misuses(step: ChoreographyStep, options: StepOptions, handler: HandlerShape)
         found.append("own_transaction goes with ctx.tx, which an external step does not have; take one of the two out")
     if options.unsafe_external and not step.external:
         found.append("unsafe_external is about calls to the outside; add external=True or take it out")
+    return found + _deadline_misuses(step, options)
+
+
+def _deadline_misuses(step: ChoreographyStep, options: StepOptions) -> list[str]:
     if step.deadline_event is not None and options.deadline_s is None:
-        found.append(f"{str(step.deadline_event)!r} is published at its deadline, and it has none; add deadline=...")
-    return found
+        return [f"{str(step.deadline_event)!r} is published at its deadline, and it has none; add deadline=..."]
+    if options.deadline_s is None or step.deadline_event is not None:
+        return []
+    if step.external:
+        return [
+            "it has a deadline of its own and nothing to publish then: a call that may have happened cannot be taken for a refusal; "
+            "add on_deadline=..., or bound each call with timeout=..."
+        ]
+    if not step.may_veto and not step.optional:
+        return [
+            "it has a deadline of its own and may not refuse, so the deadline could do nothing; add on_deadline=... or take it out"
+        ]
+    return []
+
+
+def empty_misfits(step: ChoreographyStep, said: Declared, handler: HandlerShape, undo: UndoShape | None, timed: Refs) -> list[str]:
+    """Models that cannot be made of the empty object which is published when a step's own deadline passes. `timed` are the
+    events of deadlines in the whole choreography."""
+    published = (
+        [said.deadline_model] if said.deadline_model is not None and said.deadline_model.event == step.deadline_event else []
+    )
+    read = [
+        model
+        for parameter in handler.parameters
+        if isinstance(parameter.argument, EventArgument)
+        for model in parameter.argument.events
+        if model.event in timed
+    ]
+    undone = undo.result.events if undo is not None and undo.result is not None else ()
+    models = [*published, *read, *(model for model in undone if model.event == step.deadline_event)]
+    faults = {model.event: fault_when_empty(model, f"event {str(model.event)!r}") for model in models}
+    return [
+        f"{str(event)!r} is published with no fields when a deadline passes, and its model needs some: {fault}; give them defaults"
+        for event, fault in faults.items()
+        if fault
+    ]
 
 
 def undo_misfits(step: ChoreographyStep, handler: HandlerShape, undo: UndoShape) -> list[str]:

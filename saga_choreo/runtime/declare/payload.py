@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from saga_choreo.errors import DecodeError, ResultTooLarge
 
-__all__ = ["PAYLOAD_BYTES_MAX", "Decoder", "decoder_of", "encode"]
+__all__ = ["PAYLOAD_BYTES_MAX", "Decoder", "decoder_of", "encode", "fault_when_empty"]
 
 M = TypeVar("M", bound=BaseModel)
 Decoder = Callable[[bytes], M]
@@ -61,6 +61,15 @@ def _field(known: set[object], location: tuple[int | str, ...]) -> str:
     if not location:
         return "the whole payload"
     return f"field {location[0]!r}" if location[0] in known else "a field"
+
+
+def fault_when_empty(model: type[BaseModel], what: str) -> str:
+    """Why an empty object is no payload of this model; '' when it is one."""
+    try:
+        decoder_of(model, what)(b"{}")
+    except DecodeError as exc:
+        return str(exc).partition(";")[0]
+    return ""
 
 
 def encode(model: BaseModel, what: str) -> bytes:

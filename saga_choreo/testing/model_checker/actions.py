@@ -101,7 +101,7 @@ def _interruptions(cell: Cell, step: StepPlan, options: Options) -> Iterator[Act
     is_origin = step.index == ORIGIN
     if options.deadline:
         yield from _one(cell, step, options, DeadlinePassed(), "the saga's deadline passes")
-        if step.deadline_choice:
+        if not is_origin:
             yield from _one(cell, step, options, DeadlinePassed(own=True), "the step's own deadline passes")
     if (options.cancel and is_origin) or options.ask:
         yield from _one(cell, step, options, CancelRequested(), "somebody cancels" if is_origin else "somebody asks for a cancel")

@@ -23,7 +23,7 @@ class Options:
     """What may happen. Delays, duplicates and reordering of messages always may.
 
     `cancel`: somebody cancels at the origin. `ask`: somebody asks for a cancel at any participant. `deadline`: the saga's
-    deadline passes at the origin and at every waiting step, and a step's own deadline where it publishes an event.
+    deadline passes at the origin and at every waiting step, and so do the steps' own deadlines.
     `decline`: business refusals. `park`: technical failures last, and the step is parked. `veto`: they last, and the step
     refuses. `operator`: a person resolves parked steps in every way that is allowed. `undo_fails`: compensations fail
     for a while (for good with `park`). `go_on`: predecessors do not wait for a parked compensation. `pending`: every external

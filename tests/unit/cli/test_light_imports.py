@@ -39,6 +39,7 @@ def _loaded(*args: str, **environ: str) -> str:
         ["graph", "--help"],
         ["verify", "--help"],
         ["sagas", "list", "--help"],
+        ["steps", "done", "--help"],
         [],
     ],
     ids=" ".join,

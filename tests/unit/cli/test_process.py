@@ -81,6 +81,8 @@ def test_every_help_opens_with_two_examples() -> None:
         ["sagas", "list"],
         ["sagas", "show"],
         ["sagas", "cancel"],
+        ["steps"],
+        *(["steps", verb] for verb in ("list", "show", "retry", "take", "give-back", "done", "fail", "waive")),
         [],
     ):
         shown = in_process(*command, "--help").stdout

@@ -55,6 +55,7 @@ class FakeContext:
     key = "ORDER-1"
     attempt = 1
     idempotency_key = "k"
+    token = "t"
     deadline: datetime | None = None
     step = "step"
     service = "service"

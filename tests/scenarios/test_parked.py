@@ -1,0 +1,439 @@
+"""Parked steps and people's words on them: each verb on a local step, a call and an undo; and the notices about them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import nats
+import pytest
+from nats.js.api import DeliverPolicy
+
+from saga_choreo import (
+    Backoff,
+    Event,
+    EventRef,
+    Refused,
+    Reject,
+    Retry,
+    SagaHandle,
+    SagaNotFound,
+    SagaState,
+    StepContext,
+)
+from saga_choreo.codec.wire import decode
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
+from saga_choreo.model.record import Record
+from saga_choreo.model.states import Outcome, Parked
+from saga_choreo.runtime.commands import resolve
+from saga_choreo.runtime.parked import ParkedStep, Published
+from saga_choreo.runtime.plugins import WholeStore, make_store
+from saga_choreo.testing.harness import Cluster
+from tests.scenarios.world import Go, World, chain, eventually, run
+
+ONCE = {"retry": Retry(attempts=2, backoff=Backoff.FIXED, delay_s=0.05)}
+
+
+class Charged(Event, name="payment.charged"):
+    note: str = ""
+
+
+class Failing:
+    """An act that fails until `works` is set."""
+
+    def __init__(self) -> None:
+        self.works = False
+
+    async def __call__(self, ctx: StepContext) -> None:
+        if not self.works:
+            raise RuntimeError("the bank is down")
+
+
+async def refuse(ctx: StepContext) -> Any:
+    raise Reject("no")
+
+
+def parks_local(url: str, store: str) -> tuple[World, Failing]:
+    down = Failing()
+    return World(chain(), url, store, options={"charge": ONCE}, on={("charge", "do"): down}), down
+
+
+def parks_external(url: str, store: str) -> tuple[World, Failing]:
+    down = Failing()
+    return World(chain(charge={"external": True}), url, store, options={"charge": ONCE}, on={("charge", "do"): down}), down
+
+
+def parks_undo(url: str, store: str) -> tuple[World, Failing]:
+    down = Failing()
+    on: dict[tuple[str, str], Any] = {("confirm", "do"): refuse, ("charge", "undo"): down}
+    return World(chain(), url, store, undo_options={"charge": ONCE}, on=on), down
+
+
+async def parked(cluster: Cluster, handle: SagaHandle) -> ParkedStep:
+    async def look() -> list[ParkedStep]:
+        return [one for one in await cluster["payment"].parked_steps() if one.saga_id == handle.saga_id]
+
+    return (await eventually(look))[0]
+
+
+async def with_tool(cluster: Cluster, service: str, work: Callable[[WholeStore], Awaitable[Any]]) -> Any:
+    tool = make_store(cluster.store_url(service))
+    await tool.open()
+    try:
+        return await work(tool)
+    finally:
+        await tool.close()
+
+
+async def say(cluster: Cluster, handle: SagaHandle, verb: str, by: str = "ana", event: Any = None) -> Any:
+    return await with_tool(
+        cluster,
+        "payment",
+        lambda tool: resolve(tool, handle.saga_id, "charge", verb, operator=by, reason="ticket 4411", event=event),
+    )
+
+
+async def record_of(cluster: Cluster, saga_id: UUID) -> Record:
+    found = await with_tool(cluster, "payment", lambda tool: tool.records(saga_id, "payment"))
+    record: Record = found[0]
+    return record
+
+
+async def told(url: str, world: World, saga_id: UUID) -> list[Envelope]:
+    """The notices about a saga in the dead-letter channel, oldest first, repeated ones once."""
+    client = await nats.connect(url)
+    try:
+        subject = f"{world.prefix}.dlq"
+        reader = await client.jetstream().subscribe(subject, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL)
+        found: dict[str, Envelope] = {}
+        try:
+            while True:
+                message = await reader.next_msg(timeout=0.5)
+                headers = dict(message.headers or {})
+                if headers.get("ce-sagaid") == str(saga_id):
+                    found.setdefault(headers["ce-id"], decode(Channel(ChannelKind.DLQ), headers, message.data))
+        except nats.errors.TimeoutError:
+            return list(found.values())
+    finally:
+        await client.close()
+
+
+def test_a_parked_step_is_listed_with_its_error_and_what_can_be_done(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go(), key="o-1")
+            one = await parked(cluster, handle)
+            assert (one.step, one.key, one.service, one.attempt) == ("charge", "o-1", "payment", 2)
+            assert (one.parked, one.possible) == (Parked.PARKED, ("retry", "waive", "take"))
+            assert one.error == "RuntimeError: the bank is down"
+            assert await cluster["shop"].parked_steps() == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("parks", [parks_local, parks_external])
+def test_a_retry_begins_to_count_anew_and_the_error_stays_until_it_works(
+    nats_url: str, store: str, parks: Callable[[str, str], tuple[World, Failing]]
+) -> None:
+    async def scenario() -> None:
+        world, down = parks(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            await cluster.stop("payment")
+            row = await say(cluster, handle, "retry")
+            assert (row.parked, row.attempt) == (Parked.NO, 0)
+            record = await record_of(cluster, handle.saga_id)
+            assert record.error == "RuntimeError: the bank is down"
+            assert record.resolution is not None
+            assert record.resolution[:3] == ("retry", "ana", "ticket 4411")
+            assert (record.resolution.attempt, record.resolution.number) == (2, 1)
+            await cluster.start("payment")
+            again = await parked(cluster, handle)
+            assert again.resolution is not None
+            assert world.tried.count(("charge", "do")) == 4
+            down.works = True
+            await say(cluster, handle, "retry", "ben")
+            assert await handle.wait(10) is SagaState.COMPLETED
+            record = await record_of(cluster, handle.saga_id)
+            assert record.error == ""
+            assert record.resolution is not None
+            assert (record.resolution.operator, record.resolution.number) == ("ben", 2)
+            assert len({call.key for call in world.outside}) <= 1
+
+    run(scenario())
+
+
+def test_a_waived_step_is_skipped_and_what_needs_it_too(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            await say(cluster, handle, "waive")
+            assert await handle.wait(10) is SagaState.COMPLETED
+            assert await world.did(cluster, handle) == ["reserve"]
+
+    run(scenario())
+
+
+def test_a_step_that_a_person_has_taken_is_done_by_that_person_only(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        heard: list[str] = []
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            with pytest.raises(Refused, match=r"'done' cannot be said of a step that is parked before it ran.*retry, waive, take"):
+                await say(cluster, handle, "done", event=Charged())
+            await say(cluster, handle, "take")
+            one = await parked(cluster, handle)
+            assert (one.parked, one.operator, one.possible) == (Parked.HUMAN, "ana", ("done", "give_back"))
+            with pytest.raises(Refused, match="in the hands of 'ana'"):
+                await say(cluster, handle, "done", "ben", Charged())
+            with pytest.raises(Refused, match=r"step .charge. publishes payment\.charged"):
+                await say(cluster, handle, "done")
+            with pytest.raises(Refused, match="each event once"):
+                await say(cluster, handle, "done", event=[Charged(), Charged()])
+            with pytest.raises(Refused, match="no JSON object"):
+                await say(cluster, handle, "done", event=Published(EventRef("payment.charged"), b"[1]"))
+            await say(cluster, handle, "done", event=Published(EventRef("payment.charged"), b'{"note":"by hand"}'))
+            assert await handle.wait(10) is SagaState.COMPLETED
+            assert await world.did(cluster, handle) == ["reserve", "confirm"]
+        assert heard == []
+
+    run(scenario())
+
+
+def test_an_abort_while_a_person_has_the_step_waits_for_the_person(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        for ending, did in (("give_back", ["reserve", "undo reserve"]), ("done", ["reserve", "undo charge", "undo reserve"])):
+            world, _ = parks_local(nats_url, store)
+            async with world.cluster() as cluster:
+                handle = await cluster["shop"].start_saga(Go())
+                await parked(cluster, handle)
+                await say(cluster, handle, "take")
+                await handle.cancel("customer called")
+
+                async def aborting(cluster: Cluster = cluster, saga_id: UUID = handle.saga_id) -> bool:
+                    return (await record_of(cluster, saga_id)).row.abort
+
+                await eventually(aborting)
+                await asyncio.sleep(0.3)
+                assert await handle.state() is SagaState.COMPENSATING
+                await say(cluster, handle, ending, event=Charged() if ending == "done" else None)
+                assert await handle.wait(10) is SagaState.CANCELLED
+                assert await world.did(cluster, handle) == did
+
+    run(scenario(), 60)
+
+
+def test_a_step_that_is_given_back_is_parked_again_and_goes_on_after_a_retry(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, down = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            await say(cluster, handle, "take")
+            await say(cluster, handle, "give_back")
+            one = await parked(cluster, handle)
+            assert (one.parked, one.operator) == (Parked.PARKED, "")
+            down.works = True
+            await say(cluster, handle, "retry", "ben")
+            assert await handle.wait(10) is SagaState.COMPLETED
+
+    run(scenario())
+
+
+def test_of_two_people_at_once_one_wins_and_the_other_hears_why(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            names = [f"person-{number}" for number in range(6)]
+            answers = await asyncio.gather(*(say(cluster, handle, "take", by) for by in names), return_exceptions=True)
+            won = [name for name, answer in zip(names, answers, strict=True) if not isinstance(answer, BaseException)]
+            assert len(won) == 1
+            lost = [answer for answer in answers if isinstance(answer, BaseException)]
+            assert all(isinstance(one, Refused) and repr(won[0]) in str(one) for one in lost)
+            assert (await parked(cluster, handle)).operator == won[0]
+
+    run(scenario())
+
+
+def test_a_call_that_is_known_to_have_happened_is_done_by_a_word_and_undone_when_needed(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_external(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            assert (await parked(cluster, handle)).possible == ("retry", "done", "fail")
+            with pytest.raises(Refused, match="possible: retry, done, fail"):
+                await say(cluster, handle, "waive")
+            world.on[("confirm", "do")] = refuse
+            await say(cluster, handle, "done", event=Charged(note="found at the bank"))
+            assert await handle.wait(10) is SagaState.COMPENSATED
+            assert [call.side for call in world.outside] == ["do", "do", "undo"]
+            assert await world.did(cluster, handle) == ["reserve", "undo reserve"]
+
+    run(scenario())
+
+
+def test_a_call_that_is_void_fails_by_a_word_and_the_saga_says_why(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_external(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            await say(cluster, handle, "fail")
+            assert await handle.wait(10) is SagaState.COMPENSATED
+            assert (await handle.view()).reason == "ticket 4411"
+            assert await world.did(cluster, handle) == ["reserve", "undo reserve"]
+
+    run(scenario())
+
+
+def test_an_abort_at_a_parked_call_waits_for_a_persons_word(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_external(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            await handle.cancel("customer called")
+
+            async def aborting() -> bool:
+                return (await parked(cluster, handle)).aborting
+
+            await eventually(aborting)
+            await say(cluster, handle, "fail")
+            assert await handle.wait(10) is SagaState.CANCELLED
+            assert (await handle.view()).reason == "customer called"
+            assert await world.did(cluster, handle) == ["reserve", "undo reserve"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("verb", "end"), [("retry", "compensated"), ("done", "compensated"), ("waive", "failed")])
+def test_an_undo_that_keeps_failing_waits_for_a_word(nats_url: str, store: str, verb: str, end: str) -> None:
+    async def scenario() -> None:
+        world, down = parks_undo(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            one = await parked(cluster, handle)
+            assert (one.possible, one.error) == (("retry", "done", "waive"), "RuntimeError: the bank is down")
+            assert await world.did(cluster, handle) == ["reserve", "charge"]
+            with pytest.raises(Refused, match="possible: retry, done, waive"):
+                await say(cluster, handle, "take")
+            with pytest.raises(Refused, match="publishes nothing"):
+                await say(cluster, handle, "done", event=Charged())
+            down.works = True
+            await say(cluster, handle, verb)
+            assert await handle.wait(10) == end
+            undone = ["undo charge"] if verb == "retry" else []
+            assert await world.did(cluster, handle) == ["reserve", "charge", *undone, "undo reserve"]
+
+    run(scenario())
+
+
+def test_a_call_that_may_not_be_repeated_parks_at_the_first_doubt(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        options = {"charge": {"unsafe_external": True}}
+        world = World(chain(charge={"external": True}), nats_url, store, options=options, on={("charge", "do"): Failing()})
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            assert (await parked(cluster, handle)).attempt == 1
+            hanging = asyncio.Event()
+
+            async def hang(ctx: StepContext) -> None:
+                hanging.set()
+                await asyncio.Event().wait()
+
+            world.on[("charge", "do")] = hang
+            await say(cluster, handle, "retry")
+            await asyncio.wait_for(hanging.wait(), 10)
+            await cluster.stop("payment")
+            await cluster.start("payment")
+            assert "while the call was under way" in (await parked(cluster, handle)).error
+            assert len(world.outside) == 2
+
+    run(scenario(), 60)
+
+
+def test_a_word_on_a_step_that_is_not_parked_or_not_here_is_refused(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world = World(chain(), nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            assert await handle.wait(10) is SagaState.COMPLETED
+            with pytest.raises(Refused, match=r"step 'charge' of saga .* needs a parked step; this one is done"):
+                await say(cluster, handle, "retry")
+            with pytest.raises(Refused, match="'shrug' is no word on a parked step"):
+                await say(cluster, handle, "shrug")
+            with pytest.raises(Refused, match="needs the operator"):
+                await say(cluster, handle, "retry", "")
+
+            async def elsewhere(tool: WholeStore) -> None:
+                await resolve(tool, handle.saga_id, "charge", "retry", operator="ana", reason="why")
+
+            with pytest.raises(SagaNotFound, match=r"no step 'charge' in this store; steps of it here: confirm"):
+                await with_tool(cluster, "shop", elsewhere)
+
+    run(scenario())
+
+
+def test_people_are_told_of_a_parked_step_and_of_each_word_on_it(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, down = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go(), key="o-1")
+            await parked(cluster, handle)
+            await say(cluster, handle, "retry")
+
+            async def twice() -> bool:
+                return world.tried.count(("charge", "do")) == 4 and bool(await cluster["payment"].parked_steps())
+
+            await eventually(twice)
+            down.works = True
+            await say(cluster, handle, "retry", "ben")
+            assert await handle.wait(10) is SagaState.COMPLETED
+
+            async def all_told() -> list[Envelope]:
+                notices = await told(nats_url, world, handle.saga_id)
+                return notices if len(notices) == 4 else []
+
+            notices = await eventually(all_told)
+            in_order = sorted(notices, key=lambda one: (one.parking.round if one.parking else 0, one.kind is MessageKind.PARKED))
+            assert [one.kind for one in in_order] == ["parked", "resolved", "parked", "resolved"]
+            first, word = in_order[0], in_order[1]
+            assert (first.from_step, first.key, first.sender) == ("charge", "o-1", "payment")
+            assert first.parking is not None
+            assert (first.parking.attempt, first.parking.error) == (2, "RuntimeError: the bank is down")
+            assert word.parking is not None
+            assert (word.parking.operator, word.parking.resolution, word.reason) == ("ana", "retry", "ticket 4411")
+
+    run(scenario())
+
+
+def test_a_notice_that_its_process_could_not_publish_is_published_by_the_next(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            await cluster.stop("payment")
+            await say(cluster, handle, "waive")  # a tool has no broker: the agent's scan finds it
+            assert [one.kind for one in await told(nats_url, world, handle.saga_id)] == [MessageKind.PARKED]
+            await cluster.start("payment")
+
+            async def resolved() -> bool:
+                return MessageKind.RESOLVED in [one.kind for one in await told(nats_url, world, handle.saga_id)]
+
+            await eventually(resolved)
+            assert await handle.wait(10) is SagaState.COMPLETED
+            record = await record_of(cluster, handle.saga_id)
+            assert record.row.outcome in (Outcome.COMPLETED, Outcome.OPEN)
+
+    run(scenario())
