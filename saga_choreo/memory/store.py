@@ -111,6 +111,17 @@ class MemoryStore:
         messages = self._committed().held
         return [m for _, m in sorted(messages.items()) if m.service == service and m.definition in definitions][:limit]
 
+    async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
+        messages = sorted(self._committed().held.items())
+        return [m for _, m in messages if m.service == service and not m.told and m.received_ms < before_ms][:limit]
+
+    async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
+        messages = self._committed().held
+        for number in numbers:
+            found = messages.get(number)
+            if found is not None and found.service == service:
+                messages[number] = replace(found, told=True)
+
     async def forget(self, service: str, before: UUID, limit: int) -> int:
         """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
         key goes once no record of its saga is left."""
