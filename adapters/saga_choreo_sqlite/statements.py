@@ -108,9 +108,9 @@ MARK = (
     "UPDATE saga_record SET announced = min(version, ?5) "
     "WHERE service = ?1 AND saga_id = ?2 AND definition = ?3 AND step = ?4 AND announced < min(version, ?5)"
 )
-_HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = ?1 "
-HELD = f"{_HELD}AND definition IN (SELECT value FROM json_each(?2)) ORDER BY number LIMIT ?3"  # noqa: S608  (constants only)
-UNTOLD = f"{_HELD}AND told = 0 AND received_ms < ?2 ORDER BY number LIMIT ?3"
+_HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = ? "
+HELD = f"{_HELD}AND definition IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?"  # noqa: S608  (constants only)
+UNTOLD = f"{_HELD}AND told = 0 AND received_ms < ? ORDER BY number LIMIT ?"
 MARK_TOLD = "UPDATE saga_held SET told = 1 WHERE service = ? AND number = ?"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
 FORGET_RECORDS = f"""
