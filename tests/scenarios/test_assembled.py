@@ -107,10 +107,10 @@ def test_what_is_announced_outlives_its_agent_so_a_saga_starts_while_a_participa
 
 def test_a_web_process_that_only_starts_sagas_assembles_as_well(place: Place) -> None:
     async def scenario() -> None:
-        async with serving(place.inventory(), place.payment(), place.origin("inventory", "payment")):
-            async with place.origin("inventory", "payment").client() as client:
-                handle = await client.start_saga(Ordered())
-                assert await handle.wait(10) is SagaState.COMPLETED
+        agents = serving(place.inventory(), place.payment(), place.origin("inventory", "payment"))
+        async with agents, place.origin("inventory", "payment").client() as client:
+            handle = await client.start_saga(Ordered())
+            assert await handle.wait(10) is SagaState.COMPLETED
 
     run(scenario())
 
