@@ -58,8 +58,8 @@ class SqliteScans:
             await self._writer.run(lambda c: _run_many(c, sql.MARK_TOLD, values), durable=False)
 
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
-        key goes once no record of its saga is left."""
+        """Counts every row it deletes, at most `limit`. Quarantined messages, and held ones that were told, go by the time
+        they were received; a business key goes once no record of its saga is left."""
         started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
 
         def work(connection: Connection) -> int:
@@ -68,6 +68,7 @@ class SqliteScans:
                 (sql.FORGET_RECORDS, before.bytes),
                 (sql.FORGET_KEYS, before.bytes),
                 (sql.FORGET_QUARANTINED, started_ms),
+                (sql.FORGET_HELD, started_ms),
             ):
                 if gone < limit:
                     connection.execute(statement, (service, bound, limit - gone))

@@ -50,7 +50,7 @@ CREATE TABLE saga_counter (
 
 _SECOND = """
 ALTER TABLE saga_held ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX saga_held_untold ON saga_held (service, number) WHERE told = 0;
+CREATE INDEX saga_held_received ON saga_held (service, told, received_ms);
 """
 
 # Number n (from 1) brings a file from version n - 1 to n. Never edit one that has been released: add the next.

@@ -22,6 +22,7 @@ __all__ = [
     "DEFINITIONS",
     "DELETE_HELD",
     "DUE",
+    "FORGET_HELD",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
     "FORGET_RECORDS",
@@ -110,7 +111,7 @@ MARK = (
 )
 _HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = ? "
 HELD = f"{_HELD}AND definition IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?"  # noqa: S608  (constants only)
-UNTOLD = f"{_HELD}AND told = 0 AND received_ms < ? ORDER BY number LIMIT ?"
+UNTOLD = f"{_HELD}AND told = 0 AND received_ms < ? ORDER BY received_ms, number LIMIT ?"
 MARK_TOLD = "UPDATE saga_held SET told = 1 WHERE service = ? AND number = ?"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
 FORGET_RECORDS = f"""
@@ -129,6 +130,10 @@ DELETE FROM saga_business_key WHERE (key, choreography, service) IN (
 FORGET_QUARANTINED = """
 DELETE FROM saga_quarantine WHERE number IN (
   SELECT number FROM saga_quarantine WHERE service = ? AND received_ms < ? ORDER BY received_ms LIMIT ?)
+"""
+FORGET_HELD = """
+DELETE FROM saga_held WHERE number IN (
+  SELECT number FROM saga_held WHERE service = ? AND told = 1 AND received_ms < ? ORDER BY received_ms LIMIT ?)
 """
 
 # The few services in one file, by jumps along the primary key: it costs one look-up per service, not a scan.

@@ -215,7 +215,8 @@ class Scans(Protocol):
         ...
 
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Delete finished records (and keys and quarantine rows) of sagas that started before this id. Returns how many."""
+        """Delete finished records (and keys, quarantine rows and held messages that were told) of sagas that started before
+        this id. Returns how many."""
         ...
 
 

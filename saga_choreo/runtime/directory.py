@@ -126,7 +126,10 @@ class Directory:
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
         elif word == "steps":
-            await self._heard(Announcement.of(notice.body))
+            said = Announcement.of(notice.body)
+            if said.notice().subject != notice.subject:
+                raise ValueError(f"it is about {said.notice().subject!r}")
+            await self._heard(said)
         for known in self._catalog.given:
             self._complain_of_rivals(known.plan)
 

@@ -53,7 +53,7 @@ class Part:
     @property
     def names(self) -> frozenset[str]:
         """The choreographies it takes part in."""
-        return frozenset({form.name for form in self.shared} | ({self.open.name} if self.open is not None else set()))
+        return frozenset(form.name for form in (*self.shared, self.open) if form is not None)
 
     @property
     def assembles(self) -> Choreography | None:
@@ -62,7 +62,7 @@ class Part:
 
     def concerns(self, form: Choreography) -> bool:
         """Whether this service owns a step there, or may be the origin of its sagas."""
-        may_start = {one.name for one in self.shared} | ({self.assembles.name} if self.assembles is not None else set())
+        may_start = (one.name for one in (*self.shared, self.assembles) if one is not None)
         return self.service in form.owners or form.name in may_start
 
     def adopted(self, form: Choreography) -> Choreography:

@@ -146,13 +146,13 @@ class Session:
         steps, opened = self.part.open_steps, self.part.open
         read = {event for plan in plans for event in plan.events_read_by(self.service)}
         known = {ref.name for plan in plans for s in (plan.origin, *plan.steps) for ref in s.outputs}
-        owners = {owner for plan in plans for owner in plan.owners} | ({self.service} if steps else set())
+        owners = {owner for plan in plans for owner in plan.owners} | {step.owner for step in steps}
         return Topology(
             service=self.service,
             agent=self.incarnation,
             events=tuple(sorted(read | {ref.name for step in steps for ref in step.reads})),
             known_events=tuple(sorted(known | {ref.name for step in steps for ref in (*step.reads, *step.publishes)})),
-            owners=tuple(sorted(owners | (opened.participants if opened is not None else set()))),
+            owners=tuple(sorted(owners.union(() if opened is None else opened.participants))),
             receives=serves,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Resolution
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.ports import AnnouncedMark, BusinessKey, Held, Quarantined, SagaFilter
@@ -115,6 +116,9 @@ async def _telling(harness: StoreHarness) -> None:
         await store.mark_told(SERVICE, [late[0].number, 999_999])
         assert [h.received_ms for h in await store.untold(SERVICE, 9, 10)] == [2, 3]
         assert [h.told for h in await store.held(SERVICE, ["aa"], 10)] == [True, False], "telling of it takes nothing off hold"
+        much_later = saga_id_at(1_000, bytes(10))
+        assert await store.forget(SERVICE, much_later, 10) == 1, "what was told may be forgotten, what was not never"
+        assert [h.received_ms for h in await store.held(SERVICE, ["aa", "bb"], 10)] == [2, 3]
 
 
 async def _all_together(harness: StoreHarness) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from examples.order_processing import inventory, order, payment, shipping
 from examples.order_processing.choreography import OrderCreated, order_processing
 from saga_choreo import Agent, Choreography, DefinitionError, NotReady, SagaHandle, SagaState
+from saga_choreo.runtime.declare.assemble import assemble
 from tests.scenarios.parts import Ordered, Packed, Paid, Place, Reserved, declare, serving
 from tests.scenarios.world import eventually, run
 
@@ -219,3 +221,37 @@ def test_parts_that_do_not_go_together_are_refused_with_every_finding(place: Pla
             assert place.did == []
 
     run(scenario())
+
+
+def test_an_agent_that_comes_back_with_another_shared_version_ends_the_sagas_of_the_earlier_one(place: Place) -> None:
+    async def scenario() -> None:
+        first = assembled_form(place, "inventory", "payment")
+        web, inventory, payment = (shared(place, service, first) for service in ("web", "inventory", "payment"))
+        async with serving(web, inventory):
+            async with serving(payment):
+                await web.ready(8)
+            open_saga = await web.start_saga(Ordered())
+        second = replace(first, version=2)
+        web, inventory, payment = (shared(place, service, second) for service in ("web", "inventory", "payment"))
+        async with serving(web, inventory, payment):
+            assert await web.saga(open_saga.saga_id).wait(10) is SagaState.COMPLETED
+            later = await web.start_saga(Ordered())
+            assert await later.wait(10) is SagaState.COMPLETED
+            assert (await later.view()).definition == second.definition
+        assert sorted(place.did) == ["pay", "pay", "reserve", "reserve"]
+
+    run(scenario())
+
+
+def assembled_form(place: Place, *services: str) -> Choreography:
+    parts = {"inventory": place.inventory, "payment": place.payment}
+    return assemble("shop", 1, Ordered, [parts[service]().own_steps() for service in services])
+
+
+def shared(place: Place, service: str, form: Choreography) -> Agent:
+    """An agent that was given the whole choreography."""
+    agent = place.agent(service, form)
+    named = {"inventory": place.inventory, "payment": place.payment}.get(service)
+    if named is not None:
+        agent.declarations.steps.extend(named().declarations.steps)
+    return agent
