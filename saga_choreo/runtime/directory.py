@@ -32,6 +32,8 @@ __all__ = ["Directory"]
 
 _log = logging.getLogger("saga_choreo.directory")
 _COMPLAINTS_MAX = 1_000
+_TRY_AGAIN_FIRST_S = 0.2
+_TRY_AGAIN_MAX_S = 5.0
 
 
 class Directory:
@@ -109,10 +111,23 @@ class Directory:
         """Learn from notices until cancelled."""
         async for notice in self._broker.notices():
             try:
-                await self._learn(notice)
+                await self._learn_patiently(notice)
             except (SagaError, ValueError, KeyError, TypeError) as error:
                 _log.warning("a notice %r cannot be used: %s", notice.subject, error)
             self._news.set()
+
+    async def _learn_patiently(self, notice: Notice) -> None:
+        """A notice comes once: what a store or broker out of reach kept us from learning is tried again before the next one."""
+        wait_s = _TRY_AGAIN_FIRST_S
+        while True:
+            try:
+                return await self._learn(notice)
+            except SagaError as error:
+                if not error.retryable:
+                    raise
+                _log.warning("learning from notice %r failed and is tried again: %s", notice.subject, error)
+            await self._clock.sleep(wait_s * (0.75 + 0.5 * self._clock.chance()))
+            wait_s = min(wait_s * 2, _TRY_AGAIN_MAX_S)
 
     async def _learn(self, notice: Notice) -> None:
         word, _, rest = notice.subject.partition(".")
