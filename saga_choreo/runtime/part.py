@@ -71,13 +71,14 @@ class Part:
         return form if mine is None or mine.deadline_after is None else form.deadline(mine.deadline_after)
 
     def fit(self, form: Choreography) -> Fit:
-        """Bind what can be bound."""
+        """Bind what can be bound; nothing of a choreography that this agent was not told to take part in."""
         handlers: dict[int, BoundStep] = {}
         misfits: list[str] = []
+        is_ours = form.name in self.names
         for number, step in enumerate(form.steps):
             if step.owner != self.service:
                 continue
-            declared = self._bound.get(step.name, [])
+            declared = self._bound.get(step.name, []) if is_ours else []
             bound = next((one for one in declared if one.definition == step), None)
             if bound is not None:
                 handlers[number] = bound

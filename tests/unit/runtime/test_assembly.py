@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from saga_choreo import Agent, Choreography, ChoreographyStep, DefinitionError, Event, EventRef, NotReady
@@ -139,6 +141,7 @@ def test_an_agent_with_a_name_only_binds_its_handlers_to_any_definition_that_say
     assert part is not None
     form = Choreography("shop").starts_with(Ordered).step(RESERVE, PAY)
     assert list(part.fit(form).handlers) == [1]
+    assert list(part.fit(replace(form, name="other")).handlers) == [], "nobody said that it takes part in that one"
     other = part.fit(Choreography("shop").starts_with(Ordered).step(RESERVE.kind(retriable=True), COUNT))
     assert list(other.handlers) == []
     assert other.misfits == (
