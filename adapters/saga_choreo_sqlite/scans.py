@@ -47,9 +47,19 @@ class SqliteScans:
         rows = await self._reads.run(lambda c: _rows(c, sql.HELD, service, wanted, limit))
         return [held_of(row) for row in rows]
 
+    async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
+        rows = await self._reads.run(lambda c: _rows(c, sql.UNTOLD, service, before_ms, limit))
+        return [held_of(row) for row in rows]
+
+    async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
+        """Not synced to the disk by itself: a mark that a power cut loses means one more copy, no more."""
+        values = [(service, number) for number in numbers]
+        if values:
+            await self._writer.run(lambda c: _run_many(c, sql.MARK_TOLD, values), durable=False)
+
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
-        key goes once no record of its saga is left."""
+        """Counts every row it deletes, at most `limit`. Quarantined messages, and held ones that were told, go by the time
+        they were received; a business key goes once no record of its saga is left."""
         started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
 
         def work(connection: Connection) -> int:
@@ -58,6 +68,7 @@ class SqliteScans:
                 (sql.FORGET_RECORDS, before.bytes),
                 (sql.FORGET_KEYS, before.bytes),
                 (sql.FORGET_QUARANTINED, started_ms),
+                (sql.FORGET_HELD, started_ms),
             ):
                 if gone < limit:
                     connection.execute(statement, (service, bound, limit - gone))

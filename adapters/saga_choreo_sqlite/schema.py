@@ -48,8 +48,13 @@ CREATE TABLE saga_counter (
 ) WITHOUT ROWID;
 """
 
+_SECOND = """
+ALTER TABLE saga_held ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX saga_held_received ON saga_held (service, told, received_ms);
+"""
+
 # Number n (from 1) brings a file from version n - 1 to n. Never edit one that has been released: add the next.
-_MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
 SCHEMA_VERSION = len(_MIGRATIONS)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "DEFINITIONS",
     "DELETE_HELD",
     "DUE",
+    "FORGET_HELD",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
     "FORGET_RECORDS",
@@ -31,6 +32,7 @@ __all__ = [
     "KEYS",
     "KEY_OF",
     "MARK",
+    "MARK_TOLD",
     "NEXT_DUE",
     "PARKED",
     "QUARANTINED",
@@ -38,6 +40,7 @@ __all__ = [
     "SAGAS",
     "SERVICES",
     "UNANNOUNCED",
+    "UNTOLD",
     "UPDATE",
     "VERSION_AT",
     "release",
@@ -106,10 +109,10 @@ MARK = (
     "UPDATE saga_record SET announced = min(version, ?5) "
     "WHERE service = ?1 AND saga_id = ?2 AND definition = ?3 AND step = ?4 AND announced < min(version, ?5)"
 )
-HELD = (
-    "SELECT service, definition, channel, headers, body, received_ms, number FROM saga_held "
-    "WHERE service = ? AND definition IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?"
-)
+_HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = ? "
+HELD = f"{_HELD}AND definition IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?"  # noqa: S608  (constants only)
+UNTOLD = f"{_HELD}AND told = 0 AND received_ms < ? ORDER BY received_ms, number LIMIT ?"
+MARK_TOLD = "UPDATE saga_held SET told = 1 WHERE service = ? AND number = ?"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
 FORGET_RECORDS = f"""
 DELETE FROM saga_record WHERE (service, saga_id, definition, step) IN (
@@ -127,6 +130,10 @@ DELETE FROM saga_business_key WHERE (key, choreography, service) IN (
 FORGET_QUARANTINED = """
 DELETE FROM saga_quarantine WHERE number IN (
   SELECT number FROM saga_quarantine WHERE service = ? AND received_ms < ? ORDER BY received_ms LIMIT ?)
+"""
+FORGET_HELD = """
+DELETE FROM saga_held WHERE number IN (
+  SELECT number FROM saga_held WHERE service = ? AND told = 1 AND received_ms < ? ORDER BY received_ms LIMIT ?)
 """
 
 # The few services in one file, by jumps along the primary key: it costs one look-up per service, not a scan.

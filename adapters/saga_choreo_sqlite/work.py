@@ -102,7 +102,7 @@ def quarantined_of(row: Sequence[Any]) -> Quarantined:
 
 
 def held_of(row: Sequence[Any]) -> Held:
-    service, definition, channel, headers, body, received_ms, number = row
+    service, definition, channel, headers, body, received_ms, number, told = row
     return Held(
         service=service,
         definition=definition,
@@ -111,6 +111,7 @@ def held_of(row: Sequence[Any]) -> Held:
         body=body,
         received_ms=received_ms,
         number=number,
+        told=bool(told),
     )
 
 

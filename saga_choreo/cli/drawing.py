@@ -81,11 +81,14 @@ def _kinds(step: ChoreographyStep) -> str:
     return ", ".join(kind for kind in _KINDS if getattr(step, kind)) or "-"
 
 
-def as_text(choreography: Choreography) -> str:
-    """A heading and one line a step, numbered by layer."""
+def as_text(choreography: Choreography, unknown: str = "") -> str:
+    """A heading and one line a step, numbered by layer. `unknown`: what of it is not known, said instead of its hash."""
     start = str(choreography.start) if choreography.start is not None else "nothing (add .starts_with(...))"
     deadline = f", deadline {choreography.deadline_after}" if choreography.deadline_after is not None else ""
     heading = f"{choreography.name} v{choreography.version}, starts with {start}{deadline}\ndefinition {choreography.definition}"
+    if unknown:
+        started = "" if choreography.start is None else f" v{choreography.version}, starts with {start}{deadline}"
+        heading = f"{choreography.name}{started}\nthe rest is unknown: {unknown}"
     rows: list[list[str]] = []
     for number, layer in enumerate(layers(choreography), start=1):
         for place, step in enumerate(layer):
@@ -95,12 +98,13 @@ def as_text(choreography: Choreography) -> str:
     return f"{heading}\n\n" + "\n".join(lines)
 
 
-def as_mermaid(choreography: Choreography) -> str:
+def as_mermaid(choreography: Choreography, unknown: str = "") -> str:
     """A flowchart. Compensations hang on their steps by dotted edges."""
     nodes = {step.name: f"s{index}" for index, step in enumerate(choreography.steps)} | {ORIGIN_NAME: "origin"}
     found = list(edges(choreography))
     followed = {source for source, _, _ in found}
     lines = ["flowchart LR", f'  origin(["{choreography.name} v{choreography.version}"])', '  sink(["end"])']
+    lines += [f"  %% the rest is unknown: {unknown}"] if unknown else []
     for step in choreography.steps:
         kinds = "" if _kinds(step) == "-" else f"<br/><i>{_kinds(step)}</i>"
         lines.append(f'  {nodes[step.name]}["<b>{step.name}</b><br/>{step.owner or "?"}{kinds}"]')
@@ -115,15 +119,16 @@ def as_mermaid(choreography: Choreography) -> str:
     return "\n".join(lines)
 
 
-def as_document(choreography: Choreography) -> dict[str, Any]:
-    """The canonical form, with what can be derived from it."""
+def as_document(choreography: Choreography, unknown: str = "") -> dict[str, Any]:
+    """The canonical form, with what can be derived from it. Without its hash where some of it is unknown."""
     layer_of = {step.name: number for number, layer in enumerate(layers(choreography), start=1) for step in layer}
     deadline = choreography.deadline_after
     form = choreography.canonical()
     return {
         "schema": schema("graph"),
         **form,
-        "definition": choreography.definition,
+        "definition": None if unknown else choreography.definition,
+        "unknown": unknown or None,
         "deadline_ms": None if deadline is None else round(deadline.total_seconds() * 1000),
         "steps": [{**step, "layer": layer_of[step["name"]]} for step in form["steps"]],
         "edges": [

@@ -10,24 +10,27 @@ __all__ = ["graph"]
 
 
 @click.command
-@click.argument("app", required=False)
+@click.argument("apps", nargs=-1, metavar="[APP]...")
 @output_options("text", "mermaid", "json", tabular=False)
-def graph(app: str | None, out: Output) -> None:
+def graph(apps: tuple[str, ...], out: Output) -> None:
     """Draw a choreography: steps in the order they can run, with owners, events, kinds and compensations.
 
     APP is 'package.module', 'package.module:choreography' or 'package.module:agent'; default: SAGA_APP.
+    Several agents that know only their own steps are put together, if the one that starts the sagas is among them.
 
     \b
     Examples:
       saga-choreo graph shop.choreography
       saga-choreo graph shop.payment:agent -o mermaid
+      saga-choreo graph shop.order:agent shop.payment:agent shop.shipping:agent
     """
     from saga_choreo.cli.drawing import as_document, as_mermaid, as_text
-    from saga_choreo.cli.locate import app_or_setting, find_choreographies
+    from saga_choreo.cli.gather import gather
+    from saga_choreo.cli.locate import app_or_setting
 
-    choreographies = find_choreographies(app_or_setting(app))
+    described = gather(apps or (app_or_setting(None),))
     if out.format == "json":
-        emit_json([as_document(choreography) for choreography in choreographies])
+        emit_json([as_document(one.choreography, one.unknown) for one in described])
         return
     draw = as_mermaid if out.format == "mermaid" else as_text
-    click.echo("\n\n".join(draw(choreography) for choreography in choreographies))
+    click.echo("\n\n".join(draw(one.choreography, one.unknown) for one in described))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -17,10 +17,10 @@ from typing import Protocol, TypeGuard, runtime_checkable
 
 from saga_choreo.cli.lazy import suggestion
 from saga_choreo.errors import ConfigurationError
-from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.runtime.settings import read_settings
 
-__all__ = ["Runnable", "app_or_setting", "find_agent", "find_choreographies"]
+__all__ = ["Participant", "Runnable", "app_or_setting", "find_agent", "find_choreographies", "find_described"]
 
 
 @runtime_checkable
@@ -32,6 +32,15 @@ class Runnable(Protocol):
     @property
     def choreographies(self) -> tuple[Choreography, ...]: ...
     async def run(self, *, stop: asyncio.Event) -> None: ...
+
+
+@runtime_checkable
+class Participant(Runnable, Protocol):
+    """An agent that may know only its own steps of a choreography."""
+
+    @property
+    def open_choreography(self) -> Choreography | None: ...
+    def own_steps(self) -> tuple[ChoreographyStep, ...]: ...
 
 
 def app_or_setting(app: str | None) -> str:
@@ -54,22 +63,38 @@ def find_agent(target: str) -> Runnable:
 
 def find_choreographies(target: str) -> tuple[Choreography, ...]:
     """The choreography that the target names, those of the agent it names, or all that the module it names holds."""
+    found = find_described(target)
+    for one in found:
+        if not isinstance(one, Choreography):
+            raise ConfigurationError(
+                f"agent {one.name!r} in {target!r} knows only its own steps; this needs a whole choreography: name a shared one"
+            )
+    return tuple(one for one in found if isinstance(one, Choreography))
+
+
+def find_described(target: str) -> tuple[Choreography | Participant, ...]:
+    """Choreographies as the target gives them, and agents that know only their own steps of one."""
     found = _locate(target)
     if isinstance(found, Choreography):
         return (found,)
     if _is_agent(found):
-        return found.choreographies
+        return tuple(_described_by(found))
     if not isinstance(found, ModuleType):
         raise ConfigurationError(
             f"{target!r} is a {type(found).__name__}, neither a Choreography nor an Agent; name one of them: 'module:attribute'"
         )
     held = list(vars(found).values())
-    several = [c for c in held if isinstance(c, Choreography)] or [
-        c for agent in held if _is_agent(agent) for c in agent.choreographies
-    ]
+    several: list[Choreography | Participant] = [c for c in held if isinstance(c, Choreography) and not c.is_open]
+    several = several or [one for agent in held if _is_agent(agent) for one in _described_by(agent)]
     if not several:
         raise ConfigurationError(f"module {target!r} holds no Choreography and no Agent; name one: '{target}:attribute'")
     return tuple(dict.fromkeys(several))
+
+
+def _described_by(agent: Runnable) -> Iterator[Choreography | Participant]:
+    yield from agent.choreographies
+    if isinstance(agent, Participant) and agent.open_choreography is not None:
+        yield agent
 
 
 def _is_agent(value: object) -> TypeGuard[Runnable]:

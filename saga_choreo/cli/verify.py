@@ -5,29 +5,37 @@ from __future__ import annotations
 import click
 
 from saga_choreo.cli.exits import ExitCode
-from saga_choreo.cli.output import Output, emit_json, output_options, schema
+from saga_choreo.cli.output import Output, emit_json, output_options, schema, talk
 
 __all__ = ["verify"]
 
 
 @click.command
-@click.argument("app", required=False)
+@click.argument("apps", nargs=-1, metavar="[APP]...")
 @output_options("text", "json", tabular=False)
 @click.pass_context
-def verify(ctx: click.Context, app: str | None, out: Output) -> None:
+def verify(ctx: click.Context, apps: tuple[str, ...], out: Output) -> None:
     """Check that a choreography is well-formed. Exit code 6 when there are findings.
 
     APP is 'package.module', 'package.module:choreography' or 'package.module:agent'; default: SAGA_APP.
+    Several agents that know only their own steps are put together, if the one that starts the sagas is among them; of one alone
+    only its own declarations can be checked.
 
     \b
     Examples:
       saga-choreo verify shop.choreography
       saga-choreo verify shop.payment:agent --json
+      saga-choreo verify shop.order:agent shop.payment:agent shop.shipping:agent
     """
-    from saga_choreo.cli.locate import app_or_setting, find_choreographies
+    from saga_choreo.cli.gather import gather
+    from saga_choreo.cli.locate import app_or_setting
     from saga_choreo.core.wellformed import findings
 
-    found = [(c, finding) for c in find_choreographies(app_or_setting(app)) for finding in findings(c)]
+    described = gather(apps or (app_or_setting(None),))
+    found = [(one.choreography, finding) for one in described if not one.unknown for finding in findings(one.choreography)]
+    for one in described:
+        if one.unknown:
+            talk(f"{one.choreography.name}: the declarations are sound; the whole cannot be judged: {one.unknown}")
     if out.format == "json":
         emit_json(
             [
@@ -46,6 +54,7 @@ def verify(ctx: click.Context, app: str | None, out: Output) -> None:
         for choreography, finding in found:
             where = f"{choreography.name} v{choreography.version}" + (f", step {finding.step!r}" if finding.step else "")
             click.echo(f"{finding.code}  {where}: {finding.message}")
-        click.echo(f"{len(found)} findings" if found else "well-formed")
+        if found or not any(one.unknown for one in described):
+            click.echo(f"{len(found)} findings" if found else "well-formed")
     if found:
         ctx.exit(ExitCode.FINDINGS)

@@ -8,6 +8,7 @@ edges, sink of every last step (a step that no other step follows).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 
 from saga_choreo.errors import DefinitionError
@@ -91,10 +92,15 @@ def _outputs(step: ChoreographyStep) -> tuple[EventRef, ...]:
     return step.publishes if extra is None or extra in step.publishes else (*step.publishes, extra)
 
 
-@lru_cache(maxsize=256)
 def plan_of(choreography: Choreography) -> Plan:
     """Work out the graph. Raises DefinitionError when there is no start event or a step reads an event that nobody publishes;
     everything else that can be wrong is found by `core.wellformed`."""
+    return _plan_of(choreography, choreography.deadline_after)
+
+
+# Choreographies that differ in their deadline only are equal, and a plan must keep the deadline it was asked for.
+@lru_cache(maxsize=256)
+def _plan_of(choreography: Choreography, _deadline: timedelta | None) -> Plan:
     start = choreography.start
     if start is None:
         raise DefinitionError(f"choreography {choreography.name!r} has no start event; add .starts_with(...)")

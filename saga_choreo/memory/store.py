@@ -111,9 +111,20 @@ class MemoryStore:
         messages = self._committed().held
         return [m for _, m in sorted(messages.items()) if m.service == service and m.definition in definitions][:limit]
 
+    async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
+        messages = sorted(self._committed().held.values(), key=lambda m: (m.received_ms, m.number))
+        return [m for m in messages if m.service == service and not m.told and m.received_ms < before_ms][:limit]
+
+    async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
+        messages = self._committed().held
+        for number in numbers:
+            found = messages.get(number)
+            if found is not None and found.service == service:
+                messages[number] = replace(found, told=True)
+
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
-        key goes once no record of its saga is left."""
+        """Counts every row it deletes, at most `limit`. Quarantined messages, and held ones that were told, go by the time
+        they were received; a business key goes once no record of its saga is left."""
         tables = self._committed()
         old = sorted(r.record_key for r in self._records(service) if r.saga_id < before and _may_go(r))[:limit]
         for key in old:
@@ -134,7 +145,11 @@ class MemoryStore:
         late = late[: limit - len(old) - len(keys)]
         for number in late:
             del tables.quarantined[number]
-        return len(old) + len(keys) + len(late)
+        told = [n for n, m in tables.held.items() if m.service == service and m.told and m.received_ms < started_ms]
+        told = told[: limit - len(old) - len(keys) - len(late)]
+        for number in told:
+            del tables.held[number]
+        return len(old) + len(keys) + len(late) + len(told)
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -158,24 +159,52 @@ class ChoreographyStep:
             "on_deadline": [self.deadline_event.name, self.deadline_event.version] if self.deadline_event else None,
         }
 
+    @staticmethod
+    def from_canonical(form: dict[str, Any]) -> ChoreographyStep:
+        """Read a canonical form back. Raises KeyError, TypeError or ValueError when it is not one."""
+        return ChoreographyStep(
+            name=form["name"],
+            owner=form["owner"],
+            join=Join(form["join"]),
+            reads=tuple(EventRef(*e) for e in form["reads"]),
+            split=Split(form["split"]),
+            publishes=tuple(EventRef(*e) for e in form["publishes"]),
+            undo=Undo(form["undo"]),
+            undo_event=EventRef(*form["undo_event"]) if form["undo_event"] else None,
+            deadline_event=EventRef(*form["on_deadline"]) if form["on_deadline"] else None,
+            **dict.fromkeys(form["kinds"], True),
+        )
+
 
 @dataclass(frozen=True)
 class Choreography:
-    """A graph of steps with a name and a version. Fluent: every method returns a changed copy; steps are kept sorted by name."""
+    """A graph of steps with a name and a version. Fluent: every method returns a changed copy; steps are kept sorted by name.
+
+    With `participants` and no steps it is open: its steps are those that these services announce.
+    """
 
     name: str
     version: int = 1
     start: EventRef | None = None
     steps: tuple[ChoreographyStep, ...] = ()
     deadline_after: timedelta | None = field(default=None, compare=False)
+    participants: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         checked_name("choreography", self.name)
         if self.version < 1:
             raise ValueError(f"choreography {self.name!r} has version {self.version!r}; versions start at 1")
 
-    def starts_with(self, event: AnyEvent, version: int = 1) -> Choreography:
-        return replace(self, start=event_ref(event, version))
+    def starts_with(self, event: AnyEvent, version: int = 1, *, participants: Iterable[str] = ()) -> Choreography:
+        """The event that starts a saga. `participants` closes the set of services whose announced steps make up a
+        choreography that has no steps here."""
+        closed = frozenset(checked_name("service", service) for service in participants)
+        return replace(self, start=event_ref(event, version), participants=closed)
+
+    @property
+    def is_open(self) -> bool:
+        """Its steps are to be announced by its participants."""
+        return bool(self.participants) and not self.steps
 
     def step(self, *steps: ChoreographyStep) -> Choreography:
         """Add steps. Raises DefinitionError when a step of that name is there already."""
@@ -226,25 +255,10 @@ class Choreography:
             form = json.loads(blob)
             if form["format"] != 1:
                 raise ValueError(f"format {form['format']!r} is not known")
-            steps = tuple(_step_from(s) for s in form["steps"])
+            steps = tuple(ChoreographyStep.from_canonical(s) for s in form["steps"])
             start = EventRef(*form["start"]) if form["start"] else None
             return Choreography(form["name"], form["version"], start, steps)
         except (KeyError, TypeError, ValueError) as exc:
             raise DefinitionError(
                 f"a stored or received definition cannot be read: {exc}; it was written by another version"
             ) from exc
-
-
-def _step_from(form: dict[str, Any]) -> ChoreographyStep:
-    return ChoreographyStep(
-        name=form["name"],
-        owner=form["owner"],
-        join=Join(form["join"]),
-        reads=tuple(EventRef(*e) for e in form["reads"]),
-        split=Split(form["split"]),
-        publishes=tuple(EventRef(*e) for e in form["publishes"]),
-        undo=Undo(form["undo"]),
-        undo_event=EventRef(*form["undo_event"]) if form["undo_event"] else None,
-        deadline_event=EventRef(*form["on_deadline"]) if form["on_deadline"] else None,
-        **dict.fromkeys(form["kinds"], True),
-    )

@@ -79,7 +79,8 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A message of an unknown definition: kept and acknowledged, applied when the definition comes."""
+    """A message of an unknown definition: kept and acknowledged, applied when the definition comes. `told`: a copy went to
+    the dead-letter channel."""
 
     service: str
     definition: str
@@ -88,6 +89,7 @@ class Held:
     body: bytes
     received_ms: int
     number: int = 0
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,8 +206,17 @@ class Scans(Protocol):
         """Held messages of these definitions, oldest first."""
         ...
 
+    async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
+        """Held messages received before then that are not marked as told, oldest first."""
+        ...
+
+    async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
+        """Mark held messages as told; numbers that are not there any more do no harm."""
+        ...
+
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Delete finished records (and keys and quarantine rows) of sagas that started before this id. Returns how many."""
+        """Delete finished records (and keys, quarantine rows and held messages that were told) of sagas that started before
+        this id. Returns how many."""
         ...
 
 

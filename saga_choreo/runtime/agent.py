@@ -13,9 +13,8 @@ from uuid import UUID
 from opentelemetry import propagate
 
 from saga_choreo.core.graph import plan_of
-from saga_choreo.core.wellformed import findings
 from saga_choreo.errors import ConfigurationError, DefinitionError
-from saga_choreo.model.choreography import Choreography, checked_name
+from saga_choreo.model.choreography import Choreography, ChoreographyStep, checked_name
 from saga_choreo.model.event import Event
 from saga_choreo.model.states import SagaState
 from saga_choreo.ports.broker import Broker
@@ -23,10 +22,11 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.clock import SystemClock
-from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.declarations import Declarations, StepDecorators
+from saga_choreo.runtime.freezing import freeze, own_steps
 from saga_choreo.runtime.outside import complete, decline
 from saga_choreo.runtime.parked import ParkedStep, parked_steps
+from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
 from saga_choreo.runtime.sagas import SagaHandle, Start, start
 from saga_choreo.runtime.session import OnOutcome, Session
@@ -44,28 +44,32 @@ _LOOKED_AT_MAX = 10_000
 class Agent(StepDecorators):
     """One participant's agent.
 
-    `saga` is the choreography (or several) it takes part in. `broker` and `store` are URLs, or opened-by-nobody objects for
-    tests; without them SAGA_BROKER_URL and SAGA_STORE_URL say. Nothing is connected before `run`, `serving` or `client`.
+    `saga` is the choreography (or several) it takes part in: the shared object, or its name only. Then this agent announces the
+    steps it declares, and the origin assembles them: `saga=Choreography("shop").starts_with(Ordered, participants={...})`. Of two
+    releases of a service the announcement with the higher `release` counts, of equals the later one.
+
+    `broker` and `store` are URLs, or opened-by-nobody objects for tests; without them SAGA_BROKER_URL and SAGA_STORE_URL say.
+    Nothing is connected before `run`, `serving` or `client`.
     """
 
     def __init__(
         self,
         name: str,
-        saga: Choreography | Iterable[Choreography],
+        saga: Choreography | str | Iterable[Choreography | str],
         *,
         broker: str | Broker = "",
         store: str | WholeStore = "",
         prefix: str = "saga",
         limits: Limits | None = None,
         clock: Clock | None = None,
+        release: int = 0,
     ) -> None:
-        if isinstance(saga, str):
-            raise DefinitionError(
-                f"agent {name!r} was given the name {saga!r} instead of a choreography; pass the shared Choreography object: "
-                f"Agent({name!r}, saga=order_processing)"
-            )
         self.name = checked_name("service", name)
-        self.choreographies: tuple[Choreography, ...] = (saga,) if isinstance(saga, Choreography) else tuple(saga)
+        self._sagas = (saga,) if isinstance(saga, Choreography | str) else tuple(saga)
+        for one in self._sagas:
+            if isinstance(one, str):
+                checked_name("choreography", one)
+        self._release = release
         self._declarations = Declarations(name)
         self._broker = broker
         self._store = store
@@ -73,7 +77,7 @@ class Agent(StepDecorators):
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._callbacks: list[OnOutcome] = []
-        self._catalog: Catalog | None = None
+        self._part: Part | None = None
         self._session: Session | None = None
 
     @property
@@ -94,36 +98,30 @@ class Agent(StepDecorators):
         self._callbacks.append(callback)
         return callback
 
+    @property
+    def choreographies(self) -> tuple[Choreography, ...]:
+        """The shared choreographies it takes part in."""
+        return tuple(one for one in self._sagas if isinstance(one, Choreography) and not one.is_open)
+
+    @property
+    def open_choreography(self) -> Choreography | None:
+        """The one to be assembled, as far as this agent says it: its name, at the origin also start and participants."""
+        opened = (one for one in self._sagas if isinstance(one, str) or one.is_open)
+        return next((Choreography(one) if isinstance(one, str) else one for one in opened), None)
+
+    def own_steps(self) -> tuple[ChoreographyStep, ...]:
+        """The steps it announces for the choreography to be assembled. Raises DefinitionError."""
+        return own_steps(self._declarations, self.choreographies).definitions()
+
     def freeze(self) -> Catalog:
         """Check everything that is declared and bind handlers to steps. Raises DefinitionError with all faults at once."""
-        if self._catalog is None:
-            faults = [fault for choreography in self.choreographies for fault in _faults(choreography)]
-            handlers: list[dict[int, BoundStep]] = []
-            for choreography in self.choreographies:
-                try:
-                    handlers.append(self._bind(choreography))
-                except DefinitionError as error:
-                    faults += error.findings or (str(error),)
-            if not self.choreographies:
-                faults.append("it takes part in no choreography; pass saga=...")
-            if faults:
-                listed = "".join(f"\n  - {fault}" for fault in faults)
-                raise DefinitionError(f"agent {self.name!r} cannot start; {len(faults)} to correct:{listed}", faults)
-            plans = [plan_of(choreography) for choreography in self.choreographies]
-            self._catalog = Catalog(
-                self.name, [Known(plan, plan.owned_by(self.name), bound) for plan, bound in zip(plans, handlers, strict=True)]
-            )
-        return self._catalog
-
-    def _bind(self, choreography: Choreography) -> dict[int, BoundStep]:
-        """Handlers by step number. A handler that is in none of several choreographies is complained of with the first."""
-        everywhere = {step.name for one in self.choreographies for step in one.steps}
-        here = {step.name for step in choreography.steps}
-        part = Declarations(self.name)
-        is_first = choreography is self.choreographies[0]
-        part.steps = [s for s in self._declarations.steps if s.name in here or (is_first and s.name not in everywhere)]
-        bound = {one.definition.name: one for one in part.freeze(choreography)}
-        return {number: bound[step.name] for number, step in enumerate(choreography.steps) if step.name in bound}
+        if self._part is None:
+            self._part = freeze(self._declarations, self._sagas, self._release)
+        plans = [plan_of(form) for form in self._part.shared]
+        fits = [self._part.fit(plan.choreography) for plan in plans]
+        return Catalog(
+            self.name, [Known(plan, plan.owned_by(self.name), fit.handlers) for plan, fit in zip(plans, fits, strict=True)]
+        )
 
     def _new_session(self) -> Session:
         if self._session is not None:
@@ -132,7 +130,8 @@ class Agent(StepDecorators):
         settings = read_settings(os.environ)
         broker = self._made(self._broker or settings.broker_url, "broker", "nats://127.0.0.1:4222", self._make_broker)
         store = self._made(self._store or settings.store_url, "store", "sqlite:///payment.db", make_store)
-        return Session(self.name, catalog, store, broker, self._clock, self._limits, self._callbacks)
+        assert self._part is not None
+        return Session(self._part, catalog, store, broker, self._clock, self._limits, self._callbacks)
 
     def _make_broker(self, url: str) -> Broker:
         return make_broker(url, prefix=self._prefix)
@@ -200,8 +199,10 @@ class Agent(StepDecorators):
     async def ready(self, timeout_s: float = 10.0) -> None:
         """Wait until every owner of every choreography has announced that it can take part. Raises NotReady, DefinitionMismatch."""
         session = self._opened()
-        for known in session.catalog.all():
+        for known in session.catalog.given:
             await session.directory.require(known.plan, timeout_s)
+        if session.part.assembles is not None:
+            await session.directory.assembled(timeout_s)
 
     async def start_saga(
         self,
@@ -217,7 +218,8 @@ class Agent(StepDecorators):
         `tx` is the caller's own open connection or transaction: the saga exists if and only if the caller commits; await
         `handle.published()` afterwards to publish at once. `key` is the user's business key: the same key with the same
         payload gives the same saga; with another payload KeyConflict. Raises NotReady while some owner has not announced
-        the definition, DefinitionError for an event that starts nothing here, ResultTooLarge.
+        the definition, DefinitionError for an event that starts nothing here or a choreography that is not well-formed as it
+        is assembled (with all findings), ResultTooLarge.
         """
         session = self._opened()
         carrier: dict[str, str] = {}
@@ -225,14 +227,17 @@ class Agent(StepDecorators):
         parent = carrier.get("traceparent", "")
         trace = f"{parent}\n{carrier.get('tracestate', '')}" if parent else ""
         what = Start(event=event, key=key, deadline=deadline, trace=trace)
-        return await start(session, self._started_by(session, event, choreography), what, tx)
+        wait_s = session.limits.ready_timeout_s if tx is None else 0.0
+        return await start(session, await self._started_by(session, event, choreography, wait_s), what, tx)
 
-    def _started_by(self, session: Session, event: Event, name: str) -> Known:
-        found = [known for known in session.catalog.all() if known.plan.choreography.start == event.event]
-        found = [known for known in found if not name or known.plan.choreography.name == name]
+    async def _started_by(self, session: Session, event: Event, name: str, wait_s: float) -> Known:
+        opened = session.part.assembles
+        forms = [*session.part.shared, *(() if opened is None else (opened,))]
+        found = [form for form in forms if form.start == event.event and name in ("", form.name)]
         if len(found) == 1:
-            return found[0]
-        starts = ", ".join(sorted(f"{k.plan.choreography.name} ({k.plan.choreography.start})" for k in session.catalog.all()))
+            known = None if found[0] is opened else session.catalog.get(found[0].definition)
+            return known if known is not None else await session.directory.assembled(wait_s)
+        starts = ", ".join(sorted(f"{form.name} ({form.start})" for form in forms)) or "none (it knows its own steps only)"
         advice = "name one with choreography=..." if found else f"start events here: {starts}"
         raise DefinitionError(f"event {str(event.event)!r} starts {len(found)} choreographies of agent {self.name!r}; {advice}")
 
@@ -280,7 +285,3 @@ class Agent(StepDecorators):
                 break
             before = groups[-1][0].saga_id
         return views[:limit]
-
-
-def _faults(choreography: Choreography) -> list[str]:
-    return [f"{finding.code}: {finding.message}" for finding in findings(choreography)]

@@ -81,6 +81,7 @@ class Sorted:
         self._letters: dict[int, list[Outgoing]] = {}
         self._endings: dict[int, Ending] = {}
         self._still_held: set[int] = set()
+        self._foreign: set[int] = set()
         self._ended_by: dict[int, UUID] = {}
         self.sagas: tuple[UUID, ...] = ()
 
@@ -105,7 +106,11 @@ class Sorted:
             return False
         known = self._catalog.get(envelope.definition)
         if known is None:
-            self._hold(arrival, envelope)
+            # A fact for others that came along on an event they share; to an origin, only another agent can know its definition.
+            if self._catalog.is_foreign(envelope.definition) and envelope.origin != self._service:
+                self._foreign.add(id(arrival))
+            else:
+                self._hold(arrival, envelope)
             return False
         if self._is_from_the_future(arrival, envelope):
             return False
@@ -210,6 +215,7 @@ class Sorted:
         counted = {
             "redelivered": sum(1 for arrival in done if arrival.delivery is not None and arrival.delivery.redelivered),
             "quarantined": len(quarantined),
+            "foreign": sum(1 for i in ids if i in self._foreign),
             "contradictions": sum(self._alarms.get(i, 0) for i in ids),
         }
         return Extras(

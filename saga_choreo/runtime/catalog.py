@@ -27,12 +27,19 @@ class Known:
         return bound.options if bound else _DEFAULT
 
 
+# Only the hash is kept of a definition that is none of ours; of one that is pushed out, messages are held again.
+_FOREIGN_MAX = 10_000
+
+
 class Catalog:
-    """Definition hash -> what is known of it."""
+    """Definition hash -> what is known of it. `given` are the ones the agent was made with, the others are learnt."""
 
     def __init__(self, service: str, known: Iterable[Known] = ()) -> None:
         self.service = service
-        self._known = {one.plan.definition: one for one in known}
+        self.given = tuple(known)
+        self._known = {one.plan.definition: one for one in self.given}
+        self._foreign: dict[str, None] = {}
+        self._fresh: dict[str, None] = {}
 
     def add(self, plan: Plan, handlers: Mapping[int, BoundStep] | None = None) -> Known:
         known = Known(plan, plan.owned_by(self.service), handlers or {})
@@ -44,3 +51,24 @@ class Catalog:
 
     def all(self) -> tuple[Known, ...]:
         return tuple(self._known.values())
+
+    def set_foreign(self, definition: str) -> None:
+        """No step of this service is in it, and it is not the origin of its sagas."""
+        if definition in self._foreign:
+            return
+        if len(self._foreign) >= _FOREIGN_MAX:
+            oldest = next(iter(self._foreign))
+            self._foreign.pop(oldest)
+            self._fresh.pop(oldest, None)
+        self._foreign[definition] = self._fresh[definition] = None
+
+    def is_foreign(self, definition: str) -> bool:
+        return definition in self._foreign
+
+    def fresh_foreign(self) -> tuple[str, ...]:
+        """Foreign definitions whose held messages may not have been dropped yet."""
+        return tuple(self._fresh)
+
+    def forget_fresh(self, definitions: Iterable[str]) -> None:
+        for definition in definitions:
+            self._fresh.pop(definition, None)

@@ -1,13 +1,19 @@
 """Who holds which definition: announced on the `defs` channel, remembered in the store, asked before a saga starts.
 
 A saga is started only once every owner has announced, at least once, that it holds this very definition and has bound its
-channels; so no event can be published before all its readers are bound.
+channels; so no event can be published before all its readers are bound. Three kinds of notices:
+
+    define.<hash>                    the canonical bytes of a definition
+    steps.<choreography>.<service>   a participant's own steps; the origin of an open choreography assembles them, and pins
+                                     what comes of it: it is in its store and on `define` before a saga starts with it
+    holds.<hash>.<service>           this service can work on sagas of this definition
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import orjson
 
@@ -17,19 +23,36 @@ from saga_choreo.model.choreography import Choreography
 from saga_choreo.ports.broker import Broker, Notice
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Reader
-from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.assembly import Announcement, Assembly
+from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.learning import Learned, Learning
+from saga_choreo.runtime.part import Part
 
 __all__ = ["Directory"]
 
 _log = logging.getLogger("saga_choreo.directory")
+_COMPLAINTS_MAX = 1_000
+_TRY_AGAIN_FIRST_S = 0.2
+_TRY_AGAIN_MAX_S = 5.0
 
 
 class Directory:
-    def __init__(self, catalog: Catalog, broker: Broker, reader: Reader, clock: Clock) -> None:
+    """`learnt` is called after every definition that comes."""
+
+    def __init__(
+        self, part: Part, catalog: Catalog, broker: Broker, reader: Reader, clock: Clock, learnt: Callable[[], None]
+    ) -> None:
+        self._part = part
         self._catalog = catalog
         self._broker = broker
         self._reader = reader
         self._clock = clock
+        self._learnt = learnt
+        self._learning = Learning(part, catalog, reader)
+        self._assembly = Assembly(part.assembles) if part.assembles is not None else None
+        self._pinned = ""
+        self._agent = ""
+        self._said_to_hold: set[str] = set()
         self._holders: dict[str, set[str]] = {}
         # (choreography, version) -> definitions seen under it -> services that hold each.
         self._seen: dict[tuple[str, int], dict[str, set[str]]] = {}
@@ -39,38 +62,72 @@ class Directory:
 
     async def recall(self) -> None:
         """What earlier processes have learnt: no waiting after a restart."""
+        await self._learning.recall()
         for known in self._catalog.all():
-            choreography = known.plan.choreography
-            self._forms[known.plan.definition] = choreography
+            self._forms[known.plan.definition] = known.plan.choreography
             self._holders[known.plan.definition] = set(await self._reader.holders(known.plan.definition))
 
     async def remember_own(self, holders: tuple[str, ...]) -> None:
-        for known in self._catalog.all():
+        for known in self._catalog.given:
             await self._reader.remember(known.plan.definition, known.plan.choreography.canonical_bytes, holders)
             self._holders.setdefault(known.plan.definition, set()).update(holders)
 
     async def announce(self, agent: str) -> None:
-        """Say, after the channels are bound, that this service holds its definitions."""
-        service = self._catalog.service
-        for known in self._catalog.all():
+        """Say, after the channels are bound, which steps this service has and which definitions it holds."""
+        self._agent = agent
+        for known in self._catalog.given:
             form = known.plan.choreography
-            body = {
-                "service": service,
-                "agent": agent,
-                "definition": form.definition,
-                "choreography": form.name,
-                "version": form.version,
-            }
             await self._broker.notify(Notice(f"define.{form.definition}", form.canonical_bytes))
-            await self._broker.notify(Notice(f"holds.{form.definition}.{service}", orjson.dumps(body)))
+            await self._say_it_holds(form)
+        for name in self._part.announced():
+            await self._announce_steps(name)
+
+    async def _announce_steps(self, name: str) -> None:
+        opened = self._part.assembles
+        said = Announcement(
+            choreography=name,
+            service=self._part.service,
+            steps=self._part.announced()[name],
+            start=opened.start if opened is not None and opened.name == name else None,
+            agent=self._agent,
+            release=self._part.release,
+        )
+        await self._broker.notify(said.notice())
+
+    async def _say_it_holds(self, form: Choreography) -> None:
+        if form.definition in self._said_to_hold:
+            return
+        body = {
+            "service": self._part.service,
+            "agent": self._agent,
+            "definition": form.definition,
+            "choreography": form.name,
+            "version": form.version,
+        }
+        await self._broker.notify(Notice(f"holds.{form.definition}.{self._part.service}", orjson.dumps(body)))
+        self._said_to_hold.add(form.definition)
 
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
         async for notice in self._broker.notices():
             try:
-                await self._learn(notice)
+                await self._learn_patiently(notice)
             except (SagaError, ValueError, KeyError, TypeError) as error:
                 _log.warning("a notice %r cannot be used: %s", notice.subject, error)
+            self._news.set()
+
+    async def _learn_patiently(self, notice: Notice) -> None:
+        """A notice comes once: what a store or broker out of reach kept us from learning is tried again before the next one."""
+        wait_s = _TRY_AGAIN_FIRST_S
+        while True:
+            try:
+                return await self._learn(notice)
+            except SagaError as error:
+                if not error.retryable:
+                    raise
+                _log.warning("learning from notice %r failed and is tried again: %s", notice.subject, error)
+            await self._clock.sleep(wait_s * (0.75 + 0.5 * self._clock.chance()))
+            wait_s = min(wait_s * 2, _TRY_AGAIN_MAX_S)
 
     async def _learn(self, notice: Notice) -> None:
         word, _, rest = notice.subject.partition(".")
@@ -78,19 +135,90 @@ class Directory:
             form = Choreography.from_canonical(notice.body)
             if form.definition != rest:
                 raise DefinitionError(f"the bytes hash to {form.definition}, the subject says {rest}; another format, or damaged")
-            self._forms[rest] = form
-            self._seen.setdefault((form.name, form.version), {}).setdefault(rest, set())
+            await self._defined(form)
         elif word == "holds":
             definition, _, service = rest.partition(".")
             body = orjson.loads(notice.body)
-            key = (str(body["choreography"]), int(body["version"]))
-            self._seen.setdefault(key, {}).setdefault(definition, set()).add(service)
-            if service not in self._holders.setdefault(definition, set()):
-                self._holders[definition].add(service)
-                await self._reader.remember(definition, b"", (service,))
-        for known in self._catalog.all():
+            await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
+        elif word == "steps":
+            said = Announcement.of(notice.body)
+            if said.notice().subject != notice.subject:
+                raise ValueError(f"it is about {said.notice().subject!r}")
+            await self._heard(said)
+        for known in self._catalog.given:
             self._complain_of_rivals(known.plan)
-        self._news.set()
+
+    async def _defined(self, form: Choreography) -> None:
+        """An agent with a name only holds what its code fits; with shared objects it holds these."""
+        learned = await self._learning.learn(form)
+        self._learnt()
+        if form.name in self._part.names and learned is not Learned.REFUSED:
+            self._forms[form.definition] = form
+            self._seen.setdefault((form.name, form.version), {}).setdefault(form.definition, set())
+        is_open = self._part.open is not None and self._part.open.name == form.name
+        if learned is Learned.WHOLE and is_open and self._agent and self._part.service in form.owners:
+            await self._say_it_holds(form)
+
+    async def _held_by(self, service: str, definition: str, choreography: str, version: int) -> None:
+        if choreography not in self._part.names:
+            return
+        self._seen.setdefault((choreography, version), {}).setdefault(definition, set()).add(service)
+        if service not in self._holders.setdefault(definition, set()):
+            await self._reader.remember(definition, b"", (service,))
+            self._holders[definition].add(service)
+
+    async def _heard(self, said: Announcement) -> None:
+        """A lower release of this very service has spoken after us: say ours again, so that new sagas stay with it."""
+        is_ours = said.service == self._part.service and said.choreography in self._part.announced()
+        if is_ours and self._agent and said.release < self._part.release:
+            await self._announce_steps(said.choreography)
+            return
+        opened = self._part.assembles
+        if self._assembly is None or opened is None or said.choreography != opened.name:
+            return
+        if said.service not in opened.participants:
+            if (said.choreography, said.service) not in self._complained and len(self._complained) < _COMPLAINTS_MAX:
+                self._complained.add((said.choreography, said.service))
+                _log.warning(
+                    "service %r announces steps of choreography %r and is not in its participants=..., so they are left out; add it there",
+                    said.service,
+                    said.choreography,
+                )
+            return
+        if not self._assembly.hear(said):
+            return
+        problem = self._assembly.problem()
+        if isinstance(problem, DefinitionError):
+            _log.error("%s", problem)
+        await self._pin()
+
+    async def _pin(self) -> None:
+        """Keep and publish the newest assembled definition, so that no saga can start with one that could get lost."""
+        form = self._assembly.form if self._assembly is not None else None
+        if form is None or form.definition == self._pinned:
+            return
+        await self._defined(form)
+        await self._broker.notify(Notice(f"define.{form.definition}", form.canonical_bytes))
+        self._pinned = form.definition
+        _log.info("choreography %r version %d is assembled: definition %s", form.name, form.version, form.definition)
+
+    async def assembled(self, wait_s: float) -> Known:
+        """The newest assembled definition, once every participant holds it. Raises NotReady (who is missing), DefinitionError
+        (all findings)."""
+        assert self._assembly is not None, "asked only of an agent that assembles"
+        give_up = self._clock.monotonic() + wait_s
+        while True:
+            self._news.clear()
+            await self._pin()
+            form, problem = self._assembly.form, self._assembly.problem()
+            known = self._catalog.get(form.definition) if form is not None else None
+            if known is not None:
+                missing = self.missing(known.plan)
+                if not missing:
+                    return known
+                problem = _not_held(known.plan, missing)
+            if not await self._wait_for_news(give_up):
+                raise problem or NotReady("the assembled definition is not known here; the log says why")
 
     def _complain_of_rivals(self, plan: Plan) -> None:
         """Another agent holds the same choreography and version with other contents: say what differs, once each."""
@@ -126,14 +254,20 @@ class Directory:
         give_up = self._clock.monotonic() + wait_s
         while missing := self.missing(plan):
             self._news.clear()
-            left = give_up - self._clock.monotonic()
-            if left <= 0:
+            if not await self._wait_for_news(give_up):
                 raise self._refusal(plan, missing)
-            try:
-                async with asyncio.timeout(min(left, 1.0)):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+
+    async def _wait_for_news(self, give_up: float) -> bool:
+        """False when the time is over."""
+        left = give_up - self._clock.monotonic()
+        if left <= 0:
+            return False
+        try:
+            async with asyncio.timeout(min(left, 1.0)):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        return True
 
     def _refusal(self, plan: Plan, missing: tuple[str, ...]) -> SagaError:
         form = plan.choreography
@@ -145,3 +279,11 @@ class Directory:
             f"choreography {form.name!r} version {form.version} cannot be started yet: no agent of "
             f"{', '.join(map(repr, missing))} has announced definition {form.definition}; start these services and try again"
         )
+
+
+def _not_held(plan: Plan, missing: tuple[str, ...]) -> NotReady:
+    form = plan.choreography
+    return NotReady(
+        f"choreography {form.name!r} version {form.version} is assembled, and cannot be started yet: no agent of "
+        f"{', '.join(map(repr, missing))} has announced that it holds definition {form.definition}; if it runs, its log says why"
+    )

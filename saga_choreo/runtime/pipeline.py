@@ -22,6 +22,7 @@ from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import MessageKind
+from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import State
 from saga_choreo.ports.broker import Outgoing
@@ -48,7 +49,7 @@ from saga_choreo.runtime.operations import (
     Tell,
 )
 from saga_choreo.runtime.settling import at_own_deadline, died_too_often, give_up, hand_back, is_undo, settle, word_on
-from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of
+from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of, without_handler_ms
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
 __all__ = ["Pipeline", "Steps"]
@@ -213,7 +214,7 @@ class Pipeline:
             return None, (yield from self._nudge(ws, record, known))
         if record.step not in known.handlers:
             ws.touch(key, error="no handler for this step in this agent")
-            ws.retry_at(key, ws.now_ms + 60_000)
+            ws.retry_at(key, ws.now_ms + without_handler_ms(ws.now_ms - started_ms(key.saga_id)))
             return None, []
         if what in _LOCAL and record.row.attempt == 0 and not record.error:
             yield from self._run_inside(ws, key, known, what)

@@ -25,11 +25,12 @@ from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.holding import Holding
 from saga_choreo.runtime.operations import Ending, Publication
+from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
-from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
@@ -37,7 +38,7 @@ from saga_choreo.runtime.together import Together
 __all__ = ["OnOutcome", "SagaOutcome", "Session"]
 
 _log = logging.getLogger("saga_choreo.agent")
-_HELD_MAX = 256
+_UNKNOWN_WAIT_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _FORGET_MAX = 1000
 _TRY_AGAIN_FIRST_S = 0.5
@@ -64,7 +65,7 @@ class Session:
 
     def __init__(
         self,
-        service: str,
+        part: Part,
         catalog: Catalog,
         store: WholeStore,
         broker: Broker,
@@ -72,7 +73,8 @@ class Session:
         limits: Limits,
         callbacks: Sequence[OnOutcome] = (),
     ) -> None:
-        self.service = service
+        self.service = service = part.service
+        self.part = part
         self.catalog = catalog
         self.store = store
         self.broker = broker
@@ -82,7 +84,8 @@ class Session:
         self.incarnation = clock.entropy(4).hex()
         self.relay = Relay(service, broker, store, clock, limits)
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
-        self.directory = Directory(catalog, broker, store, clock)
+        self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
+        self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
         self.timers = Timers(service, store, clock, limits, self._work_on)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self.serves = False
@@ -137,13 +140,19 @@ class Session:
             pass
 
     def _topology(self, *, serves: bool) -> Topology:
+        """What the steps of all known definitions react to, and what this code reacts to: a definition that is assembled later
+        needs no other channel."""
         plans = [known.plan for known in self.catalog.all()]
+        steps, opened = self.part.open_steps, self.part.open
+        read = {event for plan in plans for event in plan.events_read_by(self.service)}
+        known = {ref.name for plan in plans for s in (plan.origin, *plan.steps) for ref in s.outputs}
+        owners = {owner for plan in plans for owner in plan.owners} | {step.owner for step in steps}
         return Topology(
             service=self.service,
             agent=self.incarnation,
-            events=tuple(sorted({event for plan in plans for event in plan.events_read_by(self.service)})),
-            known_events=tuple(sorted({ref.name for plan in plans for s in (plan.origin, *plan.steps) for ref in s.outputs})),
-            owners=tuple(sorted({owner for plan in plans for owner in plan.owners})),
+            events=tuple(sorted(read | {ref.name for step in steps for ref in step.reads})),
+            known_events=tuple(sorted(known | {ref.name for step in steps for ref in (*step.reads, *step.publishes)})),
+            owners=tuple(sorted(owners.union(() if opened is None else opened.participants))),
             receives=serves,
         )
 
@@ -167,12 +176,12 @@ class Session:
         try:
             async with asyncio.TaskGroup() as work:
                 self._work = work
-                timers = work.create_task(self.timers.run(work))
+                loops = [work.create_task(self.timers.run(work)), work.create_task(self.holding.run())]
                 try:
-                    await self._apply_held()
                     await self.consumer.run(work, stop)
                 finally:
-                    timers.cancel()
+                    for loop in loops:
+                        loop.cancel()
                     await self._give_back(await self.timers.stop(self.limits.stop_grace_s))
         except Exception:
             _log.critical("agent of service %r cannot go on and stops working", self.service)
@@ -280,18 +289,21 @@ class Session:
                 _log.info("%d messages could not be handed back (%s); the broker delivers them again later", len(deliveries), error)
 
     async def _work_on(self, key: RecordKey) -> bool:
+        if self.catalog.get(key.definition) is None:  # written by an agent of another release; its DEFINE is on its way
+            await self.clock.sleep(_UNKNOWN_WAIT_S)
+            return False
         return bool(await Driver(self).run(self.pipeline.work(key)))
 
     async def _republish(self, records: Sequence[Record]) -> None:
         """Straight through the relay: the scan waits for the confirmations, so that it never runs ahead of them."""
         await self.relay.publish(self.pipeline.publications(records, self.clock.time_ns()))
 
-    async def _apply_held(self) -> None:
+    async def _apply(self, arrivals: Sequence[Arrival]) -> None:
         """Messages that waited for a definition which this agent knows now."""
-        definitions = [known.plan.definition for known in self.catalog.all()]
-        while held := await self.store.held(self.service, definitions, _HELD_MAX):
-            arrivals = [Arrival(channel_from(one.channel), one.headers, one.body, held_number=one.number) for one in held]
-            await Driver(self).run(self.pipeline.handle(arrivals))
+        await Driver(self).run(self.pipeline.handle(arrivals))
+
+    async def _send_copies(self, letters: Sequence[Outgoing]) -> bool:
+        return await self.relay.publish((), letters)
 
     async def _forget_for_ever(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_finished, is_resolved
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Cancel, Parked, State
 
-__all__ = ["DAY_MS", "Limits", "deadline_of", "deadline_own_of", "due_of", "nudge_after_ms"]
+__all__ = ["DAY_MS", "Limits", "deadline_of", "deadline_own_of", "due_of", "nudge_after_ms", "without_handler_ms"]
 
 DAY_MS = 86_400_000
 
@@ -48,6 +48,9 @@ class Limits:
     clock_bound_s: float = 7200.0
     stop_grace_s: float = 25.0
     ready_timeout_s: float = 10.0
+    # Messages of a definition that is not known yet: how often they are looked at, and when a copy goes to the dead letters.
+    held_look_s: float = 1.0
+    held_copy_after_s: float = 60.0
 
 
 def deadline_of(record: Record, step: StepPlan) -> int | None:
@@ -97,3 +100,9 @@ def _has_said_something(record: Record) -> bool:
     if record.step == ORIGIN:
         return row.state not in FINAL_ORIGIN
     return row.state not in (State.WAITING, State.RUNNING) or bool(row.cancel) or row.parked is not Parked.NO
+
+
+def without_handler_ms(age_ms: int) -> int:
+    """How long a step waits that this agent has no handler for. While a release is rolled out, another agent of the service has
+    one and must get its turn soon; of an old saga nobody may have one any more."""
+    return max(1_000, min(age_ms // 4, 60_000))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Resolution
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.ports import AnnouncedMark, BusinessKey, Held, Quarantined, SagaFilter
@@ -100,6 +101,24 @@ async def _holding(harness: StoreHarness) -> None:
             await transaction.append(unhold=[found[0].number, found[1].number])
             await transaction.commit()
         assert [h.received_ms for h in await store.held(SERVICE, ["aa", "bb", "cc"], 10)] == [3, 4]
+
+
+async def _telling(harness: StoreHarness) -> None:
+    async with harness.store() as store:
+        async with store.transaction() as transaction:
+            await transaction.append(held=[_held(1, "aa"), _held(2, "bb"), _held(3, "aa")])
+            await transaction.commit()
+        late = await store.untold(SERVICE, 3, 10)
+        assert [replace(h, number=0) for h in late] == [_held(1, "aa"), _held(2, "bb")], "only what came before that time"
+        assert len(await store.untold(SERVICE, 9, 1)) == 1
+        assert list(await store.untold("other", 9, 10)) == []
+        await store.mark_told("other", [late[1].number])
+        await store.mark_told(SERVICE, [late[0].number, 999_999])
+        assert [h.received_ms for h in await store.untold(SERVICE, 9, 10)] == [2, 3]
+        assert [h.told for h in await store.held(SERVICE, ["aa"], 10)] == [True, False], "telling of it takes nothing off hold"
+        much_later = saga_id_at(1_000, bytes(10))
+        assert await store.forget(SERVICE, much_later, 10) == 1, "what was told may be forgotten, what was not never"
+        assert [h.received_ms for h in await store.held(SERVICE, ["aa", "bb"], 10)] == [2, 3]
 
 
 async def _all_together(harness: StoreHarness) -> None:
@@ -272,6 +291,7 @@ TABLE_BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("counters add up over commits and services", _counters),
     Behaviour("quarantined messages come back as they came, newest first", _quarantine),
     Behaviour("held messages are found by definition, oldest first, until released", _holding),
+    Behaviour("of a held message that waits for long a copy is told once", _telling),
     Behaviour("record, key, quarantine, held and counters are committed together or not at all", _all_together),
     Behaviour("due records come the longest waiting first", _due),
     Behaviour("unannounced records come oldest first, starts by their own bound", _unannounced),

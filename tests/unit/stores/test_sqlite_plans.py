@@ -33,6 +33,8 @@ def _plan(tmp_path: Path, statement: str) -> str:
         (sql.NEXT_DUE, "saga_record_due"),
         (sql.UNANNOUNCED, "saga_record_unannounced"),
         (sql.HELD, "saga_held_definition"),
+        (sql.UNTOLD, "saga_held_received"),
+        (sql.FORGET_HELD, "saga_held_received"),
         (sql.FORGET_KEYS, "saga_business_key_saga"),
         (sql.FORGET_QUARANTINED, "saga_quarantine_received"),
         (sql.CLAIM, "sqlite_autoindex_saga_record_1"),
@@ -48,6 +50,6 @@ def test_a_scan_uses_its_index(tmp_path: Path, statement: str, index: str) -> No
     assert "SCAN saga_" not in plan
 
 
-@pytest.mark.parametrize("statement", [sql.DUE, sql.UNANNOUNCED, sql.CLAIM, sql.SAGAS, sql.PARKED])
+@pytest.mark.parametrize("statement", [sql.DUE, sql.UNANNOUNCED, sql.CLAIM, sql.SAGAS, sql.PARKED, sql.UNTOLD])
 def test_a_scan_that_is_polled_sorts_nothing(tmp_path: Path, statement: str) -> None:
     assert "TEMP B-TREE" not in _plan(tmp_path, statement)

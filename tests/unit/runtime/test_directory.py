@@ -1,0 +1,117 @@
+"""What an agent makes of notices: patiently, and without believing everything."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from saga_choreo import Choreography, ChoreographyStep, Event
+from saga_choreo.errors import StoreUnavailable
+from saga_choreo.memory.broker import MemoryBroker
+from saga_choreo.memory.store import MemoryStore
+from saga_choreo.ports import Notice, Topology
+from saga_choreo.runtime.assembly import Announcement
+from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.clock import SystemClock
+from saga_choreo.runtime.directory import Directory
+from saga_choreo.runtime.part import Part
+
+_buses = itertools.count()
+
+
+class Ordered(Event, name="shop.ordered"):
+    pass
+
+
+RESERVE = ChoreographyStep("reserve").on_event(Ordered).with_compensation().owned_by("inventory")
+FORM = Choreography("shop").starts_with(Ordered).step(RESERVE)
+OPEN = Choreography("shop").starts_with(Ordered, participants={"inventory"})
+DEFINE = Notice(f"define.{FORM.definition}", FORM.canonical_bytes)
+
+
+class MoodyStore(MemoryStore):
+    """Out of reach the first times that something is to be remembered."""
+
+    failures = 2
+
+    async def remember(self, definition: str, canonical: bytes, holders: Sequence[str]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("out of reach")
+        await super().remember(definition, canonical, holders)
+
+
+async def learning(
+    part: Part, notices: Sequence[Notice], until: Callable[[Directory, Catalog], Awaitable[bool]], store: MemoryStore | None = None
+) -> tuple[Catalog, MemoryStore]:
+    """A directory that watches these notices until it is told to stop."""
+    store, catalog = store or MemoryStore(), Catalog(part.service)
+    broker = MemoryBroker(f"memory://directory-{next(_buses)}")
+    await store.open()
+    await broker.open(Topology(service=part.service, agent="a", events=()))
+    directory = Directory(part, catalog, broker, store, SystemClock(), lambda: None)
+    watching = asyncio.create_task(directory.watch())
+    for notice in notices:
+        await broker.notify(notice)
+    give_up = time.monotonic() + 10
+    while not await until(directory, catalog):
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await broker.close()
+    return catalog, store
+
+
+def run(scenario: Coroutine[Any, Any, tuple[Catalog, MemoryStore]]) -> tuple[Catalog, MemoryStore]:
+    return asyncio.run(scenario)
+
+
+async def knows(directory: Directory, catalog: Catalog) -> bool:
+    return catalog.get(FORM.definition) is not None
+
+
+def test_a_definition_is_learnt_in_the_end_though_the_store_was_out_of_reach() -> None:
+    store = MoodyStore()
+    catalog, _ = run(learning(Part("inventory"), [DEFINE], knows, store))
+    assert store.failures == 0
+    assert catalog.get(FORM.definition) is not None
+    assert asyncio.run(store.definitions()) == {FORM.definition: FORM.canonical_bytes}
+
+
+def test_a_definition_that_does_not_hash_to_its_name_or_is_not_well_formed_is_not_believed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = Choreography("shop").starts_with(Ordered).step(RESERVE.on_event("nobody.says"))
+    notices = [
+        Notice(f"define.{'0' * 32}", FORM.canonical_bytes),
+        Notice(f"define.{broken.definition}", broken.canonical_bytes),
+        Notice("define.x", b"{"),
+        Notice("steps.shop.payment", Announcement(choreography="shop", service="inventory", steps=(RESERVE,)).notice().body),
+        DEFINE,
+    ]
+    with caplog.at_level(logging.WARNING):
+        catalog, store = run(learning(Part("inventory", open_=OPEN), notices, knows))
+    assert [known.plan.definition for known in catalog.all()] == [FORM.definition]
+    assert list(asyncio.run(store.definitions())) == [FORM.definition]
+    assert sum("cannot be used" in record.message for record in caplog.records) == 4
+
+
+def test_who_announces_steps_from_outside_the_closed_set_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    strange = ChoreographyStep("spy").on_event(Ordered).owned_by("stranger")
+    notices = [Announcement(choreography="shop", service="stranger", steps=(strange,), agent=a).notice() for a in "ab"]
+    with caplog.at_level(logging.WARNING):
+        run(
+            learning(
+                Part("web", open_=OPEN),
+                [*notices, Announcement(choreography="shop", service="inventory", steps=(RESERVE,)).notice()],
+                knows,
+            )
+        )
+    assert sum("'stranger' announces steps" in record.message for record in caplog.records) == 1
