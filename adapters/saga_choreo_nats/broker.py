@@ -17,6 +17,7 @@ from nats import errors as nats_errors
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Notice, Outgoing, Topology
 from saga_choreo_nats import topology as channels
+from saga_choreo_nats.ending import end
 from saga_choreo_nats.link import Link
 from saga_choreo_nats.names import Names
 from saga_choreo_nats.notices import watch
@@ -147,8 +148,7 @@ class NatsBroker:
     async def close(self) -> None:
         """What is unacknowledged is handed back at once. Idempotent."""
         if self._repairs is not None:
-            self._repairs.cancel()
-            await asyncio.gather(self._repairs, return_exceptions=True)
+            await end(self._repairs)
             self._repairs = None
         tokens = self._receiver.take_back()
         if self._link.up.is_set():

@@ -19,6 +19,7 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
+from saga_choreo_nats.ending import end
 from saga_choreo_nats.options import Options
 from saga_choreo_nats.sink import Sink
 
@@ -112,8 +113,7 @@ class Link:
     async def close(self) -> None:
         """Stop watching, write out what is pending for at most a moment, disconnect."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
             self._task = None
         client, self.client = self.client, None
         was_up = self.up.is_set()

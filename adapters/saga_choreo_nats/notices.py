@@ -11,6 +11,7 @@ from nats import errors as nats_errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from saga_choreo.ports import Notice
+from saga_choreo_nats.ending import go_on
 from saga_choreo_nats.link import Link
 from saga_choreo_nats.names import Names, unescape
 from saga_choreo_nats.sink import Sink
@@ -56,6 +57,7 @@ async def watch(link: Link, names: Names) -> AsyncIterator[Notice]:
         link.on_lost.add(seen.heard.set)
         try:
             subscription = await _subscribe(client, names, seen)
+            go_on()
             while client is link.client and not seen.broken:
                 while seen.unread:
                     message = seen.unread.popleft()
