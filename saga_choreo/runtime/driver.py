@@ -153,7 +153,8 @@ class Driver:
         known = self._around.catalog.get(record.definition)
         assert known is not None
         if key not in self._permits:
-            said = self._around.gates.ask(known.plan.step(record.step).name, waited=operation.waited)
+            name, options = known.plan.step(record.step).name, known.options(record.step)
+            said = self._around.gates.ask(name, options, waited=operation.waited)
             if isinstance(said, HeldBack):
                 return said
             if said is not None:

@@ -123,8 +123,9 @@ class Gates:
         if options.is_limited and name not in self._gates:
             self._gates[name] = _Gate(name, options, self._clock)
 
-    def ask(self, name: str, *, waited: bool) -> Permit | HeldBack | None:
+    def ask(self, name: str, options: StepOptions, *, waited: bool) -> Permit | HeldBack | None:
         """A permit, which has to be ended; or when to ask again; or None for a step without limits."""
+        self.expect(name, options)  # the choreography may have been learnt while the agent runs
         gate = self._gates.get(name)
         said = None if gate is None else gate.ask(waited=waited)
         if isinstance(said, Verdict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 from saga_choreo.errors import DecodeError, DefinitionError
 from saga_choreo.model.choreography import ChoreographyStep
@@ -138,11 +138,13 @@ def bound_lock(naming: LockNaming, shape: HandlerShape, step: str) -> LockOf:
             "give it one parameter for each, in the same order"
         ) from exc
 
+    call = cast("Callable[..., object]", naming)
+
     def lock_of(inputs: Mapping[EventRef, bytes]) -> str:
-        name = naming(*(source(inputs, None, _NO_CONTEXT, ()) for source in sources))
+        name = call(*(source(inputs, None, _NO_CONTEXT, ()) for source in sources))
         if name is None:
             return ""
-        if not isinstance(name, str) or not 0 < len(name) <= _LOCK_CHARS_MAX:  # pyright: ignore[reportUnnecessaryIsInstance]  (a lambda may return anything)
+        if not isinstance(name, str) or not 0 < len(name) <= _LOCK_CHARS_MAX:
             raise DefinitionError(
                 f"{what} was named by a {type(name).__name__!r}; a name is a text of 1 to {_LOCK_CHARS_MAX} characters, or None for no lock"
             )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from saga_choreo.model.breaker import Breaker
 from saga_choreo.model.retry import Retry
@@ -14,8 +14,15 @@ from saga_choreo.model.retry import Retry
 __all__ = ["Duration", "LockNaming", "OnConflict", "StepOptions", "seconds_of"]
 
 Duration = timedelta | float
-# Makes a lock's name from the events a step gets; None: this time no lock is needed.
-LockNaming = Callable[..., str | None]
+# Makes a lock's name from the events a step gets; None: this time no lock is needed. Spelt out by number, and not as
+# `Callable[..., ...]`, so that strict checkers know what a lambda's parameters are.
+LockNaming = (
+    Callable[[Any], str | None]
+    | Callable[[], str | None]
+    | Callable[[Any, Any], str | None]
+    | Callable[[Any, Any, Any], str | None]
+    | Callable[[Any, Any, Any, Any], str | None]
+)
 OnConflict = Literal["wait", "refuse"]
 
 _RETRY = Retry()

@@ -16,6 +16,9 @@ from saga_choreo.runtime.gates import Gates, Permit
 from saga_choreo.runtime.limits import Bucket, Circuit, Places
 from saga_choreo.runtime.operations import Broke, Executed, HeldBack, Overran, Ran, Rejected
 
+# What a gate is asked with matters only where there is none yet.
+NONE = StepOptions()
+
 
 @dataclass
 class HandClock:
@@ -187,7 +190,7 @@ def _gates(clock: HandClock, **options: object) -> Gates:
 
 
 def _run(gates: Gates, answer: Executed | None) -> None:
-    permit = gates.ask("charge", waited=True)
+    permit = gates.ask("charge", NONE, waited=True)
     assert isinstance(permit, Permit), permit
     permit.end(permit, answer)
 
@@ -201,7 +204,7 @@ def test_only_technical_failures_open_a_gate_and_each_change_is_logged(caplog: p
             _run(gates, answer)
         view = gates.breakers()["charge"]
         assert (view.state, view.opens_for_s) == (BreakerState.OPEN, pytest.approx(5.0))
-        held = gates.ask("charge", waited=True)
+        held = gates.ask("charge", NONE, waited=True)
         assert held == HeldBack(105_000, "its circuit breaker is open")
         clock.now_s += 5.0
         _run(gates, Rejected("no"))
@@ -216,14 +219,14 @@ def test_only_technical_failures_open_a_gate_and_each_change_is_logged(caplog: p
 def test_a_limit_that_says_no_costs_the_others_nothing() -> None:
     clock = HandClock()
     gates = _gates(clock, concurrency=1, rate_per_s=10.0, breaker=Breaker(failures=1, open_s=5.0))
-    permit = gates.ask("charge", waited=False)
+    permit = gates.ask("charge", NONE, waited=False)
     assert isinstance(permit, Permit)
     clock.now_s += 1.0
     for _ in range(20):
-        assert isinstance(gates.ask("charge", waited=True), HeldBack)
+        assert isinstance(gates.ask("charge", NONE, waited=True), HeldBack)
     permit.end(permit, Broke("down"))
     clock.now_s += 5.0
-    probe = gates.ask("charge", waited=True)
+    probe = gates.ask("charge", NONE, waited=True)
     assert isinstance(probe, Permit), "neither the token nor the probe was used up by those that found no place"
     permit.end(permit, Broke("again"))
     assert gates.breakers()["charge"].state is BreakerState.HALF_OPEN, "a permit ends once"
@@ -231,7 +234,7 @@ def test_a_limit_that_says_no_costs_the_others_nothing() -> None:
 
 def test_a_step_without_limits_needs_no_permit() -> None:
     gates = _gates(HandClock())
-    assert gates.ask("charge", waited=False) is None
+    assert gates.ask("charge", NONE, waited=False) is None
     assert gates.breakers() == {}
 
 
