@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         WaitTimeout,
     )
+    from saga_choreo.model.breaker import Breaker, BreakerState
     from saga_choreo.model.choreography import Choreography, ChoreographyStep, all_of, any_of, one_of
     from saga_choreo.model.event import Event, EventRef
     from saga_choreo.model.retry import Backoff, OnExhausted, Retry
@@ -44,6 +45,8 @@ _DOOR = {
     "AdapterNotInstalled": "saga_choreo.errors",
     "Agent": "saga_choreo.runtime.agent",
     "Backoff": "saga_choreo.model.retry",
+    "Breaker": "saga_choreo.model.breaker",
+    "BreakerState": "saga_choreo.model.breaker",
     "BrokerUnavailable": "saga_choreo.errors",
     "Choreography": "saga_choreo.model.choreography",
     "ChoreographyStep": "saga_choreo.model.choreography",
@@ -85,6 +88,8 @@ __all__ = [
     "AdapterNotInstalled",
     "Agent",
     "Backoff",
+    "Breaker",
+    "BreakerState",
     "BrokerUnavailable",
     "Choreography",
     "ChoreographyStep",

@@ -41,6 +41,9 @@ CREATE TABLE saga_held (
   channel TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, received_ms INTEGER NOT NULL
 );
 CREATE INDEX saga_held_definition ON saga_held (service, definition);
+CREATE TABLE saga_lock (
+  service TEXT NOT NULL, name TEXT NOT NULL, saga_id BLOB NOT NULL, PRIMARY KEY (service, name)
+) WITHOUT ROWID;
 CREATE TABLE saga_definition (hash TEXT PRIMARY KEY, canonical BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE saga_holder (definition TEXT NOT NULL, service TEXT NOT NULL, PRIMARY KEY (definition, service)) WITHOUT ROWID;
 CREATE TABLE saga_counter (

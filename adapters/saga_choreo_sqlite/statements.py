@@ -14,6 +14,7 @@ __all__ = [
     "ADD_HELD",
     "ADD_HOLDER",
     "ADD_KEY",
+    "ADD_LOCK",
     "ADD_QUARANTINED",
     "BEGIN",
     "CLAIM",
@@ -21,6 +22,7 @@ __all__ = [
     "COUNTERS",
     "DEFINITIONS",
     "DELETE_HELD",
+    "DELETE_LOCK",
     "DUE",
     "FORGET_HELD",
     "FORGET_KEYS",
@@ -31,6 +33,7 @@ __all__ = [
     "INSERT",
     "KEYS",
     "KEY_OF",
+    "LOCK_OF",
     "MARK",
     "MARK_TOLD",
     "NEXT_DUE",
@@ -95,6 +98,9 @@ ADD_COUNTER = (
 )
 ADD_KEY = "INSERT OR IGNORE INTO saga_business_key (service, choreography, key, saga_id, digest) VALUES (?, ?, ?, ?, ?)"
 KEY_OF = "SELECT saga_id, digest FROM saga_business_key WHERE key = ? AND choreography = ? AND service = ?"
+ADD_LOCK = "INSERT OR IGNORE INTO saga_lock (service, name, saga_id) VALUES (?, ?, ?)"
+LOCK_OF = "SELECT saga_id FROM saga_lock WHERE service = ? AND name = ?"
+DELETE_LOCK = "DELETE FROM saga_lock WHERE service = ? AND name = ? AND saga_id = ?"
 
 DUE = (
     "SELECT saga_id, definition, step FROM saga_record WHERE service = ? AND due_ms IS NOT NULL AND due_ms <= ? "

@@ -17,7 +17,7 @@ from uuid import UUID
 import apsw
 
 from saga_choreo.errors import SagaError, StoreConflict
-from saga_choreo.ports import BusinessKey, Clock, Held, Quarantined, Record, UserTx
+from saga_choreo.ports import BusinessKey, Clock, Held, Quarantined, Record, SagaLock, UserTx
 from saga_choreo_sqlite import work
 from saga_choreo_sqlite.driver import Connection
 from saga_choreo_sqlite.faults import WriterHeldTooLong, is_outage, translated
@@ -89,10 +89,15 @@ class SqliteTransaction:
         held: Sequence[Held] = (),
         counters: Mapping[tuple[str, str], int] | None = None,
         unhold: Sequence[int] = (),
+        unlock: Sequence[SagaLock] = (),
     ) -> None:
-        if quarantined or held or counters or unhold:
+        if quarantined or held or counters or unhold or unlock:
             connection = await self.writing()
-            self._ours(lambda: work.append(connection, quarantined, held, counters or {}, unhold), "appending")
+            self._ours(lambda: work.append(connection, quarantined, held, counters or {}, unhold, unlock), "appending")
+
+    async def lock(self, wanted: SagaLock) -> SagaLock:
+        connection = await self.writing()
+        return self._ours(lambda: work.lock(connection, wanted), "taking a lock")
 
     async def register(self, key: BusinessKey) -> BusinessKey:
         connection = await self.writing()

@@ -10,11 +10,11 @@ import apsw
 import orjson
 
 from saga_choreo.errors import SagaError
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, from_columns, to_columns
+from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
 from saga_choreo_sqlite import statements as sql
 from saga_choreo_sqlite.driver import Connection
 
-__all__ = ["Outdated", "append", "claim", "held_of", "quarantined_of", "register", "save"]
+__all__ = ["Outdated", "append", "claim", "held_of", "lock", "quarantined_of", "register", "save"]
 
 
 class Outdated(Exception):
@@ -60,6 +60,7 @@ def append(
     held: Sequence[Held],
     counters: Mapping[tuple[str, str], int],
     unhold: Sequence[int],
+    unlock: Sequence[SagaLock],
 ) -> None:
     if quarantined:
         connection.executemany(
@@ -74,6 +75,18 @@ def append(
         connection.executemany(sql.ADD_COUNTER, [(service, name, more) for (service, name), more in counters.items()])
     if unhold:
         connection.executemany(sql.DELETE_HELD, [(number,) for number in unhold])
+    if unlock:
+        connection.executemany(sql.DELETE_LOCK, [(one.service, one.name, one.saga_id.bytes) for one in unlock])
+
+
+def lock(connection: Connection, wanted: SagaLock) -> SagaLock:
+    connection.execute(sql.ADD_LOCK, (wanted.service, wanted.name, wanted.saga_id.bytes))
+    if connection.changes() == 1:
+        return wanted
+    row: Any = connection.execute(sql.LOCK_OF, (wanted.service, wanted.name)).fetchone()
+    if row is None:
+        raise SagaError(f"the lock {wanted.name!r} is neither free nor held; a trigger on saga_lock may remove it")
+    return SagaLock(service=wanted.service, name=wanted.name, saga_id=UUID(bytes=row[0]))
 
 
 def register(connection: Connection, key: BusinessKey) -> BusinessKey:

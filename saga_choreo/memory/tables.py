@@ -16,10 +16,11 @@ from uuid import UUID
 from saga_choreo.errors import StoreConflict
 from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, RecordKey
 
-__all__ = ["Draft", "KeyName", "Locks", "Place", "Tables"]
+__all__ = ["Draft", "KeyName", "LockName", "Locks", "Place", "Tables"]
 
 Place = tuple[str, UUID, str, int]
 KeyName = tuple[str, str, str]
+LockName = tuple[str, str]
 
 
 def _records() -> dict[tuple[str, UUID], dict[RecordKey, Record]]:
@@ -35,6 +36,7 @@ class Tables:
     quarantined: dict[int, Quarantined] = field(default_factory=dict[int, Quarantined])
     held: dict[int, Held] = field(default_factory=dict[int, Held])
     counters: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    saga_locks: dict[LockName, UUID] = field(default_factory=dict[LockName, UUID])
     definitions: dict[str, bytes] = field(default_factory=dict[str, bytes])
     holders: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     lists: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict[str, list[tuple[Any, ...]]])
@@ -59,6 +61,8 @@ class Draft:
     unhold: list[int] = field(default_factory=list[int])
     counters: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     lists: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list[tuple[str, tuple[Any, ...]]])
+    # None: freed.
+    saga_locks: dict[LockName, UUID | None] = field(default_factory=dict[LockName, "UUID | None"])
 
     def copy(self) -> Draft:
         return Draft(
@@ -69,6 +73,7 @@ class Draft:
             list(self.unhold),
             dict(self.counters),
             list(self.lists),
+            dict(self.saga_locks),
         )
 
 

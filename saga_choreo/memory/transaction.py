@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict
-from saga_choreo.memory.tables import Draft, KeyName, Locks, Place, Tables
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, UserTx
+from saga_choreo.memory.tables import Draft, KeyName, LockName, Locks, Place, Tables
+from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
 
 __all__ = ["JoinedMemoryTransaction", "MemoryTransaction", "MemoryTransactionBlock"]
 
@@ -56,7 +56,10 @@ class MemoryTransaction:
         held: Sequence[Held] = (),
         counters: Mapping[tuple[str, str], int] | None = None,
         unhold: Sequence[int] = (),
+        unlock: Sequence[SagaLock] = (),
     ) -> None:
+        for one in unlock:
+            await self._unlock(one)
         draft = self.writing()
         draft.quarantined.extend(quarantined)
         draft.held.extend(held)
@@ -72,6 +75,24 @@ class MemoryTransaction:
             return known
         self.writing().keys[name] = key
         return key
+
+    async def lock(self, wanted: SagaLock) -> SagaLock:
+        name: LockName = (wanted.service, wanted.name)
+        await self._lock(("lock", *name))
+        holder = self._holder(name)
+        if holder is not None and holder != wanted.saga_id:
+            return replace(wanted, saga_id=holder)
+        self.writing().saga_locks[name] = wanted.saga_id
+        return wanted
+
+    async def _unlock(self, one: SagaLock) -> None:
+        name: LockName = (one.service, one.name)
+        await self._lock(("lock", *name))
+        if self._holder(name) == one.saga_id:
+            self.writing().saga_locks[name] = None
+
+    def _holder(self, name: LockName) -> UUID | None:
+        return self.draft.saga_locks[name] if name in self.draft.saga_locks else self._tables.saga_locks.get(name)
 
     def savepoint(self) -> _Savepoint:
         return _Savepoint(self)
@@ -180,6 +201,11 @@ def _apply(tables: Tables, draft: Draft) -> None:
         tables.held.pop(number, None)
     for counter, more in draft.counters.items():
         tables.counters[counter] = tables.counters.get(counter, 0) + more
+    for lock, saga_id in draft.saga_locks.items():
+        if saga_id is None:
+            tables.saga_locks.pop(lock, None)
+        else:
+            tables.saga_locks[lock] = saga_id
     for name, values in draft.lists:
         tables.lists.setdefault(name, []).append(values)
 

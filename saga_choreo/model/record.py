@@ -70,7 +70,8 @@ class Record:
     `inputs` maps the bit of an in-edge to its payload, `results` the number of a published event to its payload (the
     origin row keeps the start event there, under 0). `version` grows by one at every change; `announced` is the version
     whose emissions are known to be published. `deadline_own_ms` is the step's own deadline, counted from when all its
-    in-edges were resolved.
+    in-edges were resolved. `tried_since_ms` is when the first attempt of what is to be done (or undone) now began; None: none
+    has. `lock` is the semantic lock the step holds.
     """
 
     service: str
@@ -93,6 +94,8 @@ class Record:
     trace: str = ""
     due_ms: int | None = None
     lease_ms: int | None = None
+    tried_since_ms: int | None = None
+    lock: str = ""
     nudges: int = 0
     version: int = 0
     announced: int = 0

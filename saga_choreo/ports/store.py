@@ -21,6 +21,7 @@ __all__ = [
     "Quarantined",
     "Reader",
     "SagaFilter",
+    "SagaLock",
     "Scans",
     "Store",
     "StoreFeatures",
@@ -93,6 +94,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaLock:
+    """A semantic lock: at most one saga holds a name within a service, from a step until its undo or the saga's end."""
+
+    service: str
+    name: str
+    saga_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaFilter:
     """What to list: newest first, at most `limit`, older than `before` (a saga id) when paging. Empty fields match all.
     `parked`: only sagas with a parked record (of that service)."""
@@ -145,8 +155,14 @@ class Transaction(Protocol):
         held: Sequence[Held] = (),
         counters: Mapping[tuple[str, str], int] | None = None,
         unhold: Sequence[int] = (),
+        unlock: Sequence[SagaLock] = (),
     ) -> None:
-        """Write what is not a record, in the same commit; counters are (service, name) -> increment; `unhold` deletes held rows."""
+        """Write what is not a record, in the same commit; counters are (service, name) -> increment; `unhold` deletes held rows;
+        `unlock` frees locks that these very sagas hold (others stay)."""
+        ...
+
+    async def lock(self, wanted: SagaLock) -> SagaLock:
+        """Take the lock, in this transaction, or return it as another saga holds it; the same saga may take it again."""
         ...
 
     async def register(self, key: BusinessKey) -> BusinessKey:

@@ -24,6 +24,8 @@ from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.declare.declarations import Declarations, StepDecorators
 from saga_choreo.runtime.freezing import freeze, own_steps
+from saga_choreo.runtime.gates import BreakerView
+from saga_choreo.runtime.health import Health, health_of
 from saga_choreo.runtime.outside import complete, decline
 from saga_choreo.runtime.parked import ParkedStep, parked_steps
 from saga_choreo.runtime.part import Part
@@ -203,6 +205,14 @@ class Agent(StepDecorators):
             await session.directory.require(known.plan, timeout_s)
         if session.part.assembles is not None:
             await session.directory.assembled(timeout_s)
+
+    def breakers(self) -> dict[str, BreakerView]:
+        """The circuit breakers of this process, by step. Empty while the agent does not run: then there are none."""
+        return {} if self._session is None else self._session.gates.breakers()
+
+    def health(self) -> Health:
+        """How this process is: a snapshot from memory, which asks neither store nor broker and never raises."""
+        return health_of(self._session)
 
     async def start_saga(
         self,

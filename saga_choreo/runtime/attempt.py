@@ -1,10 +1,11 @@
-"""One attempt of one handler: its context, its budget, and what its end means."""
+"""One attempt of one handler: its context, its lock, its budget, and what its end means."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -24,15 +25,17 @@ from saga_choreo.errors import (
 )
 from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import Record
-from saga_choreo.ports.store import Transaction, UserTx
+from saga_choreo.ports.clock import Clock
+from saga_choreo.ports.store import SagaLock, Transaction, UserTx
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.payload import encode
+from saga_choreo.runtime.locking import on_conflict
 from saga_choreo.runtime.logs import bound
-from saga_choreo.runtime.operations import Broke, Execute, Executed, Overran, Ran, Rejected
+from saga_choreo.runtime.operations import Admitted, Broke, Execute, Executed, HeldBack, Overran, Ran, Rejected
 from saga_choreo.runtime.settling import is_undo
 
-__all__ = ["Attempt", "execute"]
+__all__ = ["Attempt", "execute", "take_lock"]
 
 _log = logging.getLogger("saga_choreo.step")
 # A later attempt would end the same way: the code or the definition has to change first.
@@ -107,7 +110,7 @@ class Attempt:
 
 
 async def execute(
-    operation: Execute, known: Known, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]]
+    operation: Execute, known: Known, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]], clock: Clock
 ) -> Executed:
     """Run the handler within its budget. Raises StoreConflict and StoreUnavailable (no fault of the step) and
     TransactionTooLong (the transaction is gone); else a savepoint has undone what the handler wrote unless the answer is Ran."""
@@ -121,22 +124,58 @@ async def execute(
             if inside is None:
                 return await _call(step, record, known, what, ctx)
             async with inside.savepoint():
-                return await _call(step, record, known, what, ctx)
+                taken = await _take_lock(record, known, what, inside, clock)
+                if not isinstance(taken, Admitted):
+                    return taken
+                return replace(await _call(step, record, known, what, ctx), lock=taken.lock)
     except Reject as no:
         return Rejected(no.reason)
     except (StoreConflict, StoreUnavailable, TransactionTooLong) as error:
         if inside is None:  # a heartbeat that failed: the call to the outside must not be repeated for it
-            return Broke(_words(error))
+            return _broke(error, known, record, what)
         raise
     except asyncio.CancelledError as error:
         if _is_cancelled():
             raise
-        return Broke(_words(error))  # the handler, or what it waited for, was cancelled by itself
+        return _broke(error, known, record, what)  # the handler, or what it waited for, was cancelled by itself
     except TimeoutError as error:
-        return Overran() if timer.expired() else Broke(_words(error))
+        return Overran() if timer.expired() else _broke(error, known, record, what)
     except Exception as error:  # noqa: BLE001  whatever a handler raises is a technical failure of the step, never of the agent
         ctx.log.warning("attempt %d failed: %s", ctx.attempt, _words(error))
-        return Broke(_words(error), final=isinstance(error, _FINAL))
+        return _broke(error, known, record, what)
+
+
+async def take_lock(record: Record, known: Known, transaction: Transaction, clock: Clock) -> Admitted | Executed:
+    """The lock of a call to the outside, taken in the commit that claims its attempt. A function for its name that fails is a
+    failure of the step. Raises what the store raises."""
+    try:
+        return await _take_lock(record, known, Duty.CALL, transaction, clock)
+    except (StoreConflict, StoreUnavailable, TransactionTooLong):
+        raise
+    except Exception as error:  # noqa: BLE001  (as in `execute`)
+        return _broke(error, known, record, Duty.CALL)
+
+
+async def _take_lock(
+    record: Record, known: Known, what: Duty, transaction: Transaction, clock: Clock
+) -> Admitted | Rejected | HeldBack:
+    """Nothing is asked for what holds its lock already, or needs none."""
+    step = known.handlers[record.step]
+    name = "" if is_undo(what) or record.lock or step.options.lock is None else step.lock_name(inputs_of(record, known))
+    if not name:
+        return Admitted(record.lock)
+    wanted = SagaLock(service=record.service, name=name, saga_id=record.saga_id)
+    held = await transaction.lock(wanted)
+    if held.saga_id == record.saga_id:
+        return Admitted(name)
+    return on_conflict(record, held, step.options.on_conflict, clock.time_ns() // 1_000_000, clock.chance())
+
+
+def _broke(error: BaseException, known: Known, record: Record, what: Duty) -> Broke:
+    """A failure, with the policy the step has for errors of this class."""
+    options = known.options(record.step)
+    retry = options.undo_retry if is_undo(what) else options.retry
+    return Broke(_words(error), final=isinstance(error, _FINAL), retry=retry.of(type(error)))
 
 
 async def _call(step: BoundStep, record: Record, known: Known, what: Duty, ctx: Attempt) -> Ran:

@@ -19,6 +19,7 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.parked import Published, done_by_hand, find_step
 from saga_choreo.runtime.pipeline import Pipeline
@@ -43,6 +44,7 @@ class _StoreOnly:
         self.store = store
         self.catalog = catalog
         self.clock: Clock = SystemClock()
+        self.gates = Gates(self.clock)
 
     @property
     def lease_s(self) -> float:

@@ -8,24 +8,30 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol, assert_never
 
-from saga_choreo.core.rows import is_finished
+from saga_choreo.core.rows import Duty, is_finished
 from saga_choreo.errors import SagaError, StoreConflict
-from saga_choreo.model.record import Record
+from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
-from saga_choreo.runtime.attempt import execute
+from saga_choreo.runtime.attempt import execute, take_lock
 from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.gates import Gates, Permit
 from saga_choreo.runtime.operations import (
     Ack,
+    Admit,
+    Admitted,
     Begin,
+    Broke,
     Claim,
     Commit,
     Ending,
     Execute,
     Executed,
+    HeldBack,
     Now,
     Operation,
+    Overran,
     Pause,
     Publication,
     Publish,
@@ -57,6 +63,8 @@ class Surroundings(Protocol):
     def broker(self) -> Broker: ...
     @property
     def catalog(self) -> Catalog: ...
+    @property
+    def gates(self) -> Gates: ...
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         """Take over publishing; returns before the broker has confirmed, unless too much is under way."""
@@ -79,6 +87,7 @@ class Driver:
         self._around = around
         self._open: tuple[AbstractAsyncContextManager[Transaction], Transaction] | None = None
         self._saved: list[Record] = []
+        self._permits: dict[RecordKey, Permit] = {}
         self.acked: set[int] = set()
 
     async def run(self, steps: Steps) -> Any:
@@ -96,6 +105,8 @@ class Driver:
             return end.value
         finally:
             steps.close()
+            for key in tuple(self._permits):
+                self._end_permit(key, None)
             await self._leave()
 
     async def _carry_out(self, operation: Operation) -> Any:
@@ -108,6 +119,8 @@ class Driver:
                 self._open = (context, await context.__aenter__())
             case Claim(sagas=sagas):
                 return await self._transaction().claim(around.service, sagas)
+            case Admit():
+                return await self._admit(operation)
             case Execute():
                 return await self._execute(operation)
             case Save():
@@ -134,12 +147,39 @@ class Driver:
         assert self._open is not None, "the pipeline begins a transaction before it uses one"
         return self._open[1]
 
+    async def _admit(self, operation: Admit) -> Admitted | Executed:
+        """A permit stays with the record until its run has an answer, or this whole piece of work ends."""
+        record, key = operation.record, operation.record.record_key
+        known = self._around.catalog.get(record.definition)
+        assert known is not None
+        if key not in self._permits:
+            name, options = known.plan.step(record.step).name, known.options(record.step)
+            said = self._around.gates.ask(name, options, waited=operation.waited)
+            if isinstance(said, HeldBack):
+                return said
+            if said is not None:
+                self._permits[key] = said
+        if operation.duty is not Duty.CALL:
+            return Admitted(record.lock)
+        answer = await take_lock(record, known, self._transaction(), self._around.clock)
+        if not isinstance(answer, Admitted):
+            self._end_permit(key, None)
+        return answer
+
+    def _end_permit(self, key: RecordKey, answer: Executed | None) -> None:
+        permit = self._permits.pop(key, None)
+        if permit is not None:
+            permit.end(permit, answer)
+
     async def _execute(self, operation: Execute) -> Any:
         known = self._around.catalog.get(operation.record.definition)
         assert known is not None
         transaction = self._open[1] if self._open is not None else None
         began = self._around.clock.monotonic()
-        answer = await execute(operation, known, transaction, self._extend)
+        answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+        # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
+        timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
+        self._end_permit(operation.record.record_key, Broke("timed out") if timed_out else answer)
         level = logging.INFO if isinstance(answer, Rejected) or is_undo(operation.duty) else logging.DEBUG
         if _step_log.isEnabledFor(level):
             _report(level, operation, known, answer, 1000 * (self._around.clock.monotonic() - began))
@@ -149,9 +189,13 @@ class Driver:
         transaction = self._transaction()
         if operation.records:
             await transaction.save(operation.records)
-        if operation.quarantined or operation.held or operation.counters or operation.unhold:
+        if operation.quarantined or operation.held or operation.counters or operation.unhold or operation.unlock:
             await transaction.append(
-                quarantined=operation.quarantined, held=operation.held, counters=operation.counters, unhold=operation.unhold
+                quarantined=operation.quarantined,
+                held=operation.held,
+                counters=operation.counters,
+                unhold=operation.unhold,
+                unlock=operation.unlock,
             )
         self._saved.extend(operation.records)
 

@@ -12,13 +12,17 @@ from uuid import UUID
 
 from saga_choreo.core.rows import Duty
 from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.retry import Retry
 from saga_choreo.model.states import Cause, Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
-from saga_choreo.ports.store import Held, Quarantined
+from saga_choreo.ports.store import Held, Quarantined, SagaLock
 from saga_choreo.runtime.declare.results import Handled
 
 __all__ = [
     "Ack",
+    "Admit",
+    "Admitted",
+    "Answer",
     "Begin",
     "Broke",
     "Claim",
@@ -26,6 +30,7 @@ __all__ = [
     "Ending",
     "Execute",
     "Executed",
+    "HeldBack",
     "Now",
     "Operation",
     "Overran",
@@ -59,6 +64,25 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Admit:
+    """May the handler of this record run now? Asked in the open transaction, before `Execute` or before an attempt is claimed, and
+    only for steps that declare a limit, a breaker or a lock; never for an undo. For a call to the outside it takes the step's lock
+    (a plain step takes it in `Execute`). `waited`: the record was due, and goes before one that has just become ready.
+    Answer: `Admitted`, or how it ends without a run: HeldBack, Rejected (a lock), Broke (no lock's name could be made)."""
+
+    record: Record
+    duty: Duty
+    waited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """`lock` is the name of the lock that is taken now, or that the record holds already."""
+
+    lock: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Execute:
     """Run the handler for this record's duty: `inside` the open transaction (a savepoint undoes only its writes), or in none
     (external steps). Answer: an `Executed`."""
@@ -71,11 +95,12 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """The handler did it. For an undo, `undo_result` is the payload of the compensation's event."""
+    """The handler did it. For an undo, `undo_result` is the payload of the compensation's event. `lock` was taken with it."""
 
     handled: Handled | None = None
     kept: bytes | None = None
     undo_result: bytes | None = None
+    lock: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +110,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Broke:
-    """A technical failure: `error` is for people (type and message), without payloads."""
+    """A technical failure: `error` is for people (type and message), without payloads. `retry` is the policy that the step has for
+    this class of errors; None: the step's own."""
 
     error: str
     final: bool = False
+    retry: Retry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +123,16 @@ class Overran:
     """The budget was over; the handler was cancelled and its writes are undone."""
 
 
-Executed = Ran | Rejected | Broke | Overran
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Not run: a limit, a breaker or somebody else's lock was in the way. No attempt; the record is due again at `until_ms`."""
+
+    until_ms: int
+    why: str
+
+
+Answer = Ran | Rejected | Broke | Overran
+Executed = Answer | HeldBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +144,7 @@ class Save:
     held: Sequence[Held] = ()
     counters: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     unhold: Sequence[int] = ()
+    unlock: Sequence[SagaLock] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,4 +213,4 @@ class Tell:
     endings: Sequence[Ending]
 
 
-Operation = Now | Begin | Claim | Execute | Save | Commit | Rollback | Pause | Publish | Ack | Release | Tell
+Operation = Now | Begin | Claim | Admit | Execute | Save | Commit | Rollback | Pause | Publish | Ack | Release | Tell

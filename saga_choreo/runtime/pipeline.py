@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.core.facts import Claimed, DeadlinePassed, Fact, Refusal, Resolved, UndoFailed
+from saga_choreo.core.facts import DeadlinePassed, Fact, Refusal, Resolved
 from saga_choreo.core.notices import notices
 from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
@@ -24,19 +24,21 @@ from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Record, RecordKey, Row
-from saga_choreo.model.states import State
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.arrivals import Arrival, Sorted, sort_arrivals
 from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.claiming import admission, claim_attempt, settle_unclaimed, timeout_s
 from saga_choreo.runtime.letters import letter_of, notice_letter
 from saga_choreo.runtime.operations import (
     Ack,
+    Admitted,
     Begin,
     Broke,
     Claim,
     Commit,
     Execute,
     Executed,
+    HeldBack,
     Now,
     Operation,
     Pause,
@@ -48,7 +50,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.settling import at_own_deadline, died_too_often, give_up, hand_back, is_undo, settle, word_on
+from saga_choreo.runtime.settling import at_own_deadline, goes_fast, hand_back, hold_back, is_undo, settle, word_on
 from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of, without_handler_ms
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
@@ -123,7 +125,7 @@ class Pipeline:
         records = ws.changed()
         extras = sorted_.extras(done)
         if records or extras.is_something:
-            yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold)
+            yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
         else:
             yield Rollback()
@@ -162,10 +164,16 @@ class Pipeline:
                 continue
             yield from self._run_inside(ws, key, known, what)
 
-    def _run_inside(self, ws: Workspace, key: RecordKey, known: Known, what: Duty) -> Generator[Operation, Any, None]:
+    def _run_inside(
+        self, ws: Workspace, key: RecordKey, known: Known, what: Duty, *, waited: bool = False
+    ) -> Generator[Operation, Any, None]:
         record = ws.get(key)
         assert record is not None
-        answer = yield Execute(record, what, True, self._limits.fast_budget_s)
+        answer: Admitted | Executed = yield from admission(record, known, what, waited=waited)
+        if isinstance(answer, Admitted):
+            budget_s = min(self._limits.fast_budget_s, timeout_s(known, key.step, self._limits))
+            answer = yield Execute(record, what, True, budget_s)
+            assert not isinstance(answer, Admitted)
         _, chance = yield Now()
         settle(ws, key, known, what, answer, chance)
 
@@ -181,7 +189,7 @@ class Pipeline:
         try:
             attempt, loose = yield from self._wake(ws, record, known)
             records = ws.changed()
-            yield Save(records)
+            yield Save(records, unlock=ws.freed())
             yield Commit()
         except TransactionTooLong as error:
             yield Rollback()
@@ -216,11 +224,12 @@ class Pipeline:
             ws.touch(key, error="no handler for this step in this agent")
             ws.retry_at(key, ws.now_ms + without_handler_ms(ws.now_ms - started_ms(key.saga_id)))
             return None, []
-        if what in _LOCAL and record.row.attempt == 0 and not record.error:
-            yield from self._run_inside(ws, key, known, what)
+        if what in _LOCAL and goes_fast(record):
+            yield from self._run_inside(ws, key, known, what, waited=True)
             yield from self._run_duties(ws, slow=False)
             return None, []
-        return self._claim_attempt(ws, record, known, what), []
+        attempt = yield from self._begin_attempt(ws, record, known, what)
+        return attempt, []
 
     def _deadline_passed(self, ws: Workspace, record: Record, known: Known) -> bool:
         key, step = record.record_key, known.plan.step(record.step)
@@ -241,29 +250,27 @@ class Pipeline:
         letters += [notice_letter(note, record, known.plan, now_ns, again=True) for note in parked]
         return [letter for letter in letters if letter is not None]
 
-    def _claim_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Duty | None:
-        """Count the attempt in a commit of its own, so that one which kills its agent is counted too."""
-        key, row = record.record_key, record.row
-        if row.state is State.DONE:  # a local undo that is due again: from now on it is a retried one
-            ws.act(key, UndoFailed(row.attempt), known)
-            what = Duty.CALL_UNDO
-        elif died_too_often(record, known, what):
-            error = record.error or "every attempt ended without an answer"
-            give_up(ws, key, known, what, error)
+    def _begin_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Generator[Operation, Any, Duty | None]:
+        """Claim an attempt, unless it was the last that died or something holds it back."""
+        key = record.record_key
+        if settle_unclaimed(ws, record, known, what):
+            yield from self._run_duties(ws, slow=False)
             return None
-        lease_s = max(self._limits.lease_s, 1.5 * self._timeout_s(known, record.step))
-        lease_ms = ws.now_ms + int(1000 * lease_s)
-        ws.act(key, Claimed(), known, lease_ms=lease_ms)
-        ws.retry_at(key, lease_ms)
-        return what
-
-    def _timeout_s(self, known: Known, step: int) -> float:
-        return known.options(step).timeout_s or self._limits.slow_timeout_s
+        answer = yield from admission(record, known, what, waited=True)
+        if isinstance(answer, Admitted):
+            return claim_attempt(ws, record, known, what, answer.lock, self._limits)
+        _, chance = yield Now()
+        if isinstance(answer, HeldBack):
+            hold_back(ws, key, known, answer)
+        else:
+            settle(ws, key, known, what, answer, chance)
+        yield from self._run_duties(ws, slow=False)
+        return None
 
     def _attempt(self, claimed: Record, known: Known, what: Duty) -> Generator[Operation, Any, None]:
         """Run without holding the record, then settle only if the attempt is still the one that counts. A conflict or a
         lost connection is no failure of the step: a local step runs again, a known answer from outside is settled again."""
-        step, budget_s = known.plan.step(claimed.step), self._timeout_s(known, claimed.step)
+        step, budget_s = known.plan.step(claimed.step), timeout_s(known, claimed.step, self._limits)
         outside = step.undo is Undo.EXTERNAL if is_undo(what) else step.external
         answer: Executed | None = None
         for tried in range(_CONFLICTS_MAX):
@@ -311,7 +318,7 @@ class Pipeline:
         settle(ws, key, known, what, answer, chance)
         yield from self._run_duties(ws, slow=False)
         records = ws.changed()
-        yield Save(records)
+        yield Save(records, unlock=ws.freed())
         yield Commit()
         yield from self._announce(ws.said(records))
 
@@ -348,7 +355,7 @@ class Pipeline:
         if runs:
             yield from self._run_duties(ws, slow=False)
         records = ws.changed()
-        yield Save(records)
+        yield Save(records, unlock=ws.freed())
         yield Commit()
         yield from self._announce(ws.said(records))
         return answer

@@ -25,6 +25,7 @@ from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
@@ -81,6 +82,10 @@ class Session:
         self.clock = clock
         self.limits = limits
         self._callbacks = tuple(callbacks)
+        self.gates = Gates(clock)
+        for known in catalog.all():
+            for bound in known.handlers.values():
+                self.gates.expect(bound.definition.name, bound.options)
         self.incarnation = clock.entropy(4).hex()
         self.relay = Relay(service, broker, store, clock, limits)
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
@@ -94,6 +99,10 @@ class Session:
         self._waiters: dict[UUID, asyncio.Event] = {}
         # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
         self.starts: Together[Any, Any] | None = None
+
+    @property
+    def is_working(self) -> bool:
+        return self._work is not None
 
     @property
     def lease_s(self) -> float:

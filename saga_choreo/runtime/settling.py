@@ -11,11 +11,23 @@ from saga_choreo.model.record import Record, RecordKey, Resolution
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
-from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected
-from saga_choreo.runtime.workspace import Workspace
+from saga_choreo.runtime.operations import Answer, Broke, Executed, HeldBack, Overran, Ran, Rejected
+from saga_choreo.runtime.workspace import Workspace, is_uncalled
 
-__all__ = ["at_own_deadline", "died_too_often", "give_up", "hand_back", "is_undo", "settle", "word_on"]
+__all__ = [
+    "at_own_deadline",
+    "died_too_often",
+    "give_up",
+    "goes_fast",
+    "hand_back",
+    "hold_back",
+    "is_undo",
+    "settle",
+    "settle_uncalled",
+    "word_on",
+]
 
+HELD = "held back: "
 OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
 
 
@@ -25,33 +37,39 @@ def is_undo(what: Duty) -> bool:
 
 def settle(ws: Workspace, key: RecordKey, known: Known, what: Duty, answer: Executed, chance: float) -> None:
     """Apply the answer. A first failure in the fast lane counts as the first attempt."""
-    if is_undo(what):
+    if isinstance(answer, HeldBack):
+        if _record(ws, key).lease_ms is not None:
+            hand_back(ws, key, known)
+        hold_back(ws, key, known, answer)
+    elif is_undo(what):
         _settle_undo(ws, key, known, answer, chance)
     else:
         _settle_forward(ws, key, known, answer, chance)
 
 
-def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Executed, chance: float) -> None:
+def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Answer, chance: float) -> None:
     attempt = _record(ws, key).row.attempt
     match answer:
-        case Ran(handled=handled, kept=kept):
+        case Ran(handled=handled, kept=kept, lock=lock):
             assert handled is not None
             if handled.pending:
                 # Only the step's own deadline, if it has one, is due from now on.
                 ws.act(key, WentPending(attempt), known, kept=kept, lease_ms=None, error="")
                 return
             fact = Succeeded(attempt, handled.choice)
-            ws.act(key, fact, known, results=dict(handled.results), kept=kept, inputs={}, error="", lease_ms=None)
+            taken = {"lock": lock} if lock else {}
+            ws.act(key, fact, known, results=dict(handled.results), kept=kept, inputs={}, error="", lease_ms=None, **taken)
         case Rejected(reason=reason):
             _settle_rejection(ws, key, known, reason, chance)
-        case Broke(error=error, final=final):
-            _settle_failure(ws, key, known, error, chance, final=final)
+        case Broke():
+            _settle_failure(ws, key, known, answer, chance)
         case Overran():
             if _record(ws, key).lease_ms is None:  # the fast lane's budget, not an attempt's time-out
                 ws.touch(key, error=OVERRAN)
                 ws.retry_at(key, ws.now_ms)
             else:
-                _settle_failure(ws, key, known, "timed out", chance, final=False)
+                policy = known.options(key.step).retry.of(TimeoutError)
+                _settle_failure(ws, key, known, Broke("timed out", retry=policy), chance)
         case _:
             assert_never(answer)
 
@@ -64,7 +82,7 @@ def _settle_rejection(ws: Workspace, key: RecordKey, known: Known, reason: str, 
         return
     record = _counted(ws, key, known)
     ws.touch(key, error=f"refused, though declared retriable: {reason}", lease_ms=None)
-    ws.act(key, Declined(record.row.attempt, retry.is_exhausted(record.row.attempt)), known)
+    ws.act(key, Declined(record.row.attempt, retry.is_exhausted(record.row.attempt, _tried_s(record, ws.now_ms))), known)
     _back_off(ws, key, retry, record.row.attempt, chance)
 
 
@@ -84,19 +102,19 @@ def _act_failed(ws: Workspace, key: RecordKey, known: Known, fact: Failed, error
     ws.act(key, fact, known, **({"reason": f"gave up after {fact.attempt} attempts: {error}"[:1024]} if gives_up else {}))
 
 
-def _settle_failure(ws: Workspace, key: RecordKey, known: Known, error: str, chance: float, *, final: bool) -> None:
+def _settle_failure(ws: Workspace, key: RecordKey, known: Known, broke: Broke, chance: float) -> None:
     options = known.options(key.step)
-    retry = options.retry
+    retry = broke.retry or options.retry
     record = _counted(ws, key, known)
     attempt = record.row.attempt
     # A call without a key that the provider knows may have happened: nobody but a person may say (rule 9b).
-    exhausted = final or options.unsafe_external or retry.is_exhausted(attempt)
-    ws.touch(key, error=error, lease_ms=None)
-    _act_failed(ws, key, known, Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO), error)
+    exhausted = broke.final or options.unsafe_external or retry.is_exhausted(attempt, _tried_s(record, ws.now_ms))
+    ws.touch(key, error=broke.error, lease_ms=None)
+    _act_failed(ws, key, known, Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO), broke.error)
     _back_off(ws, key, retry, attempt, chance)
 
 
-def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Executed, chance: float) -> None:
+def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Answer, chance: float) -> None:
     record = _record(ws, key)
     attempt, options = record.row.attempt, known.options(key.step)
     match answer:
@@ -107,15 +125,54 @@ def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Executed, 
             ws.retry_at(key, ws.now_ms)
         case Rejected() | Broke() | Overran():
             error = answer.error if isinstance(answer, Broke) else getattr(answer, "reason", "timed out")
-            exhausted = record.row.state is State.COMPENSATING and options.undo_retry.is_exhausted(attempt)
+            retry = _undo_policy(answer, options.undo_retry)
+            exhausted = record.row.state is State.COMPENSATING and retry.is_exhausted(attempt, _tried_s(record, ws.now_ms))
             fact = UndoFailed(
                 attempt, exhausted, refused=isinstance(answer, Rejected), go_on=exhausted and options.on_park_continue
             )
             ws.touch(key, error=error, lease_ms=None)
             ws.act(key, fact, known)
-            _back_off(ws, key, options.undo_retry, max(attempt, 1), chance)
+            _back_off(ws, key, retry, max(attempt, 1), chance)
         case _:
             assert_never(answer)
+
+
+def _undo_policy(answer: Answer, retry: Retry) -> Retry:
+    match answer:
+        case Broke(retry=policy) if policy is not None:
+            return policy
+        case Overran():
+            return retry.of(TimeoutError)
+        case _:
+            return retry
+
+
+def hold_back(ws: Workspace, key: RecordKey, known: Known, held: HeldBack) -> None:
+    """Nothing ran, so nothing is counted; the record waits in the store. The error of an attempt before is not hidden by it."""
+    if settle_uncalled(ws, key, known):
+        return
+    record = _record(ws, key)
+    ws.touch(key, error=HELD + held.why if _never_failed(record) else record.error)
+    ws.retry_at(key, held.until_ms)
+
+
+def settle_uncalled(ws: Workspace, key: RecordKey, known: Known) -> bool:
+    """The saga is undone, and the outside was never called: a definite no (rule 14), which need not wait for its turn. Returns
+    whether it was so."""
+    record = _record(ws, key)
+    if not is_uncalled(record):
+        return False
+    ws.act(key, Declined(record.row.attempt), known, error="", inputs={}, lease_ms=None)
+    return True
+
+
+def goes_fast(record: Record) -> bool:
+    """Whether a local step that is due may run in the fast lane: nothing has gone wrong with it, it was only held back."""
+    return record.row.attempt == 0 and _never_failed(record)
+
+
+def _never_failed(record: Record) -> bool:
+    return not record.error or record.error.startswith(HELD)
 
 
 def hand_back(ws: Workspace, key: RecordKey, known: Known) -> None:
@@ -143,16 +200,23 @@ def _counted(ws: Workspace, key: RecordKey, known: Known) -> Record:
 
 
 def _back_off(ws: Workspace, key: RecordKey, retry: Retry, attempt: int, chance: float) -> None:
-    ws.retry_at(key, ws.now_ms + int(1000 * retry.delay_after(attempt, chance)))
+    elapsed_s = _tried_s(_record(ws, key), ws.now_ms)
+    ws.retry_at(key, ws.now_ms + int(1000 * retry.delay_after(attempt, chance, elapsed_s)))
 
 
-def died_too_often(record: Record, known: Known, what: Duty) -> bool:
-    """All attempts are used up without an answer: the attempts died with their agents."""
+def _tried_s(record: Record, now_ms: int) -> float:
+    """How long this has been tried, in seconds."""
+    return 0.0 if record.tried_since_ms is None else (now_ms - record.tried_since_ms) / 1000
+
+
+def died_too_often(record: Record, known: Known, what: Duty, now_ms: int) -> bool:
+    """All attempts are used up without an answer: the attempts died with their agents. A record with no lease has answered, and
+    may have its last attempt when its time is over."""
     options = known.options(record.step)
     if what is Duty.CALL and options.unsafe_external and record.lease_ms is not None:
         return True
     retry = options.undo_retry if is_undo(what) else options.retry
-    return retry.is_exhausted(record.row.attempt)
+    return retry.is_used_up(record.row.attempt, 0.0 if record.lease_ms is None else _tried_s(record, now_ms))
 
 
 def at_own_deadline(step: StepPlan) -> dict[str, Any]:

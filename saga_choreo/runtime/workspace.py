@@ -22,12 +22,13 @@ from saga_choreo.core.transitions import transition
 from saga_choreo.model.envelope import Envelope, MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, RecordKey, Row
-from saga_choreo.model.states import State
+from saga_choreo.model.states import Parked, State
+from saga_choreo.ports.store import SagaLock
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.letters import message_of, receiver_of
 from saga_choreo.runtime.timing import Limits, due_of
 
-__all__ = ["Applied", "Said", "Workspace", "everything"]
+__all__ = ["Applied", "Said", "Workspace", "everything", "is_uncalled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,9 @@ class Workspace:
             return after
         if after == before:
             return None
-        record = replace(record or self._fresh(key, carried), row=after, **_carried_into(fact, record, carried), **(changes or {}))
+        since_ms = _tried_since(before, after, record.tried_since_ms if record is not None else None, self.now_ms)
+        fields = {"tried_since_ms": since_ms, **_carried_into(fact, record, carried), **(changes or {})}
+        record = replace(record or self._fresh(key, carried), row=after, **fields)
         self._put(record)
         return self._follow(key, before, record, known)
 
@@ -270,13 +273,15 @@ class Workspace:
         caught_up = stored is None or told == stored.version
         step = known.plan.step(key.step)
         retry_at = self._retry_at.get(key)
-        if retry_at is None and stored is not None and duty(stored.row, step) is duty(record.row, step):
+        goes_on = stored is not None and (is_uncalled(stored) or not is_uncalled(record))
+        if retry_at is None and stored is not None and goes_on and duty(stored.row, step) is duty(record.row, step):
             retry_at = stored.due_ms  # the backoff or lease of something that was due before goes on
         announced = version if caught_up and key not in self._messages and not _news(record, stored) else told
         if record.deadline_own_ms is None:
             record = replace(record, deadline_own_ms=self._deadline_own(record, step, known))
         due = due_of(record, step, self._limits, self.now_ms, self._chance, retry_at)
-        record = replace(record, version=version, announced=announced, due_ms=due, changed_ms=self.now_ms)
+        lock = record.lock if _keeps_lock(record) else ""
+        record = replace(record, version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock)
         if not is_finished(record.row):
             return record
         if announced < version:  # what it still has to say needs its results
@@ -288,6 +293,13 @@ class Workspace:
         after_s = known.options(step.index).deadline_s
         starts = record.row.state in (State.WAITING, State.RUNNING) and step.index != ORIGIN and is_resolved(record.row, step)
         return self.now_ms + int(after_s * 1000) if after_s is not None and starts else None
+
+    def freed(self) -> list[SagaLock]:
+        """The locks that end with this transaction: the record that took one gives it up, and no other of its saga keeps it."""
+        locked = [record for record in self._current.values() if record.lock]
+        kept = {(record.saga_id, record.lock) for record in locked if _keeps_lock(record)}
+        gone = dict.fromkeys((record.saga_id, record.lock) for record in locked if not _keeps_lock(record))
+        return [SagaLock(service=self.service, name=name, saga_id=saga_id) for saga_id, name in gone if (saga_id, name) not in kept]
 
     def said(self, saved: Iterable[Record]) -> list[Said]:
         """What the saved records say to the outside, to be published after the commit. A record whose earlier words are not
@@ -328,6 +340,25 @@ def _is_needless(message: Message, record: Record, plan: Plan) -> bool:
     if message.kind is MessageKind.UNDONE:
         return record.undo_result is None
     return message.kind is MessageKind.ABORT and message.service == ORIGIN_NAME and record.origin in plan.owners
+
+
+def is_uncalled(record: Record) -> bool:
+    """The saga is to be undone, and this step's call to the outside, which is due or held back, was never begun."""
+    return record.row.state is State.RUNNING and record.row.abort and record.tried_since_ms is None
+
+
+def _keeps_lock(record: Record) -> bool:
+    """A lock lasts from what the step does until it is undone or known never to be (S13): also while that is not known."""
+    return record.row.state in (State.RUNNING, State.DONE, State.COMPENSATING) and not is_finished(record.row)
+
+
+def _tried_since(before: Row, after: Row, since_ms: int | None, now_ms: int) -> int | None:
+    """When the first attempt of what this row is about began. None for certain: none ever has."""
+    if after.state is not before.state and (before.state, after.state) != (State.DONE, State.COMPENSATING):
+        return None
+    if before.parked is Parked.PARKED and after.parked is Parked.NO:  # a person's word gives it all its time again
+        return now_ms
+    return now_ms if since_ms is None and after.attempt > before.attempt else since_ms
 
 
 def _carried_by(record: Record) -> _Carried:

@@ -59,6 +59,8 @@ def _full_record() -> Record:
         trace="00-abc-def-01",
         due_ms=5,
         lease_ms=6,
+        tried_since_ms=4,
+        lock="customer:ü-1",
         nudges=2,
         announced=1,
     )

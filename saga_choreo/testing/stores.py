@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable
 
 from saga_choreo.testing.store_harness import AnyStore, Behaviour, OwnConnection, StoreHarness, make_record, saga_id_of
+from saga_choreo.testing.store_locks import LOCK_BEHAVIOURS
 from saga_choreo.testing.store_processes import PROCESS_BEHAVIOURS
 from saga_choreo.testing.store_records import RECORD_BEHAVIOURS
 from saga_choreo.testing.store_tables import TABLE_BEHAVIOURS
@@ -24,7 +25,13 @@ from saga_choreo.testing.store_user import USER_BEHAVIOURS
 
 __all__ = ["STORE_BEHAVIOURS", "AnyStore", "Behaviour", "OwnConnection", "StoreHarness", "check_store", "make_record", "saga_id_of"]
 
-STORE_BEHAVIOURS: tuple[Behaviour, ...] = (*RECORD_BEHAVIOURS, *TABLE_BEHAVIOURS, *USER_BEHAVIOURS, *PROCESS_BEHAVIOURS)
+STORE_BEHAVIOURS: tuple[Behaviour, ...] = (
+    *RECORD_BEHAVIOURS,
+    *TABLE_BEHAVIOURS,
+    *LOCK_BEHAVIOURS,
+    *USER_BEHAVIOURS,
+    *PROCESS_BEHAVIOURS,
+)
 
 
 def check_store(harness: StoreHarness, behaviour: Behaviour, *, skip: Callable[[str], object]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from saga_choreo.memory.store import MemoryStore
 from saga_choreo.testing.servers import NatsServer
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,15 @@ def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/{{service}}.db"
+
+
+@pytest.fixture(params=["memory", "nats and sqlite"])
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """Broker and store: the test holds of the memory ones and of real ones alike."""
+    if request.param == "memory":
+        name = f"place-{next(_numbers)}"
+        yield f"memory://{name}", f"memory://{name}-{{service}}"
+        for service in ("inventory", "payment", "shop"):
+            MemoryStore.drop(f"{name}-{service}")
+    else:
+        yield request.getfixturevalue("nats_url"), request.getfixturevalue("store")

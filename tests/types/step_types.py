@@ -11,6 +11,7 @@ from typing import Annotated, Any, assert_type
 
 from pydantic import BaseModel
 
+from saga_choreo.model.breaker import Breaker
 from saga_choreo.model.choreography import ChoreographyStep, all_of
 from saga_choreo.model.event import Event
 from saga_choreo.model.retry import Retry
@@ -139,3 +140,19 @@ def takes_any_step(step: Step[..., Any]) -> Callable[..., Coroutine[Any, Any, An
 
 
 takes_any_step(with_dependencies)
+
+
+@agent.step(
+    "limited",
+    retry=Retry(attempts=None, max_time_s=60, on={TimeoutError: Retry.never(), ConnectionError: Retry.forever()}),
+    concurrency=4,
+    rate_per_s=10,
+    breaker=Breaker(failures=5, open_s=30),
+    lock=lambda order: f"amount:{order.amount}",
+    on_conflict="refuse",
+)
+async def limited(order: OrderCreated) -> None: ...
+
+
+agent.step("x", on_conflict="fail")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]  (one of two words)
+agent.step("x", lock="customer:1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]  (a function of the events)

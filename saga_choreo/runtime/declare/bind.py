@@ -9,7 +9,7 @@ from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import ChoreographyStep, Split
 from saga_choreo.model.event import Event, EventRef
 from saga_choreo.runtime.context import StepContext
-from saga_choreo.runtime.declare.invoke import Invocation
+from saga_choreo.runtime.declare.invoke import Invocation, LockOf
 from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.declare.results import Chosen, Handled, Pending
@@ -23,7 +23,7 @@ _PENDING = Handled({}, 0, pending=True)
 class BoundStep:
     """A step of a choreography with the handlers that run it."""
 
-    __slots__ = ("_classes", "_forward", "_numbers", "_undo", "_what", "definition", "options")
+    __slots__ = ("_classes", "_forward", "_lock_of", "_numbers", "_undo", "_what", "definition", "options")
 
     def __init__(
         self,
@@ -32,11 +32,13 @@ class BoundStep:
         forward: Invocation,
         undo: Invocation | None,
         classes: Sequence[type[Event]],
+        lock_of: LockOf | None = None,
     ) -> None:
         self.definition = definition
         self.options = options
         self._forward = forward
         self._undo = undo
+        self._lock_of = lock_of
         self._numbers: dict[EventRef, int] = {ref: number for number, ref in enumerate(definition.publishes)}
         # The classes of the annotations are looked up by type; another class of the same event costs one look more.
         self._classes: dict[type, int] = {cls: self._numbers[cls.event] for cls in classes if cls.event in self._numbers}
@@ -45,6 +47,11 @@ class BoundStep:
     @property
     def has_undo(self) -> bool:
         return self._undo is not None
+
+    def lock_name(self, inputs: Mapping[EventRef, bytes]) -> str:
+        """The name of the lock the step needs; empty for none. Raises what the user's function raises, DecodeError when an input
+        does not fit, and DefinitionError for a name that cannot be one."""
+        return "" if self._lock_of is None else self._lock_of(inputs)
 
     async def run(self, inputs: Mapping[EventRef, bytes], ctx: StepContext) -> Handled:
         """Call the handler. Raises what it raises (Reject included), DecodeError when an input does not fit, ResultTooLarge,

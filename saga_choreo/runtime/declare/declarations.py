@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from saga_choreo.errors import DefinitionError
+from saga_choreo.model.breaker import Breaker
 from saga_choreo.model.choreography import AnyEvent, Choreography, ChoreographyStep, Undo, checked_name
 from saga_choreo.model.event import EventRef, event_ref
 from saga_choreo.model.retry import Retry
@@ -15,9 +16,9 @@ from saga_choreo.runtime.declare.annotations import HandlerShape, UndoShape, rea
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.decorators import notes_of
 from saga_choreo.runtime.declare.faults import DeclarationFault, raise_faults
-from saga_choreo.runtime.declare.invoke import bound_handler, bound_undo
+from saga_choreo.runtime.declare.invoke import bound_handler, bound_lock, bound_undo
 from saga_choreo.runtime.declare.merge import Declared, empty_misfits, mismatches, misuses, step_of, undo_misfits
-from saga_choreo.runtime.declare.options import Duration, StepOptions, seconds_of
+from saga_choreo.runtime.declare.options import Duration, LockNaming, OnConflict, StepOptions, seconds_of
 from saga_choreo.runtime.declare.step import Step, check_async
 
 __all__ = ["Declarations", "StepDecorator", "StepDecorators"]
@@ -57,6 +58,11 @@ class StepDecorators:
         on_deadline: AnyEvent | None = None,
         own_transaction: bool = False,
         unsafe_external: bool = False,
+        concurrency: int | None = None,
+        rate_per_s: float | None = None,
+        breaker: Breaker | None = None,
+        lock: LockNaming | None = None,
+        on_conflict: OnConflict = "wait",
     ) -> StepDecorator: ...
     def step(
         self,
@@ -73,11 +79,31 @@ class StepDecorators:
         on_deadline: AnyEvent | None = None,
         own_transaction: bool = False,
         unsafe_external: bool = False,
+        concurrency: int | None = None,
+        rate_per_s: float | None = None,
+        breaker: Breaker | None = None,
+        lock: LockNaming | None = None,
+        on_conflict: OnConflict = "wait",
     ) -> Any:
         """Declare a step: `@agent.step`, or `@agent.step("charge-payment", retry=Retry(attempts=5), timeout=10)`.
 
         The name is the function's own unless given. Durations are seconds or timedeltas. A kind that is not given is said
-        by nobody here: a shared choreography may say it. Raises DefinitionError for what is no coroutine function.
+        by nobody here: a shared choreography may say it. Raises DefinitionError for what is no coroutine function, ValueError for
+        options that make no sense.
+
+        `timeout` is for one attempt (Limits.slow_timeout_s unless given). A plain step is first tried within the shared
+        transaction's budget (Limits.fast_budget_s, or `timeout` if that is shorter); overrunning that is no failure: the attempt that
+        counts, with all of `timeout`, follows.
+
+        `concurrency` and `rate_per_s` bound how many of its handlers run at once and begin per second, and `breaker` stops calling
+        what keeps failing. All three are per agent process: with n agents of a service give each its n-th part. They hold back what
+        the step does, never its compensation and never the taking of messages: what is held back waits in the store, in the order
+        it came, over restarts too; counts no attempt; and still hears ABORT and CANCEL.
+
+        `lock` is a semantic lock: `lock=lambda order: f"customer:{order.customer}"` gets the events the step gets. From what the
+        step does until it is undone or its saga has completed, no other saga passes a step of this service with the same name. It
+        is per service, in its store. `on_conflict="wait"`: an older saga waits, a younger one refuses (so that two never wait for
+        each other); "refuse": both refuse. A step that may not refuse tries again, by `retry`.
         """
         kinds = {"external": external, "optional": optional, "pivot": pivot, "retriable": retriable, "read_only": read_only}
         options = StepOptions(
@@ -86,6 +112,11 @@ class StepDecorators:
             deadline_s=seconds_of("deadline", deadline),
             own_transaction=own_transaction,
             unsafe_external=unsafe_external,
+            concurrency=concurrency,
+            rate_per_s=rate_per_s,
+            breaker=breaker,
+            lock=lock,
+            on_conflict=on_conflict,
         )
         deadline_event = None if on_deadline is None else event_ref(on_deadline)
         deadline_model = on_deadline if isinstance(on_deadline, type) else None
@@ -212,8 +243,9 @@ class Declarations(StepDecorators):
             return None
         forward = bound_handler(step.function, handler, step.name, step.names)
         back = None if undoing is None or undo is None else bound_undo(undoing.function, undo, definition, undoing.names)
+        naming = None if step.options.lock is None else bound_lock(step.options.lock, handler, step.name)
         classes = () if handler.result is None else handler.result.events
-        return BoundStep(definition, step.options, forward, back, classes)
+        return BoundStep(definition, step.options, forward, back, classes, naming)
 
     def _definition_of(self, step: Step[..., Any]) -> ChoreographyStep:
         faults: list[str] = []

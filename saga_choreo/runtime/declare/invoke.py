@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
-from saga_choreo.errors import DecodeError
+from saga_choreo.errors import DecodeError, DefinitionError
 from saga_choreo.model.choreography import ChoreographyStep
+from saga_choreo.model.event import EventRef
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.annotations import (
     EventArgument,
@@ -19,15 +21,24 @@ from saga_choreo.runtime.declare.annotations import (
     TheContext,
     UndoShape,
 )
+from saga_choreo.runtime.declare.faults import DeclarationFault
 from saga_choreo.runtime.declare.inject import Dependency, Injection
+from saga_choreo.runtime.declare.options import LockNaming
 from saga_choreo.runtime.declare.payload import decoder_of
 from saga_choreo.runtime.declare.results import Chosen
 
-__all__ = ["ArgumentSource", "Invocation", "bound_handler", "bound_undo"]
+__all__ = ["ArgumentSource", "Invocation", "LockOf", "bound_handler", "bound_lock", "bound_undo"]
+
+LockOf = Callable[[Mapping[EventRef, bytes]], str]
+# A name is a key of a table; what is longer holds a payload by mistake.
+_LOCK_CHARS_MAX = 250
 
 # A function that makes one argument from payloads (by event, or by number for an undo), what was kept, the context and the
 # resolved dependencies.
 ArgumentSource = Callable[[Mapping[Any, bytes], bytes | None, StepContext, Sequence[Any]], Any]
+
+
+_NO_CONTEXT: Any = None
 
 
 class Invocation:
@@ -107,6 +118,39 @@ def bound_undo(function: Callable[..., Any], shape: UndoShape, step: Choreograph
         return _from_results(argument, step)
 
     return Invocation(function, shape.parameters, source_of, names)
+
+
+def bound_lock(naming: LockNaming, shape: HandlerShape, step: str) -> LockOf:
+    """The function that names a step's lock, ready to call: it gets the step's events, in the order of its parameters. Raises
+    DeclarationFault when it cannot take them."""
+    arguments = [parameter.argument for parameter in shape.parameters]
+    what = f"the lock of step {step!r}"
+    sources = [_from_inputs(argument, what) for argument in arguments if isinstance(argument, EventArgument)]
+    if inspect.iscoroutinefunction(naming):
+        raise DeclarationFault(
+            "its lock is named by an `async def`; a name is made from the events alone, so write a plain function"
+        )
+    try:
+        inspect.signature(naming).bind(*sources)
+    except TypeError as exc:
+        raise DeclarationFault(
+            f"its lock is named by a function that cannot take the step's {len(sources)} events ({exc}); "
+            "give it one parameter for each, in the same order"
+        ) from exc
+
+    call = cast("Callable[..., object]", naming)
+
+    def lock_of(inputs: Mapping[EventRef, bytes]) -> str:
+        name = call(*(source(inputs, None, _NO_CONTEXT, ()) for source in sources))
+        if name is None:
+            return ""
+        if not isinstance(name, str) or not 0 < len(name) <= _LOCK_CHARS_MAX:
+            raise DefinitionError(
+                f"{what} was named by a {type(name).__name__!r}; a name is a text of 1 to {_LOCK_CHARS_MAX} characters, or None for no lock"
+            )
+        return name
+
+    return lock_of
 
 
 def _context(_payloads: Mapping[Any, bytes], _kept: bytes | None, ctx: StepContext, _resolved: Sequence[Any]) -> Any:

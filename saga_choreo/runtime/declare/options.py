@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Literal
 
+from saga_choreo.model.breaker import Breaker
 from saga_choreo.model.retry import Retry
 
-__all__ = ["Duration", "StepOptions", "seconds_of"]
+__all__ = ["Duration", "LockNaming", "OnConflict", "StepOptions", "seconds_of"]
 
 Duration = timedelta | float
+# Makes a lock's name from the events a step gets; None: this time no lock is needed. Spelt out by number, and not as
+# `Callable[..., ...]`, so that strict checkers know what a lambda's parameters are.
+LockNaming = (
+    Callable[[Any], str | None]
+    | Callable[[], str | None]
+    | Callable[[Any, Any], str | None]
+    | Callable[[Any, Any, Any], str | None]
+    | Callable[[Any, Any, Any, Any], str | None]
+)
+OnConflict = Literal["wait", "refuse"]
 
 _RETRY = Retry()
 # An undo has to succeed sooner or later: it is tried more often than the step before a person is asked.
@@ -29,8 +42,7 @@ def seconds_of(what: str, duration: Duration | None) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOptions:
-    """Everything about a step that the choreography's hash does not cover. `concurrency` and `rate_per_s` are reserved:
-    checked here, not enforced yet."""
+    """Everything about a step that the choreography's hash does not cover. What they mean to a user, `agent.step` says."""
 
     retry: Retry = _RETRY
     timeout_s: float | None = None
@@ -41,6 +53,18 @@ class StepOptions:
     on_park_continue: bool = False
     concurrency: int | None = None
     rate_per_s: float | None = None
+    breaker: Breaker | None = None
+    lock: LockNaming | None = None
+    on_conflict: OnConflict = "wait"
+
+    @property
+    def is_limited(self) -> bool:
+        return self.concurrency is not None or self.rate_per_s is not None or self.breaker is not None
+
+    @property
+    def is_guarded(self) -> bool:
+        """Something may hold back what the step does."""
+        return self.is_limited or self.lock is not None
 
     def __post_init__(self) -> None:
         seconds_of("timeout_s", self.timeout_s)
@@ -49,3 +73,7 @@ class StepOptions:
             raise ValueError(f"concurrency is {self.concurrency!r}; at least 1 is needed")
         if self.rate_per_s is not None and not (math.isfinite(self.rate_per_s) and self.rate_per_s > 0):
             raise ValueError(f"rate_per_s is {self.rate_per_s!r}; give a number above zero")
+        if self.on_conflict not in ("wait", "refuse"):
+            raise ValueError(f"on_conflict is {self.on_conflict!r}; give 'wait' or 'refuse'")
+        if self.on_conflict == "refuse" and self.lock is None:
+            raise ValueError("on_conflict='refuse' is said of a step without a lock; give lock=..., or leave it out")

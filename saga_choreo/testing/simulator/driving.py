@@ -15,6 +15,8 @@ from saga_choreo.model.record import Record
 from saga_choreo.ports.broker import Delivery
 from saga_choreo.runtime.operations import (
     Ack,
+    Admit,
+    Admitted,
     Begin,
     Claim,
     Commit,
@@ -126,6 +128,8 @@ class Run:
             case Claim(sagas=sagas):
                 self._in_store_time(self._claim, self._store.keys_of(sagas))
                 return _WAITING
+            case Admit(record=record):  # simulated steps declare no limits and no locks, so that they are never asked
+                return Admitted(record.lock)
             case Execute():
                 return self._execute(operation)
             case Save():

@@ -1,0 +1,38 @@
+"""How an agent process is, at a glance: for readiness probes, dashboards and people. From memory only, so it always answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from saga_choreo.runtime.gates import BreakerView
+from saga_choreo.runtime.session import Session
+
+__all__ = ["Health", "health_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
+    was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
+    yet written down in the store."""
+
+    is_open: bool = False
+    is_consuming: bool = False
+    batches: int = 0
+    attempts: int = 0
+    unmarked: int = 0
+    breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
+
+
+def health_of(session: Session | None) -> Health:
+    if session is None:
+        return Health()
+    return Health(
+        is_open=True,
+        is_consuming=session.is_working and session.consumer.is_well,
+        batches=session.consumer.in_flight,
+        attempts=session.timers.running,
+        unmarked=len(session.relay.announced),
+        breakers=session.gates.breakers(),
+    )
