@@ -20,8 +20,7 @@ def graph(apps: tuple[str, ...], out: Output) -> None:
 
     \b
     Examples:
-      saga-choreo graph shop.choreography
-      saga-choreo graph shop.payment:agent -o mermaid
+      saga-choreo graph shop.choreography -o mermaid
       saga-choreo graph shop.order:agent shop.payment:agent shop.shipping:agent
     """
     from saga_choreo.cli.drawing import as_document, as_mermaid, as_text

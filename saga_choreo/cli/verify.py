@@ -23,8 +23,7 @@ def verify(ctx: click.Context, apps: tuple[str, ...], out: Output) -> None:
 
     \b
     Examples:
-      saga-choreo verify shop.choreography
-      saga-choreo verify shop.payment:agent --json
+      saga-choreo verify shop.choreography --json
       saga-choreo verify shop.order:agent shop.payment:agent shop.shipping:agent
     """
     from saga_choreo.cli.gather import gather
