@@ -26,7 +26,9 @@ _SHOWN_LINES = 60
 @click.option("--seeds", type=click.IntRange(1), default=500, show_default=True, help="How many seeds to run.")
 @click.option("--seed", "first", type=int, default=0, show_default=True, help="The first one.")
 @click.option("--sagas", type=click.IntRange(1, 1000), default=4, show_default=True, help="Sagas of each seed.")
-@click.option("--layer", type=click.Choice(["b"]), default="b", show_default=True, help="b: the pipeline in a simulated world.")
+@click.option(
+    "--layer", type=click.Choice(["b", "c"]), default="b", show_default=True, help="b: the pipeline alone; c: real agents."
+)
 @click.option("--loss", type=click.FloatRange(0, 0.9), default=0.0, help="Share of messages that the broker loses.")
 @click.option("--reannounce/--no-reannounce", default=None, help="Repeated announcements; by default each seed decides.")
 @click.option("--shape", default="", help="Draw graphs of this shape only.")
@@ -64,10 +66,10 @@ def simulate(
     from saga_choreo.testing.simulator.settings import Settings
     from saga_choreo.testing.simulator.simulate import simulate as run
 
-    del layer
     if loss and reannounce is False:
         raise click.UsageError("lost messages are repaired by repeated announcements; leave --no-reannounce or --loss out")
     settings = Settings(
+        layer=layer,
         sagas=sagas,
         choreographies=_choreographies(app),
         shape=_shape(shape),

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from saga_choreo.testing.simulator.streams import Stream
 
@@ -21,6 +22,7 @@ __all__ = ["Life", "NothingLeft", "VirtualClock", "VirtualLoop"]
 
 # Some virtual time passes with every round, or a task that polls without sleeping would stop the clock.
 _ROUND_S = 1e-6
+_MADE_MAX = 4096
 
 
 class NothingLeft(RuntimeError):
@@ -73,7 +75,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now_s = 0.0
         self._selector = _TimeSelector(self)
         self.rounds = 0
-        self.made: list[asyncio.Task[Any]] = []
+        self._made: list[tuple[Life, asyncio.Task[Any]]] = []
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
@@ -86,15 +88,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)
-        if Life.current.get() is not None:
-            self.made.append(task)
-            if len(self.made) > 4096:
-                self.made = [one for one in self.made if not one.done()]
+        life = Life.current.get()
+        if life is not None:
+            self._made.append((life, task))
+            if len(self._made) > _MADE_MAX and self.rounds % _MADE_MAX == 0:
+                self._made = [one for one in self._made if not one[1].done()]
         return task
 
     def open_tasks(self) -> list[asyncio.Task[Any]]:
-        """Tasks of processes that have not ended."""
-        return [task for task in self.made if not task.done()]
+        """Tasks of processes that have neither ended nor died with their process."""
+        return [task for life, task in self._made if not task.done() and not life.is_over]
 
     def bury(self, life: Life) -> None:
         """The process is dead: none of its callbacks is ever called. Its tasks are kept, so that nothing cleans them up."""
@@ -104,13 +107,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if _is_dead(handle):
                 handle.cancel()
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]  # the stub's type variables cannot be written in Python 3.11
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
         handle = super().call_soon(callback, *args, context=context)
         if _is_dead(handle):
             handle.cancel()
         return handle
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]  # the same
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
         handle = super().call_at(when, callback, *args, context=context)
         if _is_dead(handle):
             handle.cancel()
@@ -118,7 +125,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         self.rounds += 1
-        ready: Any = self._ready  # type: ignore[attr-defined]  # the one place that orders what BaseEventLoop has ready
+        # BaseEventLoop gives what is ready no public name; this is the one place that orders it.
+        ready = cast("deque[asyncio.Handle]", self._ready)  # type: ignore[attr-defined]
         if len(ready) > 1:
             ready.rotate(-self._stream.below(len(ready)))
         super()._run_once()  # type: ignore[misc]  # the scheduler of BaseEventLoop has no public name
@@ -136,8 +144,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return self.run_until_complete(main)
         finally:
             asyncio.set_event_loop(None)
-            for task in self.open_tasks():
-                _lay_to_rest(task)
+            for _, task in self._made:
+                if not task.done():
+                    _lay_to_rest(task)
             self.close()
 
 

@@ -67,7 +67,7 @@ def run_mutant(patch: Path, seeds: int) -> dict[str, object]:
     if ended.returncode == FINDINGS:
         first = found["failures"][0]
         how, verdict = first["violations"][0], "killed"
-        if _simulate(str(ROOT), ["--seed", str(first["seed"]), "--seeds", "1", *_arguments(patch)]).returncode == FINDINGS:
+        if _simulate(str(ROOT), [*_arguments(patch), "--seed", str(first["seed"]), "--seeds", "1"]).returncode == FINDINGS:
             how, verdict = f"seed {first['seed']} fails without the mutant too: {how}", "not told apart"
     return {"name": patch.stem, "verdict": verdict, "how": how, "seeds": found["seeds"], "seconds": seconds}
 

@@ -237,7 +237,7 @@ class FaultyStore:
 class FaultyBroker:
     """One incarnation's connection to the broker. `spread` puts a message on the bus, whatever becomes of this process."""
 
-    def __init__(self, world: World, inner: MemoryBroker, spread: Callable[[Outgoing], None], boundary: Boundary) -> None:
+    def __init__(self, world: World, inner: MemoryBroker, spread: Callable[[Outgoing, int], None], boundary: Boundary) -> None:
         self._world = world
         self.inner = inner
         self._spread = spread
@@ -285,10 +285,7 @@ class FaultyBroker:
                 world.saw("message lost")
                 continue
             late = world.hit("delay")
-            if late is None:
-                self._spread(message)
-            else:
-                world.after(int(late * late * 30 * SECOND), self._spread, message)
+            self._spread(message, 1000 if late is None else int(late * late * 30 * SECOND))
         if world.hit("publish_unknown") is not None:
             world.saw("publish accepted, but an error")
             return BrokerUnavailable("the connection was lost while waiting for the confirmation")

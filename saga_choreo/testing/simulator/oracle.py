@@ -7,23 +7,33 @@ protocol's invariants; FINAL checks are made once everything is healed and quiet
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 from uuid import UUID
 
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.choreography import Undo
-from saga_choreo.model.record import ORIGIN, Record, Row
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
 from saga_choreo.testing.simulator.situations import notice
-from saga_choreo.testing.simulator.store import SimulatedStore, Write
+from saga_choreo.testing.simulator.store import Write
 from saga_choreo.testing.simulator.world import World
 
-__all__ = ["Oracle"]
+__all__ = ["Judged", "Oracle"]
 
 _ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
 _MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
+
+
+class Judged(Protocol):
+    """What is looked at of a store in the end."""
+
+    service: str
+    records: dict[UUID, dict[RecordKey, Record]]
+    quarantined: int
+    counters: dict[str, int]
 
 
 class Oracle:
@@ -164,7 +174,7 @@ class Oracle:
         elif not ledger.undone[number] and number not in ledger.debts:
             self._broken("S7", ledger, f"{ledger.name(number)} counts as compensated without any effect")
 
-    def finish(self, stores: Sequence[SimulatedStore], unacknowledged: int) -> None:
+    def finish(self, stores: Sequence[Judged], unacknowledged: int) -> None:
         """Everything is healed and quiet: S7, L1, L2, L5, L6."""
         for ledger in self.ledgers.values():
             if ORIGIN in ledger.rows:

@@ -6,8 +6,9 @@ again. Before anybody says that a call to the outside failed, the key is voided 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+from uuid import UUID
 
 from saga_choreo.core.facts import CancelRequested, Completed, CompletionDeclined, Fact, Refusal, Resolved
 from saga_choreo.core.graph import Plan, StepPlan
@@ -15,27 +16,50 @@ from saga_choreo.errors import SagaError
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN, Record, RecordKey
 from saga_choreo.model.states import Outcome, Parked, State
-from saga_choreo.testing.simulator.driving import Run
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
 from saga_choreo.testing.simulator.handlers import choice_of
 from saga_choreo.testing.simulator.world import SECOND, World
 
-if TYPE_CHECKING:
-    from saga_choreo.testing.simulator.process import Process
-
-__all__ = ["People"]
+__all__ = ["People", "Place", "Shelf"]
 
 _OPERATOR = "ana"
 # A word, and what was done by hand before it was said.
 Word = tuple[Fact, tuple[Effect, ...]]
 
 
+class Shelf(Protocol):
+    """A service's store, as people look at it."""
+
+    @property
+    def records(self) -> Mapping[UUID, Mapping[RecordKey, Record]]: ...
+
+    def get(self, key: RecordKey) -> Record | None: ...
+
+
+class Place(Protocol):
+    """A process of a service, as people talk to it. `ended` is called with whatever ran, its answer and its error."""
+
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def store(self) -> Shelf: ...
+
+    def command(
+        self,
+        key: RecordKey,
+        step: int | None,
+        fact: Fact,
+        ended: Callable[[Any, Any, SagaError | None], None],
+        effects: Sequence[Effect],
+    ) -> None: ...
+
+
 class People:
     """All the people around one world."""
 
     def __init__(
-        self, world: World, processes: Mapping[str, Sequence[Process]], plans: Mapping[str, Plan], provider: Provider
+        self, world: World, processes: Mapping[str, Sequence[Place]], plans: Mapping[str, Plan], provider: Provider
     ) -> None:
         self._world = world
         self._processes = processes
@@ -50,7 +74,7 @@ class People:
             self._stream.pick(up).command(key, step, word[0], self._heard, word[1])
         return bool(up)
 
-    def _heard(self, run: Run, value: Any, error: SagaError | None) -> None:
+    def _heard(self, run: Any, value: Any, error: SagaError | None) -> None:
         del run, error
         if isinstance(value, Refusal):
             self._world.note("people", value.reason)

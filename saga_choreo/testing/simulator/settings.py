@@ -23,6 +23,7 @@ class Settings:
     sagas that are started, by number. `crash_at`: kill the process that is at this operation, counted over the whole run.
     """
 
+    layer: str = "b"
     sagas: int = 4
     choreographies: tuple[Choreography, ...] = ()
     shape: str = ""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from saga_choreo.testing.simulator.layers import run_one
 from saga_choreo.testing.simulator.settings import FaultMark, Settings, Verdict
-from saga_choreo.testing.simulator.simulation import run_seed
 
 __all__ = ["shrink"]
 
@@ -26,7 +26,7 @@ class _Shrinking:
         if self._runs_left <= 0:
             return False
         self._runs_left -= 1
-        verdict = run_seed(self.verdict.seed, settings)
+        verdict = run_one(self.verdict.seed, settings)
         if not any(violation.code == self._code for violation in verdict.violations):
             return False
         self.verdict, self.settings = verdict, settings
@@ -63,4 +63,4 @@ def shrink(verdict: Verdict, settings: Settings, runs_max: int = 300) -> tuple[V
     shrinking.drop_classes()
     shrinking.drop_faults()
     traced = replace(shrinking.settings, trace=True)
-    return run_seed(verdict.seed, traced), traced
+    return run_one(verdict.seed, traced), traced

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from saga_choreo.testing.simulator.layers import run_one
 from saga_choreo.testing.simulator.settings import Settings, Verdict
-from saga_choreo.testing.simulator.simulation import run_seed
-from saga_choreo.testing.simulator.situations import SITUATIONS
+from saga_choreo.testing.simulator.situations import LIVE_SITUATIONS, SITUATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,13 +23,14 @@ __all__ = ["Result", "replay_command", "simulate", "simulate_every_crash"]
 class Result:
     """What a run of many seeds found. `failures` are the verdicts of the seeds that broke a promise."""
 
+    layer: str = "b"
     seeds: int = 0
     sagas: int = 0
     completed: int = 0
     aborted: int = 0
     operations: int = 0
     failures: list[Verdict] = field(default_factory=list[Verdict])
-    sometimes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SITUATIONS, 0))
+    sometimes: dict[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
 
     @property
@@ -37,8 +38,12 @@ class Result:
         return sum(len(verdict.violations) for verdict in self.failures)
 
     @property
+    def _wanted(self) -> tuple[str, ...]:
+        return LIVE_SITUATIONS if self.layer == "c" else SITUATIONS
+
+    @property
     def never_reached(self) -> list[str]:
-        return [situation for situation in SITUATIONS if not self.sometimes[situation]]
+        return [situation for situation in self._wanted if not self.sometimes.get(situation)]
 
     def add(self, verdict: Verdict) -> None:
         self.seeds += 1
@@ -53,6 +58,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "layer": self.layer,
             "seeds": self.seeds,
             "sagas": self.sagas,
             "completed": self.completed,
@@ -60,7 +66,7 @@ class Result:
             "operations": self.operations,
             "violations": self.violations,
             "failures": [verdict.to_json() for verdict in self.failures],
-            "sometimes": dict(sorted(self.sometimes.items())),
+            "sometimes": dict(sorted((dict.fromkeys(self._wanted, 0) | self.sometimes).items())),
             "sagas_per_s": round(self.sagas / self.seconds, 1) if self.seconds else 0.0,
         }
 
@@ -68,6 +74,8 @@ class Result:
 def replay_command(seed: int, settings: Settings, app: str = "") -> str:
     """The command that runs this seed again."""
     words = ["saga-choreo simulate", *([app] if app else []), f"--seed {seed} --seeds 1"]
+    if settings.layer != "b":
+        words.append(f"--layer {settings.layer}")
     if settings.sagas != Settings().sagas:
         words.append(f"--sagas {settings.sagas}")
     if settings.loss:
@@ -98,11 +106,12 @@ def simulate(
     seeds: Iterable[int], settings: Settings | None = None, *, failures_max: int = 1, told: Callable[[Verdict], None] | None = None
 ) -> Result:
     """Run these seeds, until so many have failed. `told` hears of every verdict."""
-    settings, result = settings or Settings(), Result()
+    settings = settings or Settings()
+    result = Result(settings.layer)
     began = time.perf_counter()
     with _silence():
         for seed in seeds:
-            verdict = run_seed(seed, settings)
+            verdict = run_one(seed, settings)
             result.add(verdict)
             if told is not None:
                 told(verdict)
@@ -117,11 +126,11 @@ def simulate_every_crash(seed: int, settings: Settings | None = None, *, faults:
     faults are off, but for `faults`."""
     calm = replace(settings or Settings(), only=faults)
     began = time.perf_counter()
-    result = Result()
+    result = Result(calm.layer)
     with _silence():
-        whole = run_seed(seed, calm)
+        whole = run_one(seed, calm)
         result.add(whole)
         for number in range(1, whole.operations + 1):
-            result.add(run_seed(seed, replace(calm, crash_at=number)))
+            result.add(run_one(seed, replace(calm, crash_at=number)))
     result.seconds = time.perf_counter() - began
     return result

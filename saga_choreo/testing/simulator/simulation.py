@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from saga_choreo.core.graph import Plan, plan_of
 from saga_choreo.model.choreography import ChoreographyStep, Undo
@@ -27,7 +28,7 @@ from saga_choreo.testing.simulator.store import SimulatedStore
 from saga_choreo.testing.simulator.streams import Stream
 from saga_choreo.testing.simulator.world import SECOND, World
 
-__all__ = ["Simulation", "run_seed"]
+__all__ = ["Simulation", "random_options", "run_seed", "verdict_of"]
 
 # How long after the healing everything has to be over: rounds of repeated announcements are up to an hour apart.
 _PATIENCE_NS = 12 * 3600 * SECOND
@@ -132,7 +133,7 @@ class Simulation:
         is_quiet = world.run(hurt_ns + _PATIENCE_NS)
         if not world.violations:
             self._judge(is_quiet=is_quiet)
-        return self._verdict()
+        return verdict_of(self.seed, world, self.oracle)
 
     def _judge(self, *, is_quiet: bool) -> None:
         stores = [agents[0].store for agents in self.processes.values()]
@@ -147,22 +148,21 @@ class Simulation:
         client.try_to_start()
         self.people.cancel_later(service, client.record)
 
-    def _verdict(self) -> Verdict:
-        world = self.world
-        outcomes = [ledger.rows[ORIGIN].outcome for ledger in self.oracle.ledgers.values() if ORIGIN in ledger.rows]
-        completed = sum(outcome is Outcome.COMPLETED for outcome in outcomes)
-        return Verdict(
-            seed=self.seed,
-            sagas=len(self.oracle.ledgers),
-            completed=completed,
-            aborted=sum(outcome in (Outcome.ABORTED, Outcome.FAILED) for outcome in outcomes),
-            operations=world.operations,
-            violations=world.violations,
-            sometimes=world.sometimes,
-            faults=world.faults.happened,
-            digest=world.digest,
-            trace=world.trace,
-        )
+
+def verdict_of(seed: int, world: World, oracle: Oracle) -> Verdict:
+    outcomes = [ledger.rows[ORIGIN].outcome for ledger in oracle.ledgers.values() if ORIGIN in ledger.rows]
+    return Verdict(
+        seed=seed,
+        sagas=len(oracle.ledgers),
+        completed=sum(outcome is Outcome.COMPLETED for outcome in outcomes),
+        aborted=sum(outcome in (Outcome.ABORTED, Outcome.FAILED) for outcome in outcomes),
+        operations=world.operations,
+        violations=world.violations,
+        sometimes=world.sometimes,
+        faults=world.faults.happened,
+        digest=world.digest,
+        trace=world.trace,
+    )
 
 
 async def _never(*arguments: object) -> None:
@@ -172,13 +172,16 @@ async def _never(*arguments: object) -> None:
 
 def _bound(step: ChoreographyStep, stream: Stream) -> BoundStep:
     """A step with random options and without handlers."""
-    never: Invocation = _never  # type: ignore[assignment]
+    never = cast("Invocation", _never)
+    return BoundStep(step, random_options(step, stream), never, never if step.undo is not Undo.NONE else None, ())
+
+
+def random_options(step: ChoreographyStep, stream: Stream) -> StepOptions:
     vetoes = stream.chance(0.4) and step.may_veto
-    options = StepOptions(
+    return StepOptions(
         retry=Retry(attempts=1 + stream.below(5), delay_max_s=8.0, on_exhausted=OnExhausted.VETO if vetoes else OnExhausted.PARK),
         undo_retry=Retry(attempts=2 + stream.below(4), delay_max_s=8.0),
         own_transaction=stream.chance(0.1) and not step.external,
         on_park_continue=stream.chance(0.2),
         deadline_s=stream.between(2, 20) if step.deadline_event is not None else None,
     )
-    return BoundStep(step, options, never, never if step.undo is not Undo.NONE else None, ())

@@ -6,7 +6,7 @@ from saga_choreo.model.record import ORIGIN, Record, Row
 from saga_choreo.model.states import Cause, Outcome, Parked, State
 from saga_choreo.testing.simulator.world import World
 
-__all__ = ["SITUATIONS", "notice"]
+__all__ = ["LIVE_SITUATIONS", "SITUATIONS", "notice"]
 
 # What a full run has to reach; situations that need message loss or re-announcing are listed apart.
 SITUATIONS = (
@@ -56,6 +56,32 @@ SITUATIONS = (
     "provider call lost",
     "provider declined",
     "callback told again",
+)
+
+# What a full run of real agents has to reach.
+LIVE_SITUATIONS = (
+    "crash of an agent",
+    "graceful stop",
+    *(
+        situation
+        for situation in SITUATIONS
+        if situation
+        not in (
+            "crash before a commit",
+            "crash between commit and ack",
+            "crash between commit and publish",
+            "crash while publishing",
+            "crash during a call to the outside",
+            "waited for a row",
+            "two inserts of one record met",
+            "message held until all was quiet",
+            "redelivered while it was worked on, or after",
+            "message duplicated",
+            "delivered more than three times",
+            "delivered after the end",
+            "attempt stalled",
+        )
+    ),
 )
 
 

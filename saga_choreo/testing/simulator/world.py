@@ -34,14 +34,14 @@ class World:
         self.digest = 0
         self.trace: list[str] = []
         self._is_traced = settings.trace
-        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0
 
-    def after(self, delay_ns: int, call: Callable[..., None], *arguments: Any) -> None:
+    def after(self, delay_ns: int, call: Callable[..., object], *arguments: Any) -> None:
         self._number += 1
         heappush(self._queue, (self.now_ns + delay_ns, self._number, call, arguments))
 
-    def soon(self, call: Callable[..., None], *arguments: Any) -> None:
+    def soon(self, call: Callable[..., object], *arguments: Any) -> None:
         """After a few milliseconds, seldom more: what an answer from a machine nearby takes."""
         self._number += 1
         delay = int(self.latency.random() ** 4 * 60_000_000) + 50_000

@@ -1,0 +1,150 @@
+"""One real agent's session in virtual time: it serves, is killed or stopped, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from saga_choreo.core.facts import Fact
+from saga_choreo.errors import KeyConflict, SagaError
+from saga_choreo.memory.broker import MemoryBroker
+from saga_choreo.model.record import RecordKey
+from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.sagas import Start, start
+from saga_choreo.runtime.session import SagaOutcome, Session
+from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.live_handlers import event_class
+from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, FaultyStore
+from saga_choreo.testing.simulator.world import SECOND
+from saga_choreo.testing.virtual_loop import Life, VirtualClock
+
+if TYPE_CHECKING:
+    from saga_choreo.testing.simulator.live import LiveSimulation
+
+__all__ = ["LiveProcess"]
+
+
+class LiveProcess:
+    """An agent of a service. `number` tells the agents of one service apart."""
+
+    def __init__(self, house: LiveSimulation, catalog: Catalog, store: Committed, number: int) -> None:
+        self._house = house
+        self._world = house.world
+        self.catalog = catalog
+        self.store = store
+        self.name = f"{store.service}/{number}"
+        self._stream = house.world.streams.named(f"process/{self.name}")
+        self._clock = VirtualClock(house.loop, self._stream, house.world.wall_ns(), self._stream.between(-1, 1))
+        self.is_up = False
+        self.is_closing = False
+        self.task: asyncio.Task[None] | None = None
+
+    def boot(self) -> None:
+        """A new incarnation, with nothing in memory but what the store tells."""
+        if self.is_closing or self.is_up:
+            return
+        self._world.note(self.name, "comes up")
+        self.life = Life(self.name)
+        self.life.run_in(self._launch)
+        self._world.after(int(self._stream.between(1, 40) * SECOND), self._stop_gracefully, self.life)
+
+    def _launch(self) -> None:
+        self.is_up = True
+        self._stop = asyncio.Event()
+        self._inner_store = FaultyStore(self._world, f"{self._house.place}-{self.store.service}", self.store, self._boundary)
+        inner = MemoryBroker(f"memory://{self._house.place}?ack_wait=4", clock=self._clock)
+        broker = FaultyBroker(self._world, inner, self._house.spread, self._boundary)
+        self._session = Session(
+            self.store.service, self.catalog, self._inner_store, broker, self._clock, self._house.limits, (self._outcome,)
+        )
+        self.task = self._house.loop.create_task(self._serve(self._session, self._stop))
+
+    async def _serve(self, session: Session, stop: asyncio.Event) -> None:
+        life = self.life
+        try:
+            if await session.open(serves=True, stop=stop):
+                await session.serve(stop)
+        except Exception:  # noqa: BLE001  an agent must never end by itself
+            if not life.is_over:  # a killed one is closed only when everything is over
+                self._world.broken("BUG", traceback.format_exc(limit=-4))
+        if life.is_over:
+            return
+        await session.close()
+        self.is_up = False
+        self._world.note(self.name, "has stopped")
+        self._world.after(int(self._stream.random() * 5 * SECOND), self.boot)
+
+    async def _outcome(self, outcome: SagaOutcome) -> None:
+        del outcome
+        if self._world.hit("tell_fails") is not None:
+            self._world.saw("callback told again")
+            raise ValueError("simulated: the callback failed")
+
+    async def _boundary(self) -> None:
+        """One call to the outside begins or ends: the process may die here, and then never goes on."""
+        world = self._world
+        world.operations += 1
+        if world.operations == world.settings.crash_at or world.hit("crash") is not None:
+            self.crash()
+            await self._house.loop.create_future()
+
+    def crash(self) -> None:
+        self._world.note(self.name, "dies")
+        self._world.saw("crash of an agent")
+        self.is_up = False
+        self._house.loop.bury(self.life)
+        self._inner_store.inner.crash()
+        self._world.after(int(self._stream.random() ** 2 * 30 * SECOND), self.boot)
+
+    def _stop_gracefully(self, life: Life) -> None:
+        if self.is_up and life is self.life and not self._world.faults.is_healed and not self._stop.is_set():
+            self._world.saw("graceful stop")
+            self._stop.set()
+
+    def close(self) -> None:
+        """For good."""
+        self.is_closing = True
+        if self.is_up:
+            self._stop.set()
+
+    def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A task of this process, besides its agent."""
+        self.life.run_in(lambda: self._house.loop.create_task(work()))
+
+    def command(
+        self, key: RecordKey, step: int | None, fact: Fact, ended: Callable[..., None], effects: Sequence[Effect] = ()
+    ) -> None:
+        """A person's word, said to this process."""
+        session = self._session
+
+        async def say() -> None:
+            BY_HAND.set(tuple(effects))
+            try:
+                value = await Driver(session).run(session.pipeline.command(key.saga_id, step, fact, "asked by a person"))
+            except SagaError as error:
+                self._world.note(self.name, f"cannot: {error}")
+                return
+            ended(None, value, None)
+
+        self._do(say)
+
+    def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
+        """A client's call, in this process. Whether it worked is seen in the store."""
+        session = self._session
+        event = known.plan.choreography.start
+        assert event is not None
+        what = Start(event=event_class(event)(), key=key, deadline=deadline, trace="")
+
+        async def begin() -> None:
+            try:
+                await start(session, known, what, None)
+            except KeyConflict as error:
+                self._world.broken("BUG", f"the same start is called another one: {error}")
+            except SagaError as error:
+                self._world.note(self.name, f"cannot start: {error}")
+
+        self._do(begin)
