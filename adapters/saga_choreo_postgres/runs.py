@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from saga_choreo_postgres.faults import DRIVER_ERRORS, translated
 from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.speakers import AsyncpgSpeaker, Speaker
-
-if TYPE_CHECKING:
-    import asyncpg
 
 __all__ = ["Runs"]
 
@@ -39,7 +36,7 @@ class Runs:
     async def _with(self, doing: str, task: Callable[[Speaker], Awaitable[T]]) -> T:
         connection = await self._pool.acquire()
         try:
-            return await task(AsyncpgSpeaker(cast("asyncpg.Connection[Any]", connection)))
+            return await task(AsyncpgSpeaker(connection))
         except BaseException as error:
             if connection.is_in_transaction():
                 connection.terminate()

@@ -20,7 +20,7 @@ from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, UserTx
 from saga_choreo_postgres import work
 from saga_choreo_postgres.faults import DRIVER_ERRORS, is_theirs, state_of, translated
-from saga_choreo_postgres.pool import Pool
+from saga_choreo_postgres.pool import Pool, Session
 from saga_choreo_postgres.speakers import AsyncpgSpeaker, Speaker
 from saga_choreo_postgres.user import PostgresUser
 
@@ -60,7 +60,7 @@ class PostgresTransaction:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._connection: Any = None
+        self._connection: Session | None = None
         self._driver: DriverTransaction | None = None
         self.speaker: Speaker | None = None
         self._gate = asyncio.Lock()
@@ -101,8 +101,8 @@ class PostgresTransaction:
 
     def mark_dirty(self) -> None:
         """The session may be changed beyond this transaction: it is cleaned before somebody else gets it."""
-        session = self._connection.get_unwrapped() if hasattr(self._connection, "get_unwrapped") else self._connection
-        _set_dirty(session)
+        if self._connection is not None:
+            self._connection.dirty = True
 
     async def claim(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
         speaker = await self._begin()
@@ -167,7 +167,7 @@ class PostgresTransaction:
         """Raises StoreConflict: it did not happen. StoreUnavailable: nobody knows."""
         state, where = state_of(error), self.where
         refused = state.startswith(("23", "40")) and state != "40003"
-        if not refused:
+        if not refused and self._connection is not None:
             self._connection.terminate()
         await self.end(over)
         said = f"{type(error).__name__}: {error}"[:500]
@@ -268,7 +268,7 @@ class PostgresTransaction:
                 raise translated(error, self.where, "beginning a transaction") from error
             raise
         self._connection, self._driver = connection, driver
-        self.speaker = AsyncpgSpeaker(cast("asyncpg.Connection[Any]", connection))
+        self.speaker = AsyncpgSpeaker(connection)
 
     async def _say(self, script: str) -> None:
         assert self.speaker is not None
@@ -314,10 +314,6 @@ class PostgresTransaction:
             raise
         finally:
             await self._pool.release(connection)
-
-
-def _set_dirty(session: Any) -> None:
-    session.dirty = True
 
 
 def _swallowed(where: str) -> SagaError:
