@@ -23,10 +23,6 @@ _ACQUIRE_S = 15.0
 _CLOSE_S = 5.0
 # A connection that was idle longer may have been cut by something in between, without a word.
 _IDLE_MAX_S = 300.0
-# Waiting for a row that another transaction holds: longer than any healthy one holds it (250 ms, or a step's time-out in the slow lane).
-_LOCK_MS = 10_000
-# An agent whose machine is frozen must not hold rows for ever; longer than any step may stand still in its transaction.
-_IDLE_MS = 600_000
 
 
 class Session(asyncpg.Connection):
@@ -142,12 +138,7 @@ class Pool:
                 timeout=_CONNECT_S,
                 connection_class=Session,
                 statement_cache_size=self._place.statement_cache,
-                server_settings={
-                    "application_name": "saga_choreo",
-                    "lock_timeout": str(_LOCK_MS),
-                    "idle_in_transaction_session_timeout": str(_IDLE_MS),
-                    "jit": "off",
-                },
+                server_settings=self._place.settings,
             )
         except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
             raise ConfigurationError(f"the store URL {self.where!r} is not understood ({error}); check its options") from error

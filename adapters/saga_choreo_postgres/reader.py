@@ -20,7 +20,7 @@ class PostgresReader:
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""
-        return [from_columns(row) for row in await self._runs.read(sql.RECORDS, service, saga_id)]
+        return [from_columns(row) for row in await self._runs.read(sql.RECORDS_OF if service else sql.RECORDS, service, saga_id)]
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         rows = await self._runs.read(sql.SAGAS, wanted.service, wanted.before, wanted.choreography, wanted.limit)

@@ -28,7 +28,11 @@ _PUT = "INSERT INTO saga_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) D
 
 async def stored_version(speaker: Speaker) -> int:
     """The version of the database's saga tables; 0 when there are none."""
-    if (await speaker.fetch("SELECT to_regclass('saga_meta')::text"))[0][0] is None:
+    # Read as data: the server's own look-up of a name may answer from a cache that has not heard yet of another's commit.
+    if not await speaker.fetch(
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relname = 'saga_meta' AND n.nspname = ANY(current_schemas(false))"
+    ):
         return 0
     rows = await speaker.fetch("SELECT value FROM saga_meta WHERE name = 'schema_version'")
     return int(rows[0][0]) if rows else 0

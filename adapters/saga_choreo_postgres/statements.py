@@ -30,6 +30,7 @@ __all__ = [
     "NEXT_DUE",
     "QUARANTINED",
     "RECORDS",
+    "RECORDS_OF",
     "SAGAS",
     "UNANNOUNCED",
     "UPDATE",
@@ -159,6 +160,7 @@ SELECT {_READ.replace("service,", "r.service,", 1).replace("(saga_id)", "(r.saga
 JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = newest.saga_id) AS r ON true
 WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definition, step
 """  # noqa: S608  (constants only)
+RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 ORDER BY definition, step"  # noqa: S608  (constants only)
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
     "WHERE key = $1 AND ($2 = '' OR choreography = $2) AND ($3 = '' OR service = $3) ORDER BY saga_id DESC LIMIT 1000"
