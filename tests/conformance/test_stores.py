@@ -7,13 +7,16 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import apsw
+import asyncpg
 import pytest
 
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.memory.transaction import MemoryTransaction
 from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store
+from saga_choreo_postgres.store import PostgresStore
 from saga_choreo_sqlite.store import SqliteStore
 
+_POSTGRES = "saga_choreo_postgres.store:PostgresStore"
 _SQLITE = "saga_choreo_sqlite.store:SqliteStore"
 
 
@@ -41,6 +44,21 @@ class _OwnApsw:
 
     async def rollback(self) -> None:
         self.raw.execute("ROLLBACK")
+
+
+class _OwnAsyncpg:
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self.raw = connection
+        self._transaction = connection.transaction()
+
+    async def begin(self) -> None:
+        await self._transaction.start()
+
+    async def commit(self) -> None:
+        await self._transaction.commit()
+
+    async def rollback(self) -> None:
+        await self._transaction.rollback()
 
 
 def _memory(tmp_path: Path) -> StoreHarness:
@@ -106,6 +124,32 @@ def test_store(harness: Callable[[Path], StoreHarness], behaviour: Behaviour, tm
     if database.exists():
         with contextlib.closing(apsw.Connection(str(database))) as connection:
             assert connection.pragma("integrity_check") == "ok"
+
+
+def _postgres(url: str) -> StoreHarness:
+    @contextlib.asynccontextmanager
+    async def own() -> AsyncGenerator[_OwnAsyncpg, None]:
+        connection = await asyncpg.connect(url)
+        try:
+            own = _OwnAsyncpg(connection)
+            await own.begin()
+            yield own
+        finally:
+            await connection.close()
+
+    async def newer() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("UPDATE saga_meta SET value = '9999' WHERE name = 'schema_version'")
+        await connection.close()
+
+    return StoreHarness(
+        name="postgres", make=lambda: PostgresStore(url), url=url, cls=_POSTGRES, own_connection=own, make_newer=newer
+    )
+
+
+@pytest.mark.parametrize("behaviour", STORE_BEHAVIOURS, ids=lambda b: b.name)
+def test_postgres(behaviour: Behaviour, postgres_schema: Callable[[], str]) -> None:
+    check_store(_postgres(postgres_schema()), behaviour, skip=pytest.skip)
 
 
 def test_behaviours_have_names_of_their_own() -> None:

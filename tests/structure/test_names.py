@@ -10,7 +10,7 @@ from sources import ROOT, Source, package_sources
 
 import saga_choreo
 
-DOORS = {"saga_choreo", "saga_choreo.ports", "saga_choreo.testing"}
+DOORS = {"saga_choreo", "saga_choreo.ports", "saga_choreo.testing", "saga_choreo_postgres"}
 
 
 def _modules() -> list[Source]:

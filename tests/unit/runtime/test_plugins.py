@@ -55,7 +55,7 @@ def test_a_planned_broker_is_called_planned(scheme: str) -> None:
         make_broker(f"{scheme}://localhost")
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "redis"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_a_planned_store_is_called_planned(scheme: str) -> None:
     with pytest.raises(AdapterNotInstalled, match=f"store '{scheme}' is planned"):
         make_store(f"{scheme}://localhost")

@@ -1,0 +1,5 @@
+"""Sagas in PostgreSQL: step records in the user's own database, through asyncpg. `store.PostgresStore` is the entry point."""
+
+from saga_choreo_postgres.access import connection
+
+__all__ = ["connection"]

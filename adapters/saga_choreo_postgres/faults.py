@@ -1,0 +1,75 @@
+"""PostgreSQL's errors in the toolkit's words, by SQLSTATE, so that every driver's errors are read alike. Wrapped once, here."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
+
+__all__ = ["DRIVER_ERRORS", "is_theirs", "state_of", "translated"]
+
+DRIVER_ERRORS: tuple[type[Exception], ...] = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+# Serialization failure, deadlock, a lock not given in time, a prepared plan that a change of the schema made invalid.
+_CONFLICTS = ("40", "55P03")
+# Connection lost, resources (disk, memory, connections) used up, a standby, a shutdown, a crash, an I/O error.
+_OUTAGES = ("08", "53", "57P", "58", "25006", "40003", "XX001")
+_TOO_LONG = ("25P03", "25P04")
+_REFUSED = ("28", "3D", "42501", "0P")
+
+
+def state_of(error: BaseException) -> str:
+    """The error's SQLSTATE, or an empty string when it did not come from the server."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+def is_theirs(error: BaseException, *, lost: bool) -> bool:
+    """Whether a user's statement is at fault: then the transaction goes on, after a savepoint has undone the statement."""
+    state = state_of(error)
+    if lost or isinstance(error, (OSError, asyncpg.InternalClientError, asyncpg.exceptions.InvalidCachedStatementError)):
+        return False
+    return not state.startswith((*_CONFLICTS, *_OUTAGES, *_TOO_LONG))
+
+
+def translated(error: BaseException, where: str, doing: str) -> SagaError:
+    """The toolkit's error for one of a driver's, met while `doing` something with the database at `where`."""
+    state = state_of(error)
+    said = f"{type(error).__name__}{f' {state}' if state else ''}: {error}"[:500]
+    if state.startswith(_OUTAGES):
+        return StoreUnavailable(f"PostgreSQL at {where!r} failed while {doing} ({said}); the work is tried again when it is back")
+    if state.startswith(_CONFLICTS) or isinstance(
+        error, (asyncpg.exceptions.InvalidCachedStatementError, asyncpg.exceptions.OutdatedSchemaCacheError)
+    ):
+        return StoreConflict(
+            f"another transaction was in the way at {where!r} while {doing} ({said}); the same work may be tried again"
+        )
+    if state.startswith(_TOO_LONG):
+        return TransactionTooLong(
+            f"PostgreSQL at {where!r} ended a transaction that stood idle too long ({said}); declare the step external"
+        )
+    if state == "25P02":
+        return SagaError(
+            f"a statement had failed in this transaction at {where!r} and its error was swallowed, so PostgreSQL refuses what "
+            f"follows ({said}, while {doing}); let the error pass, or put the statement in a savepoint of its own"
+        )
+    if state.startswith(_REFUSED):
+        return ConfigurationError(
+            f"PostgreSQL at {where!r} refuses this user or database ({said}, while {doing}); check URL and grants"
+        )
+    if state.startswith("42"):
+        return ConfigurationError(
+            f"the saga tables at {where!r} are not as this saga_choreo made them ({said}, while {doing}); check search_path in "
+            "the store's URL, and whether somebody changed them by hand"
+        )
+    if state:
+        return SagaError(
+            f"PostgreSQL at {where!r} refused a statement of the toolkit while {doing} ({said}); this is a bug: report it"
+        )
+    return StoreUnavailable(
+        f"PostgreSQL at {where!r} could not be used while {doing} ({said}); check that it runs and can be reached"
+    )

@@ -1,0 +1,201 @@
+"""The caller's own open transaction as a `Transaction`: everything is written in it, nothing is committed here.
+
+Each call of the toolkit runs inside a savepoint of its own, so that a conflict undoes the toolkit's part only. The first one also makes
+sure that the connection leads to the store's own database and that its commits are durable, in the same round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+
+from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict
+from saga_choreo_postgres import work
+from saga_choreo_postgres.faults import translated
+from saga_choreo_postgres.pool import Pool
+from saga_choreo_postgres.speakers import AsyncpgSpeaker, PsycopgSpeaker, Speaker
+from saga_choreo_postgres.transaction import PostgresTransaction
+
+if TYPE_CHECKING:
+    from saga_choreo.ports import Transaction
+
+__all__ = ["JoinedTransaction", "joined"]
+
+T = TypeVar("T")
+_CALL, _UNDO, _CALLED = (
+    "SAVEPOINT saga_choreo_call",
+    "ROLLBACK TO SAVEPOINT saga_choreo_call; RELEASE SAVEPOINT saga_choreo_call",
+    "RELEASE SAVEPOINT saga_choreo_call",
+)
+_BEGIN_FIRST = "begin one first, write in it, and commit it afterwards"
+
+
+def joined(connection: Any, pool: Pool, incarnation: str, *, durable: bool) -> Transaction:
+    """Raises ConfigurationError when this is no connection of a known driver with an open transaction."""
+    if not incarnation:
+        raise ConfigurationError(f"the store at {pool.where!r} is not open; await store.open() before joining a transaction")
+    return JoinedTransaction(connection, _speaker_of(connection), pool, incarnation, durable=durable)
+
+
+def _speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+    root = type(connection).__module__.partition(".")[0]
+    if isinstance(connection, asyncpg.Connection):
+        if not connection.is_in_transaction():
+            raise ConfigurationError(f"the asyncpg connection has no open transaction; {_BEGIN_FIRST}")
+        return _ready(_asyncpg(connection))
+    if root == "psycopg" and hasattr(connection, "pipeline") and _is_async(connection.commit):
+        speaker = PsycopgSpeaker(connection)
+        if connection.autocommit and not speaker.in_transaction:
+            raise ConfigurationError(f"the psycopg connection is in autocommit mode and has no open transaction; {_BEGIN_FIRST}")
+        return _ready(speaker)
+    if root == "sqlalchemy" and _is_async(getattr(connection, "commit", None)):
+        return _through_sqlalchemy(connection)
+    raise ConfigurationError(
+        f"cannot join {type(connection).__name__!r}; pass an asyncpg connection, a psycopg AsyncConnection, or a SQLAlchemy "
+        "AsyncSession or AsyncConnection, with an open transaction"
+    )
+
+
+def _asyncpg(connection: Any) -> Speaker:
+    return AsyncpgSpeaker(connection)
+
+
+def _is_async(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & 0x80)  # CO_COROUTINE
+
+
+def _ready(speaker: Speaker) -> Callable[[], Awaitable[Speaker]]:
+    async def give() -> Speaker:
+        return speaker
+
+    return give
+
+
+def _through_sqlalchemy(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+    """A session or a connection of SQLAlchemy: the driver's own connection beneath it, once its transaction has really begun."""
+
+    async def give() -> Speaker:
+        inner = await connection.connection() if hasattr(connection, "sync_session") else connection
+        if not inner.in_transaction():
+            await inner.begin()
+        raw = (await inner.get_raw_connection()).driver_connection
+        speaker: Speaker
+        if isinstance(raw, asyncpg.Connection):
+            speaker = _asyncpg(raw)
+        elif type(raw).__module__.partition(".")[0] == "psycopg":
+            speaker = PsycopgSpeaker(raw)
+        else:
+            raise ConfigurationError(
+                f"cannot join SQLAlchemy over {type(raw).__name__!r}; use postgresql+asyncpg:// or postgresql+psycopg:// (async)"
+            )
+        if not speaker.in_transaction:
+            await inner.exec_driver_sql("SELECT 1")  # SQLAlchemy begins at the first statement that goes through itself
+        if not speaker.in_transaction:
+            raise ConfigurationError(f"the SQLAlchemy connection is in autocommit mode; {_BEGIN_FIRST}")
+        return speaker
+
+    return give
+
+
+class JoinedTransaction(PostgresTransaction):
+    """`commit` here only says that the toolkit's part is written; the caller commits."""
+
+    __slots__ = ("_durable", "_give", "_given", "_incarnation")
+
+    def __init__(
+        self, connection: Any, give: Callable[[], Awaitable[Speaker]], pool: Pool, incarnation: str, *, durable: bool
+    ) -> None:
+        super().__init__(pool)
+        self._given = connection
+        self._give = give
+        self._incarnation = incarnation
+        self._durable = durable
+
+    @property
+    def raw(self) -> Any:
+        return self._given
+
+    async def lend(self) -> asyncpg.Connection[Any]:
+        raise ConfigurationError("a joined transaction belongs to its caller, who has the connection already")
+
+    def mark_dirty(self) -> None:
+        """The session is the caller's."""
+
+    async def commit(self) -> None:
+        self._require_open()
+        await self.user_done()
+
+    async def user_done(self) -> None:
+        if self.speaker is not None and not self.speaker.in_transaction:
+            self._over = _ended_outside
+            raise _ended_outside()
+
+    async def _begin_now(self) -> None:
+        speaker = await self._give()
+        try:
+            await speaker.say(f"{_CALL}; {self._is_ours()}; {_CALLED}")
+        except speaker.errors as error:
+            await speaker.say(_UNDO)
+            raise await self._diagnosis(speaker, error) from error
+        self.speaker = speaker
+
+    def _is_ours(self) -> str:
+        """A statement that fails unless the connection leads to the store's own tables and its commits are as durable."""
+        wanted = "AND current_setting('synchronous_commit') <> 'off'" if self._durable else ""
+        return (
+            "SELECT 1 / count(*) FROM saga_meta WHERE name = 'incarnation' "  # noqa: S608  (a hexadecimal name of ours)
+            f"AND value = '{self._incarnation}' {wanted}"
+        )
+
+    async def _diagnosis(self, speaker: Speaker, error: Exception) -> SagaError:
+        if self._durable and (await speaker.fetch("SELECT current_setting('synchronous_commit')"))[0][0] == "off":
+            return DurabilityRefused(
+                "the joined connection commits with synchronous_commit = off, so a crash could undo the start of a saga; set it on, "
+                "or open the store with ?durability=relaxed"
+            )
+        if getattr(error, "sqlstate", "") in ("22012", "42P01"):
+            return ConfigurationError(
+                f"the joined connection does not lead to the saga tables of the store at {self.where!r}; use the same database, "
+                "and the same search_path"
+            )
+        return translated(error, self.where, "joining a transaction")
+
+    async def _ours(self, task: Coroutine[Any, Any, T], doing: str) -> T:
+        speaker = self.speaker
+        assert speaker is not None
+        try:
+            await self.user_done()
+            await speaker.say(_CALL)
+        except BaseException as error:
+            task.close()
+            if isinstance(error, speaker.errors):
+                raise translated(error, self.where, doing) from error
+            raise
+        try:
+            answer = await task
+        except speaker.errors as error:
+            await self._undo_call(speaker)
+            raise translated(error, self.where, doing) from error
+        except work.Outdated as error:
+            await self._undo_call(speaker)
+            raise StoreConflict(str(error)) from None
+        await speaker.say(_CALLED)
+        return answer
+
+    async def _undo_call(self, speaker: Speaker) -> None:
+        try:
+            if speaker.in_transaction and not speaker.lost:
+                await speaker.say(_UNDO)
+        except speaker.errors as error:
+            raise translated(error, self.where, "undoing the toolkit's part") from error
+
+    async def end(self, after: Callable[[], SagaError]) -> None:
+        """The transaction is the caller's."""
+        self.speaker, self._over = None, self._over or after
+
+
+def _ended_outside() -> SagaError:
+    return SagaError("the joined transaction was committed or rolled back by its owner; join the next one anew")

@@ -1,0 +1,62 @@
+"""Reads for people and tools: committed data only, no locks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from uuid import UUID
+
+from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter, from_columns
+from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.runs import Runs
+from saga_choreo_postgres.speakers import Speaker
+from saga_choreo_postgres.work import quarantined_of
+
+__all__ = ["PostgresReader"]
+
+
+class PostgresReader:
+    _runs: Runs
+
+    async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
+        """By service, then in key order."""
+        return [from_columns(row) for row in await self._runs.read(sql.RECORDS_OF if service else sql.RECORDS, service, saga_id)]
+
+    async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
+        rows = await self._runs.read(sql.SAGAS, wanted.service, wanted.before, wanted.choreography, wanted.limit)
+        return [list(group) for _, group in groupby(map(from_columns, rows), key=lambda record: record.saga_id)]
+
+    async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
+        """Newest saga first, at most 1000."""
+        return [
+            BusinessKey(service=owner, choreography=name, key=found, saga_id=UUID(bytes=saga_id.bytes), digest=digest)
+            for owner, name, found, saga_id, digest in await self._runs.read(sql.KEYS, key, choreography, service)
+        ]
+
+    async def counters(self, service: str = "") -> Mapping[str, int]:
+        return {row[0]: row[1] for row in await self._runs.read(sql.COUNTERS, service)}
+
+    async def quarantined(self, service: str = "", limit: int = 50) -> Sequence[Quarantined]:
+        """Newest first."""
+        return [quarantined_of(row) for row in await self._runs.read(sql.QUARANTINED, service, limit)]
+
+    async def definitions(self) -> Mapping[str, bytes]:
+        return {row[0]: row[1] for row in await self._runs.read(sql.DEFINITIONS)}
+
+    async def remember(self, definition: str, canonical: bytes, holders: Sequence[str]) -> None:
+        """What is known already costs a read only. Empty `canonical`: only the holders are kept."""
+        new = sorted(set(holders) - set(await self.holders(definition)))
+        keep = bool(canonical) and definition not in await self.definitions()
+        if not new and not keep:
+            return
+
+        async def work(speaker: Speaker) -> None:
+            if keep:
+                await speaker.fetch(sql.ADD_DEFINITION, definition, canonical)
+            if new:
+                await speaker.fetch(sql.ADD_HOLDERS, definition, new)
+
+        await self._runs.write(work)
+
+    async def holders(self, definition: str) -> Sequence[str]:
+        return [row[0] for row in await self._runs.read(sql.HOLDERS, definition)]

@@ -1,0 +1,47 @@
+"""The store's own short reads and writes, each on a connection of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from saga_choreo_postgres.faults import DRIVER_ERRORS, translated
+from saga_choreo_postgres.pool import Pool
+from saga_choreo_postgres.speakers import AsyncpgSpeaker, Speaker
+
+__all__ = ["Runs"]
+
+T = TypeVar("T")
+
+
+class Runs:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def read(self, statement: str, *parameters: Any) -> list[Any]:
+        """One statement sees one state of the database. Raises StoreConflict, StoreUnavailable."""
+        return await self._with("reading", lambda speaker: speaker.fetch(statement, *parameters))
+
+    async def write(self, task: Callable[[Speaker], Awaitable[T]], *, durable: bool = True) -> T:
+        """One short transaction. Not `durable`: a crash of the server may undo it."""
+
+        async def inside(speaker: Speaker) -> T:
+            await speaker.say("BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit = off")
+            answer = await task(speaker)
+            await speaker.say("COMMIT")
+            return answer
+
+        return await self._with("writing", inside)
+
+    async def _with(self, doing: str, task: Callable[[Speaker], Awaitable[T]]) -> T:
+        connection = await self._pool.acquire()
+        try:
+            return await task(AsyncpgSpeaker(connection))
+        except BaseException as error:
+            if connection.is_in_transaction():
+                connection.terminate()
+            if isinstance(error, DRIVER_ERRORS):
+                raise translated(error, self._pool.where, doing) from error
+            raise
+        finally:
+            await self._pool.release(connection)

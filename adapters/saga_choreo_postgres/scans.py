@@ -1,0 +1,54 @@
+"""What relay, timers and retention look for: bounded scans over partial indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from saga_choreo.ports import AnnouncedMark, Held, Record, RecordKey, from_columns
+from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.runs import Runs
+from saga_choreo_postgres.speakers import Speaker
+from saga_choreo_postgres.work import held_of
+
+__all__ = ["PostgresScans"]
+
+
+class PostgresScans:
+    _runs: Runs
+
+    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
+        rows = await self._runs.read(sql.DUE, service, now_ms, limit)
+        return [RecordKey(UUID(bytes=saga_id.bytes), definition, step) for saga_id, definition, step in rows]
+
+    async def next_due_ms(self, service: str) -> int | None:
+        return (await self._runs.read(sql.NEXT_DUE, service))[0][0]  # type: ignore[no-any-return]  # a number or null
+
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
+        """The longest waiting first."""
+        return [from_columns(row) for row in await self._runs.read(sql.UNANNOUNCED, service, before_ms, start_before_ms, limit)]
+
+    async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
+        """Not synced to the disk by itself, and skips a row that is being worked on: a mark that is lost means one more
+        announcement, no more."""
+        if not marks:
+            return
+        values = sorted((service, m.key.saga_id, m.key.definition, m.key.step, m.version) for m in marks)
+        await self._runs.write(lambda speaker: speaker.each(sql.MARK, values), durable=False)
+
+    async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
+        return [held_of(row) for row in await self._runs.read(sql.HELD, service, list(definitions), limit)]
+
+    async def forget(self, service: str, before: UUID, limit: int) -> int:
+        """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
+        key goes once no record of its saga is left."""
+        started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
+
+        async def work(speaker: Speaker) -> int:
+            gone = 0
+            for statement, bound in ((sql.FORGET_RECORDS, before), (sql.FORGET_KEYS, before), (sql.FORGET_QUARANTINED, started_ms)):
+                if gone < limit:
+                    gone += len(await speaker.fetch(statement, service, bound, limit - gone))
+            return gone
+
+        return await self._runs.write(work, durable=False)

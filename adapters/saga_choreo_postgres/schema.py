@@ -1,0 +1,76 @@
+"""The tables, as numbered migrations, and the check of a database's version against this code's.
+
+All tables are named `saga_*`: they live in the user's own database, in the first schema of the search path. A migration runs in one
+transaction under an advisory lock and looks at the version again inside, so several processes may start at once; one that dies
+half-way leaves nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from saga_choreo.errors import StoreVersionError
+from saga_choreo_postgres.speakers import Speaker
+
+__all__ = ["SCHEMA_VERSION", "check_version", "identity", "migrate", "stored_version"]
+
+_MIGRATIONS = tuple(
+    sorted(
+        (file for file in resources.files("saga_choreo_postgres").joinpath("migrations").iterdir() if file.name.endswith(".sql")),
+        key=lambda file: file.name,
+    )
+)
+SCHEMA_VERSION = len(_MIGRATIONS)
+# Any number that no other application is likely to lock: the bytes of "sagachor".
+_LOCK = int.from_bytes(b"sagachor", "big")
+_PUT = "INSERT INTO saga_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO "
+
+
+async def stored_version(speaker: Speaker) -> int:
+    """The version of the database's saga tables; 0 when there are none."""
+    # Read as data: the server's own look-up of a name may answer from a cache that has not heard yet of another's commit.
+    if not await speaker.fetch(
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relname = 'saga_meta' AND n.nspname = ANY(current_schemas(false))"
+    ):
+        return 0
+    rows = await speaker.fetch("SELECT value FROM saga_meta WHERE name = 'schema_version'")
+    return int(rows[0][0]) if rows else 0
+
+
+def check_version(found: int, where: str, *, exact: bool) -> None:
+    """Raises StoreVersionError when this code cannot work with the tables: newer always, older when `exact`."""
+    if found > SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"the saga tables at {where!r} have schema version {found}, this saga_choreo knows up to {SCHEMA_VERSION}; "
+            "upgrade saga_choreo here, or use the version that wrote them"
+        )
+    if exact and found < SCHEMA_VERSION:
+        held = f"schema version {found}" if found else "no saga tables"
+        raise StoreVersionError(
+            f"the database at {where!r} has {held}, this saga_choreo needs version {SCHEMA_VERSION}; "
+            "open the store with migrate=True once to bring it up"
+        )
+
+
+async def migrate(speaker: Speaker, where: str, incarnation: str) -> None:
+    """Bring the tables up to date inside the open transaction. The incarnation names this database for good, once."""
+    await speaker.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    found = await stored_version(speaker)
+    check_version(found, where, exact=False)
+    for script in _MIGRATIONS[found:]:
+        await speaker.say(script.read_text(encoding="utf-8"))
+    await speaker.fetch(_PUT + "UPDATE SET value = excluded.value", "schema_version", str(SCHEMA_VERSION))
+    await speaker.fetch(_PUT + "NOTHING", "incarnation", incarnation)
+    for name, value in (await identity(speaker)).items():
+        await speaker.fetch(_PUT + "NOTHING", name, value)
+
+
+async def identity(speaker: Speaker) -> dict[str, str]:
+    """What tells this server's history from another's: the cluster's identifier and its timeline, where this user may see them."""
+    if not (await speaker.fetch("SELECT has_function_privilege('pg_control_system()', 'execute')"))[0][0]:
+        return {}
+    rows = await speaker.fetch(
+        "SELECT s.system_identifier::text, c.timeline_id::text FROM pg_control_system() s, pg_control_checkpoint() c"
+    )
+    return {"system_identifier": rows[0][0], "timeline": rows[0][1]}

@@ -1,0 +1,176 @@
+"""All SQL of this adapter as constants, built once from the shared list of columns, so that prepared statements are used again.
+
+A saga's id is a `uuid` column; it is read as bytes (`uuid_send`), which is what the shared layout of a record holds.
+Every statement that touches rows of several sagas does so in key order, so that two transactions cannot wait for each other.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from saga_choreo.ports import COLUMNS, ORIGIN
+
+__all__ = [
+    "ADD_DEFINITION",
+    "ADD_HOLDERS",
+    "ADD_KEY",
+    "CLAIM",
+    "COUNTERS",
+    "DEFINITIONS",
+    "DUE",
+    "FORGET_KEYS",
+    "FORGET_QUARANTINED",
+    "FORGET_RECORDS",
+    "HELD",
+    "HOLDERS",
+    "INSERT",
+    "KEYS",
+    "KEY_OF",
+    "MARK",
+    "NEXT_DUE",
+    "QUARANTINED",
+    "RECORDS",
+    "RECORDS_OF",
+    "SAGAS",
+    "UNANNOUNCED",
+    "UPDATE",
+    "append",
+]
+
+_KEY = ("service", "saga_id", "definition", "step")
+_NAMES = tuple(column.name for column in COLUMNS)
+# Parameters are numbered by their place in COLUMNS, so that one tuple of values serves insert and update alike.
+_PLACE = {name: f"${number}" for number, name in enumerate(_NAMES, start=1)}
+_READ = ", ".join("uuid_send(saga_id)" if name == "saga_id" else name for name in _NAMES)
+_SETS = ", ".join(f"{name} = {_PLACE[name]}" for name in _NAMES if name not in (*_KEY, "announced"))
+_IS_KEY = " AND ".join(f"{name} = {_PLACE[name]}" for name in _KEY)
+
+CLAIM = (
+    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = ANY($2::uuid[]) "  # noqa: S608  (constants only)
+    "ORDER BY saga_id, definition, step FOR NO KEY UPDATE"
+)
+INSERT = (
+    f"INSERT INTO saga_record ({', '.join(_NAMES)}) VALUES ({', '.join(_PLACE.values())}) "  # noqa: S608  (constants only)
+    "ON CONFLICT DO NOTHING RETURNING 1"
+)
+# `announced` may have been raised since this record was read, which is no change of version: it is never lowered.
+UPDATE = (
+    f"UPDATE saga_record SET {_SETS}, announced = greatest(announced, {_PLACE['announced']}) "  # noqa: S608  (constants only)
+    f"WHERE {_IS_KEY} AND version = {_PLACE['version']} - 1 RETURNING 1"
+)
+
+_PARTS = {
+    "quarantined": (
+        "INSERT INTO saga_quarantine (service, code, detail, channel, headers, body, received_ms, saga_id) SELECT * FROM unnest({})",
+        ("text[]", "text[]", "text[]", "text[]", "text[]", "bytea[]", "bigint[]", "text[]"),
+    ),
+    "held": (
+        "INSERT INTO saga_held (service, definition, channel, headers, body, received_ms) SELECT * FROM unnest({})",
+        ("text[]", "text[]", "text[]", "text[]", "bytea[]", "bigint[]"),
+    ),
+    "counters": (
+        "INSERT INTO saga_counter AS c (service, name, value, slot) "
+        "SELECT service, name, value, pg_backend_pid() % 64 FROM unnest({}) AS g (service, name, value) "
+        "ON CONFLICT (service, name, slot) DO UPDATE SET value = c.value + excluded.value",
+        ("text[]", "text[]", "bigint[]"),
+    ),
+    "unhold": ("DELETE FROM saga_held WHERE number = ANY({})", ("bigint[]",)),
+}
+
+
+@lru_cache(maxsize=16)
+def append(parts: tuple[str, ...]) -> str:
+    """One statement that does all of these parts; its parameters are the arrays of the parts, one after the other."""
+    number, bodies = 0, list[str]()
+    for part in parts:
+        body, types = _PARTS[part]
+        places = ", ".join(f"${number + n}::{kind}" for n, kind in enumerate(types, start=1))
+        number += len(types)
+        bodies.append(f"{part} AS ({body.format(places)} RETURNING 1)")
+    return f"WITH {', '.join(bodies)} SELECT 1"
+
+
+ADD_KEY = (
+    "INSERT INTO saga_business_key (service, choreography, key, saga_id, digest) VALUES ($1, $2, $3, $4, $5) "
+    "ON CONFLICT DO NOTHING RETURNING 1"
+)
+KEY_OF = "SELECT saga_id, digest FROM saga_business_key WHERE key = $1 AND choreography = $2 AND service = $3"
+
+DUE = (
+    "SELECT saga_id, definition, step FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL AND due_ms <= $2 "
+    "ORDER BY due_ms LIMIT $3"
+)
+NEXT_DUE = "SELECT min(due_ms) FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL"
+UNANNOUNCED = (
+    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND announced < version "  # noqa: S608  (constants only)
+    "AND changed_ms < greatest($2::bigint, $3::bigint) "
+    f"AND changed_ms < CASE step WHEN {ORIGIN} THEN $3::bigint ELSE $2::bigint END ORDER BY changed_ms LIMIT $4"
+)
+# A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this.
+MARK = (
+    "UPDATE saga_record SET announced = least(version, $5::bigint) WHERE ctid = (SELECT ctid FROM saga_record "
+    "WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 AND announced < least(version, $5::bigint) "
+    "FOR NO KEY UPDATE SKIP LOCKED)"
+)
+HELD = (
+    "SELECT service, definition, channel, headers, body, received_ms, number FROM saga_held "
+    "WHERE service = $1 AND definition = ANY($2::text[]) ORDER BY number LIMIT $3"
+)
+# A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
+FORGET_RECORDS = f"""
+DELETE FROM saga_record WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM saga_record
+  WHERE service = $1 AND saga_id < $2 AND announced >= version AND parked = ''
+    AND CASE step WHEN {ORIGIN} THEN state IN ('OD', 'OC', 'OT') ELSE outcome <> '' AND state NOT IN ('R', 'CR') END
+  ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1
+"""  # noqa: S608  (constants only)
+FORGET_KEYS = """
+DELETE FROM saga_business_key WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM saga_business_key AS k WHERE service = $1 AND saga_id < $2
+    AND NOT EXISTS (SELECT 1 FROM saga_record AS r WHERE r.service = k.service AND r.saga_id = k.saga_id)
+  ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1
+"""
+FORGET_QUARANTINED = """
+DELETE FROM saga_quarantine WHERE number = ANY(ARRAY(
+  SELECT number FROM saga_quarantine WHERE service = $1 AND received_ms < $2 ORDER BY received_ms LIMIT $3)) RETURNING 1
+"""
+
+# The few services in one database, by jumps along the primary key: it costs one look-up per service, not a scan.
+_SERVICES = """
+WITH RECURSIVE found (service) AS (
+  SELECT min(service) FROM saga_record
+  UNION ALL
+  SELECT (SELECT min(r.service) FROM saga_record r WHERE r.service > found.service) FROM found WHERE found.service IS NOT NULL),
+owner (service) AS (SELECT service FROM found WHERE service IS NOT NULL AND ($1 = '' OR service = $1))
+"""
+RECORDS = (
+    f"{_SERVICES} SELECT {_READ.replace('service,', 'r.service,', 1)} FROM owner "  # noqa: S608  (constants only)
+    "JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = $2) AS r ON true "
+    "ORDER BY r.service, definition, step"
+)
+SAGAS = f"""
+{_SERVICES},
+newest (saga_id) AS (
+  SELECT DISTINCT n.saga_id FROM owner JOIN LATERAL (
+    SELECT DISTINCT saga_id FROM saga_record
+    WHERE service = owner.service AND ($2::uuid IS NULL OR saga_id < $2) AND ($3 = '' OR choreography = $3)
+    ORDER BY saga_id DESC LIMIT $4) AS n ON true
+  ORDER BY saga_id DESC LIMIT $4)
+SELECT {_READ.replace("service,", "r.service,", 1).replace("(saga_id)", "(r.saga_id)")} FROM newest CROSS JOIN owner
+JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = newest.saga_id) AS r ON true
+WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definition, step
+"""  # noqa: S608  (constants only)
+RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 ORDER BY definition, step"  # noqa: S608  (constants only)
+KEYS = (
+    "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
+    "WHERE key = $1 AND ($2 = '' OR choreography = $2) AND ($3 = '' OR service = $3) ORDER BY saga_id DESC LIMIT 1000"
+)
+COUNTERS = "SELECT name, sum(value)::bigint FROM saga_counter WHERE $1 = '' OR service = $1 GROUP BY name ORDER BY name"
+QUARANTINED = (
+    "SELECT service, code, detail, channel, headers, body, received_ms, saga_id, number FROM saga_quarantine "
+    "WHERE $1 = '' OR service = $1 ORDER BY number DESC LIMIT $2"
+)
+DEFINITIONS = "SELECT hash, canonical FROM saga_definition ORDER BY hash"
+ADD_DEFINITION = "INSERT INTO saga_definition (hash, canonical) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+HOLDERS = "SELECT service FROM saga_holder WHERE definition = $1 ORDER BY service"
+ADD_HOLDERS = "INSERT INTO saga_holder (definition, service) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING"

@@ -1,0 +1,148 @@
+"""What a transaction does to the saga tables, as plain functions on a speaker: one round trip each, no state.
+
+Why single rows, sent all at once, and not one statement over arrays: a row's own statement always finds its row through the
+primary key, while the plan of a join with arrays is made once and may be a scan of the whole table, made while that was small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from saga_choreo.errors import SagaError
+from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, from_columns, to_columns
+from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.speakers import Speaker
+
+__all__ = ["Outdated", "append", "claim", "held_of", "quarantined_of", "register", "save"]
+
+_NAMES = [column.name for column in COLUMNS]
+_REASON, _ERROR = _NAMES.index("reason"), _NAMES.index("error")
+
+
+class Outdated(Exception):
+    """A record was changed by somebody else since it was read."""
+
+
+async def claim(speaker: Speaker, service: str, sagas: Sequence[UUID]) -> list[Record]:
+    if not sagas:
+        return []
+    return [from_columns(values) for values in await speaker.fetch(sql.CLAIM, service, list(set(sagas)))]
+
+
+async def save(speaker: Speaker, records: Sequence[Record]) -> None:
+    ordered = records if len(records) == 1 else sorted(records, key=lambda record: (record.service, record.record_key))
+    new = [record for record in ordered if record.version == 1]
+    changed = [record for record in ordered if record.version != 1]
+    if changed and await _each(speaker, sql.UPDATE, changed) != len(changed):
+        raise Outdated(
+            f"one of {len(changed)} records is not at the version it was read at any more (or does not exist), the first is "
+            f"{_named(changed[0])}; nothing was saved: claim again and decide anew"
+        )
+    if new and await _each(speaker, sql.INSERT, new) != len(new):
+        raise Outdated(
+            f"a record that is new here exists already (one of {len(new)}, the first is {_named(new[0])}); "
+            "nothing was saved: claim again and decide anew"
+        )
+
+
+async def _each(speaker: Speaker, statement: str, records: Sequence[Record]) -> int:
+    """How many rows were written."""
+    if len(records) == 1:
+        return len(await speaker.fetch(statement, *_values(records[0])))
+    return len(await speaker.fetch_each(statement, [_values(record) for record in records]))
+
+
+def _values(record: Record) -> list[Any]:
+    values = list(to_columns(record))
+    values[1] = record.saga_id
+    values[_REASON], values[_ERROR] = _clean(record.reason), _clean(record.error)
+    return values
+
+
+def _named(record: Record) -> str:
+    return f"step {record.step!r} of saga {str(record.saga_id)!r} in service {record.service!r}"
+
+
+async def append(
+    speaker: Speaker,
+    quarantined: Sequence[Quarantined],
+    held: Sequence[Held],
+    counters: Mapping[tuple[str, str], int],
+    unhold: Sequence[int],
+) -> None:
+    parts = {
+        "quarantined": _arrays([_quarantined_values(q) for q in quarantined]),
+        "held": _arrays([(h.service, h.definition, h.channel, _text(h.headers), h.body, h.received_ms) for h in held]),
+        "counters": _arrays([(service, name, more) for (service, name), more in sorted(counters.items())]),
+        "unhold": [list(unhold)] if unhold else [],
+    }
+    wanted = tuple(part for part, arrays in parts.items() if arrays)
+    await speaker.fetch(sql.append(wanted), *(array for part in wanted for array in parts[part]))
+
+
+async def register(speaker: Speaker, key: BusinessKey) -> BusinessKey:
+    added = await speaker.fetch(sql.ADD_KEY, key.service, key.choreography, key.key, key.saga_id, key.digest)
+    if added:
+        return key
+    rows = await speaker.fetch(sql.KEY_OF, key.key, key.choreography, key.service)
+    if not rows:
+        raise SagaError(f"the business key {key.key!r} is neither new nor stored; a trigger on saga_business_key may remove it")
+    saga_id, digest = rows[0]
+    return BusinessKey(
+        service=key.service, choreography=key.choreography, key=key.key, saga_id=UUID(bytes=saga_id.bytes), digest=digest
+    )
+
+
+def _arrays(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _quarantined_values(q: Quarantined) -> tuple[Any, ...]:
+    headers = _text(q.headers)
+    return (q.service, _clean(q.code), _clean(q.detail), _clean(q.channel), headers, q.body, q.received_ms, _clean(q.saga_id))
+
+
+def quarantined_of(row: Sequence[Any]) -> Quarantined:
+    service, code, detail, channel, headers, body, received_ms, saga_id, number = row
+    return Quarantined(
+        service=service,
+        code=code,
+        detail=detail,
+        channel=channel,
+        headers=orjson.loads(headers),
+        body=body,
+        received_ms=received_ms,
+        saga_id=saga_id,
+        number=number,
+    )
+
+
+def held_of(row: Sequence[Any]) -> Held:
+    service, definition, channel, headers, body, received_ms, number = row
+    return Held(
+        service=service,
+        definition=definition,
+        channel=channel,
+        headers=orjson.loads(headers),
+        body=body,
+        received_ms=received_ms,
+        number=number,
+    )
+
+
+def _text(headers: Mapping[str, str]) -> str:
+    """JSON writes a NUL as an escape, which a text column may hold."""
+    return orjson.dumps({_encodable(name): _encodable(value) for name, value in headers.items()}).decode()
+
+
+def _clean(text: str) -> str:
+    """PostgreSQL's text holds no NUL and no half of a surrogate pair; an error message or a stranger's header may."""
+    return _encodable(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,218 @@
+"""A saga started inside the caller's own transaction, whatever the caller talks to PostgreSQL with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from saga_choreo.errors import ConfigurationError, DurabilityRefused
+from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store, make_record, saga_id_of
+from saga_choreo_postgres.store import PostgresStore
+
+Open = Callable[[str], AbstractAsyncContextManager[Any]]
+
+
+class _Own:
+    """Any connection whose transaction its own methods end."""
+
+    def __init__(self, raw: Any, ending: Any = None) -> None:
+        self.raw = raw
+        self._ending = ending or raw
+
+    async def commit(self) -> None:
+        await self._ending.commit()
+
+    async def rollback(self) -> None:
+        await self._ending.rollback()
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """The server's URL, and the schema."""
+    server, _, schema = url.partition("?search_path=")
+    return server, schema
+
+
+@contextlib.asynccontextmanager
+async def asyncpg_pooled(url: str) -> AsyncGenerator[_Own, None]:
+    async with asyncpg.create_pool(url, min_size=1, max_size=1) as pool, pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        yield _Own(connection, transaction)
+
+
+@contextlib.asynccontextmanager
+async def psycopg_plain(url: str) -> AsyncGenerator[_Own, None]:
+    server, schema = _parts(url)
+    async with await psycopg.AsyncConnection.connect(server, options=f"-csearch_path={schema}") as connection:
+        yield _Own(connection)
+
+
+def _engine(url: str, driver: str) -> Any:
+    server, schema = _parts(url)
+    if driver == "asyncpg":
+        arguments: dict[str, Any] = {"server_settings": {"search_path": schema}}
+    else:
+        arguments = {"options": f"-csearch_path={schema}"}
+    return create_async_engine(
+        server.replace("postgresql://", f"postgresql+{driver}://"), connect_args=arguments, poolclass=NullPool
+    )
+
+
+def _session(driver: str) -> Open:
+    @contextlib.asynccontextmanager
+    async def session(url: str) -> AsyncGenerator[_Own, None]:
+        engine = _engine(url, driver)
+        async with AsyncSession(engine) as session:
+            yield _Own(session)
+        await engine.dispose()
+
+    return session
+
+
+def _connection(driver: str) -> Open:
+    @contextlib.asynccontextmanager
+    async def connection(url: str) -> AsyncGenerator[_Own, None]:
+        engine = _engine(url, driver)
+        async with engine.connect() as connection:
+            yield _Own(connection)
+        await engine.dispose()
+
+    return connection
+
+
+DRIVERS: dict[str, Open] = {
+    "asyncpg from a pool": asyncpg_pooled,
+    "psycopg": psycopg_plain,
+    "a SQLAlchemy session over asyncpg": _session("asyncpg"),
+    "a SQLAlchemy session over psycopg": _session("psycopg"),
+    "a SQLAlchemy connection over asyncpg": _connection("asyncpg"),
+    "a SQLAlchemy connection over psycopg": _connection("psycopg"),
+}
+_JOINS = [behaviour for behaviour in STORE_BEHAVIOURS if "join" in behaviour.needs]
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+@pytest.mark.parametrize("behaviour", _JOINS, ids=lambda b: b.name)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_transaction_of(driver: str, behaviour: Behaviour, postgres_schema: Callable[[], str]) -> None:
+    url = postgres_schema()
+    harness = StoreHarness(name=driver, make=lambda: PostgresStore(url), url=url, own_connection=lambda: DRIVERS[driver](url))
+    check_store(harness, behaviour, skip=pytest.skip)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_records_written_through_any_driver_are_claimed_changed_and_read_back_alike(
+    driver: str, postgres_schema: Callable[[], str]
+) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        store = PostgresStore(url)
+        await store.open()
+        records = [make_record(n, done_in=1 << 63, results={1: b"\x00r"}, due_ms=7, error="ü\0") for n in (2, 1, 3)]
+        async with DRIVERS[driver](url) as own:
+            joined = store.join(own.raw)
+            await joined.save(records)
+            claimed = await joined.claim("payment", [saga_id_of(n) for n in (3, 2, 1)])
+            assert [r.saga_id for r in claimed] == [saga_id_of(n) for n in (1, 2, 3)]
+            await joined.append(counters={("payment", "n"): 2})
+            await joined.commit()
+            await own.commit()
+        assert list(claimed) == [record for n in (1, 2, 3) for record in await store.records(saga_id_of(n))]
+        assert claimed[0].row.done_in == 1 << 63
+        assert claimed[0].results == {1: b"\x00r"}
+        assert claimed[0].error == "ü\N{REPLACEMENT CHARACTER}", "PostgreSQL's text holds no NUL"
+        assert dict(await store.counters()) == {"n": 2}
+        await store.close()
+
+    _run(scenario())
+
+
+def test_what_the_session_wrote_itself_shares_its_fate(postgres_schema: Callable[[], str]) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        store = PostgresStore(url)
+        await store.open()
+        engine = _engine(url, "asyncpg")
+        async with engine.begin() as connection:
+            await connection.execute(text("create table mine (word text)"))
+        for kept in (False, True):
+            async with AsyncSession(engine) as session:
+                await session.execute(text("insert into mine values ('x')"))
+                await store.join(session).save([make_record()])
+                await (session.commit() if kept else session.rollback())
+            async with engine.connect() as connection:
+                assert (await connection.execute(text("select count(*) from mine"))).scalar() == int(kept)
+            assert len(await store.records(saga_id_of(0))) == int(kept)
+        await engine.dispose()
+        await store.close()
+
+    _run(scenario())
+
+
+def test_a_connection_without_a_transaction_is_refused(postgres_schema: Callable[[], str]) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        store = PostgresStore(url)
+        await store.open()
+        plain = await asyncpg.connect(url)
+        with pytest.raises(ConfigurationError, match="has no open transaction; begin one first"):
+            store.join(plain)
+        await plain.close()
+        async with await psycopg.AsyncConnection.connect(_parts(url)[0], autocommit=True) as own:
+            with pytest.raises(ConfigurationError, match="autocommit"):
+                store.join(own)
+        with psycopg.connect(_parts(url)[0]) as blocking, pytest.raises(ConfigurationError, match="cannot join 'Connection'"):
+            store.join(blocking)
+        await store.close()
+
+    _run(scenario())
+
+
+def test_a_connection_to_another_database_or_schema_is_refused_and_stays_usable(postgres_schema: Callable[[], str]) -> None:
+    async def scenario() -> None:
+        url, other, empty = postgres_schema(), postgres_schema(), postgres_schema()
+        store, second = PostgresStore(url), PostgresStore(other)
+        await store.open()
+        await second.open()
+        for wrong in (other, empty):
+            connection = await asyncpg.connect(wrong)
+            async with connection.transaction():
+                with pytest.raises(ConfigurationError, match="does not lead to the saga tables of the store"):
+                    await store.join(connection).save([make_record()])
+                assert await connection.fetchval("select 1") == 1
+            await connection.close()
+        assert not await store.records(saga_id_of(0))
+        assert not await second.records(saga_id_of(0))
+        await second.close()
+        await store.close()
+
+    _run(scenario())
+
+
+def test_a_joined_connection_that_does_not_wait_for_the_disk_is_refused(postgres_schema: Callable[[], str]) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        store = PostgresStore(url)
+        await store.open()
+        connection = await asyncpg.connect(url)
+        async with connection.transaction():
+            await connection.execute("set local synchronous_commit = off")
+            with pytest.raises(DurabilityRefused, match="synchronous_commit = off"):
+                await store.join(connection).save([make_record()])
+        await connection.close()
+        await store.close()
+
+    _run(scenario())

@@ -1,0 +1,71 @@
+"""Servers that tests of several folders share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
+
+import psycopg
+import pytest
+
+from saga_choreo.errors import ConfigurationError
+from saga_choreo.testing.postgres_server import PostgresServer
+
+_numbers = itertools.count()
+
+
+def missing(server: str, reason: str) -> None:
+    """A test that cannot have its server says so; where servers are required, as in the gate, that is a failure."""
+    if server in os.environ.get("SAGA_REQUIRE_SERVERS", "").split(","):
+        pytest.fail(f"{server} is required (SAGA_REQUIRE_SERVERS) and cannot be had: {reason}")
+    pytest.skip(f"no {server}: {reason}")
+
+
+def require_postgres() -> None:
+    try:
+        PostgresServer.programs()
+    except ConfigurationError as error:
+        missing("postgres", str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """One server for all tests that do not hurt it: the one that SAGA_TEST_POSTGRES_URL names, or one of our own."""
+    given = os.environ.get("SAGA_TEST_POSTGRES_URL", "")
+    if given:
+        yield given
+        return
+    require_postgres()
+    # Not in pytest's folder: root's is closed to the account that PostgreSQL runs as.
+    with TemporaryDirectory(prefix="saga-postgres-") as folder, PostgresServer(folder) as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server this test may stop and kill; not started yet."""
+    require_postgres()
+    with TemporaryDirectory(prefix="saga-postgres-") as folder:
+        server = PostgresServer(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def postgres_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
+    """Makes empty schemas on that server, and gives the store's URL of each."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"saga_test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[arg-type]  # a name of ours
+        made.append(name)
+        return f"{postgres_url}{'&' if '?' in postgres_url else '?'}search_path={name}"
+
+    yield make
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"DROP SCHEMA {name} CASCADE")  # type: ignore[arg-type]  # a name of ours
