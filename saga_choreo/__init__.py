@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from saga_choreo.runtime.declare.decorators import OnEvent, PublishEvent, on_event, publish_event, with_compensation
     from saga_choreo.runtime.declare.inject import Depends
     from saga_choreo.runtime.declare.results import Chosen, Pending, choose
+    from saga_choreo.runtime.parked import ParkedStep
     from saga_choreo.runtime.sagas import SagaHandle
     from saga_choreo.runtime.session import SagaOutcome
     from saga_choreo.runtime.timing import Limits
@@ -61,6 +62,7 @@ _DOOR = {
     "NotReady": "saga_choreo.errors",
     "OnEvent": "saga_choreo.runtime.declare.decorators",
     "OnExhausted": "saga_choreo.model.retry",
+    "ParkedStep": "saga_choreo.runtime.parked",
     "Pending": "saga_choreo.runtime.declare.results",
     "PublishEvent": "saga_choreo.runtime.declare.decorators",
     "Refused": "saga_choreo.errors",
@@ -104,6 +106,7 @@ __all__ = [
     "NotReady",
     "OnEvent",
     "OnExhausted",
+    "ParkedStep",
     "Pending",
     "PublishEvent",
     "Refused",

@@ -113,7 +113,8 @@ async def resolve(
     """A person's word on a parked step: 'retry', 'take', 'give_back', 'done', 'fail' or 'waive'; which of them are possible depends
     on where it parked. `done` of a step that publishes takes what it published: an event, or `Published`, or several.
 
-    Who said it, when and why is kept with the step. Raises Refused (with what is possible), SagaNotFound, ResultTooLarge.
+    Who said it, when and why is kept with the step.
+    Of a payload is checked only that it is a JSON object. Raises Refused (with what is possible), SagaNotFound, ResultTooLarge.
     """
     _check_words(verb, operator, reason)
     record, plan = await find_step(store, saga_id, step_name)

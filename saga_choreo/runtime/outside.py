@@ -40,7 +40,11 @@ async def complete(session: Session, text: str, answer: object) -> None:
         return
     token, known = _place(session, text)
     bound = known.handlers.get(token.step)
-    assert bound is not None, "an agent has handlers for all of its steps"
+    if bound is None:
+        raise Refused(
+            f"this process has no handler for step {known.plan.step(token.step).name!r}, so it cannot check the answer; complete the "
+            "step where the agent's handlers are declared"
+        )
     if isinstance(answer, Pending):
         raise DefinitionError(
             f"step {bound.definition.name!r} is completed with Pending(); pass what the handler would have returned"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -101,8 +102,8 @@ async def record_of(cluster: Cluster, saga_id: UUID) -> Record:
     return record
 
 
-async def told(url: str, world: World, saga_id: UUID) -> list[Envelope]:
-    """The notices about a saga in the dead-letter channel, oldest first, repeated ones once."""
+async def told(url: str, world: World, saga_id: UUID, *, again: bool = False) -> list[Envelope]:
+    """The notices about a saga in the dead-letter channel, oldest first: new ones, or the repeated announcements, each once."""
     client = await nats.connect(url)
     try:
         subject = f"{world.prefix}.dlq"
@@ -112,7 +113,7 @@ async def told(url: str, world: World, saga_id: UUID) -> list[Envelope]:
             while True:
                 message = await reader.next_msg(timeout=0.5)
                 headers = dict(message.headers or {})
-                if headers.get("ce-sagaid") == str(saga_id):
+                if headers.get("ce-sagaid") == str(saga_id) and ("ce-sagaagain" in headers) is again:
                     found.setdefault(headers["ce-id"], decode(Channel(ChannelKind.DLQ), headers, message.data))
         except nats.errors.TimeoutError:
             return list(found.values())
@@ -435,5 +436,43 @@ def test_a_notice_that_its_process_could_not_publish_is_published_by_the_next(na
             assert await handle.wait(10) is SagaState.COMPLETED
             record = await record_of(cluster, handle.saga_id)
             assert record.row.outcome in (Outcome.COMPLETED, Outcome.OPEN)
+
+    run(scenario())
+
+
+def test_people_are_reminded_of_a_step_that_stays_parked(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            (first,) = await eventually(lambda: told(nats_url, world, handle.saga_id))
+            (again,) = await eventually(lambda: told(nats_url, world, handle.saga_id, again=True))
+            assert (first.kind, first.parking) == (again.kind, again.parking)
+
+    run(scenario())
+
+
+def test_a_deadline_that_passes_while_a_person_has_the_step_is_remembered_and_nobody_is_kept_busy(
+    nats_url: str, store: str
+) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go(), deadline=timedelta(seconds=1.5))
+            await parked(cluster, handle)
+            await say(cluster, handle, "take")
+
+            async def heard() -> bool:
+                row = (await record_of(cluster, handle.saga_id)).row
+                return bool(row.cancel) and row.abort
+
+            await eventually(heard)
+            before = (await record_of(cluster, handle.saga_id)).version
+            await asyncio.sleep(0.5)
+            assert (await record_of(cluster, handle.saga_id)).version - before <= 2
+            await say(cluster, handle, "give_back")
+            assert await handle.wait(10) is SagaState.TIMED_OUT
+            assert await world.did(cluster, handle) == ["reserve", "undo reserve"]
 
     run(scenario())

@@ -30,8 +30,9 @@ from saga_choreo.core.facts import (
     Undone,
     WentPending,
 )
-from saga_choreo.core.graph import Plan, plan_of
+from saga_choreo.core.graph import Plan, StepPlan, plan_of
 from saga_choreo.core.origin import cancel_before_start, opened
+from saga_choreo.core.resolutions import possible
 from saga_choreo.core.rows import FINAL_ORIGIN, is_finished
 from saga_choreo.core.stale import stale_answer
 from saga_choreo.core.transitions import TABLE, transition
@@ -317,3 +318,38 @@ def test_the_cause_of_an_abort_is_known_though_a_clear_came_first() -> None:
     without = transition(opened(), ClearCame(1), origin)
     assert isinstance(without, Row)
     assert (without.state, without.cause) == (State.ABORTED, Cause.REFUSED)
+
+
+def _ready(step: StepPlan, **fields: object) -> Row:
+    return Row(done_in=step.all_in, **fields)  # type: ignore[arg-type]  # fields of Row
+
+
+def test_a_steps_own_deadline_takes_its_branch_also_when_it_is_parked_but_not_from_a_persons_hands() -> None:
+    step = _plan(deadline_event=EventRef("b.late")).steps[1]
+    late = DeadlinePassed(own=True)
+    for parked in (Parked.NO, Parked.PARKED):
+        after = transition(_ready(step, parked=parked), late, step)
+        assert after == _ready(step, state=State.DONE, choice=step.deadline_choice)
+    held = _ready(step, parked=Parked.HUMAN, operator="ana")
+    assert transition(held, late, step) is held
+    unresolved = Row()
+    assert transition(unresolved, late, step) is unresolved
+
+
+def test_an_own_deadline_without_an_event_is_a_refusal_of_a_step_that_may_refuse() -> None:
+    late = DeadlinePassed(own=True)
+    for kinds, state in (({}, State.TOMB), ({"optional": True}, State.SKIPPED), ({"retriable": True}, State.WAITING)):
+        step = _plan(**kinds).steps[1]
+        after = transition(_ready(step), late, step)
+        assert isinstance(after, Row)
+        assert (after.state, after.vetoer) == (state, state is State.TOMB)
+        assert after.cause is (Cause.TIMED_OUT if state is State.TOMB else Cause.NONE)
+
+
+@given(rows(STEP_STATES), st.sampled_from(["retry", "take", "give_back", "done", "fail", "waive"]))
+def test_what_is_possible_is_just_what_is_not_refused(row: Row, verb: str) -> None:
+    step = _plan().steps[1]
+    said = Resolved(verb, row.operator or "ana", 1)
+    if row.parked is not Parked.NO and row.parked is not Parked.HUMAN:
+        row = row._replace(operator="")
+    assert isinstance(transition(row, said, step), Row) is (verb in possible(row, step))
