@@ -256,8 +256,10 @@ def _outcome_while_waiting(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row 
     """A tombstone even where there was no record yet: an ABORT that comes later would make one that never learns the outcome."""
     if fact.outcome is Outcome.COMPLETED:
         return _contradiction(row, fact)
+    if row.outcome is not Outcome.OPEN:
+        return row
     if row.parked is Parked.HUMAN:
-        return row if row.outcome is not Outcome.OPEN else _ended(row._replace(abort=True), fact)
+        return _ended(row._replace(abort=True), fact)
     return _ended(tombed(row, vetoer=False, cause=Cause.NONE), fact)
 
 
