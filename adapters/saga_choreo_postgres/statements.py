@@ -14,6 +14,7 @@ __all__ = [
     "ADD_DEFINITION",
     "ADD_HOLDERS",
     "ADD_KEY",
+    "ADD_LOCK",
     "CLAIM",
     "COUNTERS",
     "DEFINITIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "INSERT",
     "KEYS",
     "KEY_OF",
+    "LOCK_OF",
     "MARK",
     "NEXT_DUE",
     "QUARANTINED",
@@ -75,6 +77,10 @@ _PARTS = {
         ("text[]", "text[]", "bigint[]"),
     ),
     "unhold": ("DELETE FROM saga_held WHERE number = ANY({})", ("bigint[]",)),
+    "unlock": (
+        "DELETE FROM saga_lock WHERE (service, name, saga_id) IN (SELECT * FROM unnest({}))",
+        ("text[]", "text[]", "uuid[]"),
+    ),
 }
 
 
@@ -95,6 +101,8 @@ ADD_KEY = (
     "ON CONFLICT DO NOTHING RETURNING 1"
 )
 KEY_OF = "SELECT saga_id, digest FROM saga_business_key WHERE key = $1 AND choreography = $2 AND service = $3"
+ADD_LOCK = "INSERT INTO saga_lock (service, name, saga_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING 1"
+LOCK_OF = "SELECT saga_id FROM saga_lock WHERE service = $1 AND name = $2"
 
 DUE = (
     "SELECT saga_id, definition, step FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL AND due_ms <= $2 "

@@ -13,11 +13,11 @@ from uuid import UUID
 import orjson
 
 from saga_choreo.errors import SagaError
-from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, from_columns, to_columns
+from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.speakers import Speaker
 
-__all__ = ["Outdated", "append", "claim", "held_of", "quarantined_of", "register", "save"]
+__all__ = ["Outdated", "append", "claim", "held_of", "lock", "quarantined_of", "register", "save"]
 
 _NAMES = [column.name for column in COLUMNS]
 _REASON, _ERROR = _NAMES.index("reason"), _NAMES.index("error")
@@ -73,12 +73,14 @@ async def append(
     held: Sequence[Held],
     counters: Mapping[tuple[str, str], int],
     unhold: Sequence[int],
+    unlock: Sequence[SagaLock],
 ) -> None:
     parts = {
         "quarantined": _arrays([_quarantined_values(q) for q in quarantined]),
         "held": _arrays([(h.service, h.definition, h.channel, _text(h.headers), h.body, h.received_ms) for h in held]),
         "counters": _arrays([(service, name, more) for (service, name), more in sorted(counters.items())]),
         "unhold": [list(unhold)] if unhold else [],
+        "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
     }
     wanted = tuple(part for part, arrays in parts.items() if arrays)
     await speaker.fetch(sql.append(wanted), *(array for part in wanted for array in parts[part]))
@@ -95,6 +97,16 @@ async def register(speaker: Speaker, key: BusinessKey) -> BusinessKey:
     return BusinessKey(
         service=key.service, choreography=key.choreography, key=key.key, saga_id=UUID(bytes=saga_id.bytes), digest=digest
     )
+
+
+async def lock(speaker: Speaker, wanted: SagaLock) -> SagaLock:
+    """An insert that meets another's waits for its end: then there is a holder to be told, or the row is gone again."""
+    if await speaker.fetch(sql.ADD_LOCK, wanted.service, wanted.name, wanted.saga_id):
+        return wanted
+    rows = await speaker.fetch(sql.LOCK_OF, wanted.service, wanted.name)
+    if not rows:
+        raise Outdated(f"the lock {wanted.name!r} was freed while it was asked for; ask again")
+    return SagaLock(service=wanted.service, name=wanted.name, saga_id=UUID(bytes=rows[0][0].bytes))
 
 
 def _arrays(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:

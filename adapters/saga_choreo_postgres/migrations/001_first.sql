@@ -12,6 +12,7 @@ CREATE TABLE saga_record (
   deadline_ms bigint,
   due_ms bigint,
   lease_ms bigint,
+  tried_since_ms bigint,
   changed_ms bigint NOT NULL,
   version bigint NOT NULL,
   announced bigint NOT NULL,
@@ -37,6 +38,7 @@ CREATE TABLE saga_record (
   reason text NOT NULL,
   error text NOT NULL,
   trace text NOT NULL,
+  lock_name text NOT NULL,
   inputs bytea,
   results bytea,
   kept bytea,
@@ -58,6 +60,14 @@ CREATE TABLE saga_business_key (
   PRIMARY KEY (key, choreography, service)
 );
 CREATE INDEX saga_business_key_saga ON saga_business_key (service, saga_id);
+
+-- Semantic locks: at most one saga holds a name within a service.
+CREATE TABLE saga_lock (
+  saga_id uuid NOT NULL,
+  service text COLLATE "C" NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  PRIMARY KEY (service, name)
+);
 
 CREATE TABLE saga_quarantine (
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -25,6 +25,7 @@ from saga_choreo.ports.store import (
     Held,
     Quarantined,
     SagaFilter,
+    SagaLock,
     StoreFeatures,
     Transaction,
     UserTx,
@@ -109,8 +110,13 @@ class FaultyTransaction:
         held: Sequence[Held] = (),
         counters: Mapping[tuple[str, str], int] | None = None,
         unhold: Sequence[int] = (),
+        unlock: Sequence[SagaLock] = (),
     ) -> None:
-        await self._inner.append(quarantined=quarantined, held=held, counters=counters, unhold=unhold)
+        await self._inner.append(quarantined=quarantined, held=held, counters=counters, unhold=unhold, unlock=unlock)
+
+    async def lock(self, wanted: SagaLock) -> SagaLock:
+        await self._store.boundary()
+        return await self._inner.lock(wanted)
 
     async def register(self, key: BusinessKey) -> BusinessKey:
         await self._store.boundary()
