@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, UserTx
+from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
 from saga_choreo_postgres import work
 from saga_choreo_postgres.faults import DRIVER_ERRORS, is_theirs, state_of, translated
 from saga_choreo_postgres.pool import Pool, Session
@@ -120,10 +120,15 @@ class PostgresTransaction:
         held: Sequence[Held] = (),
         counters: Mapping[tuple[str, str], int] | None = None,
         unhold: Sequence[int] = (),
+        unlock: Sequence[SagaLock] = (),
     ) -> None:
-        if quarantined or held or counters or unhold:
+        if quarantined or held or counters or unhold or unlock:
             speaker = await self.writing()
-            await self._ours(work.append(speaker, quarantined, held, counters or {}, unhold), "appending")
+            await self._ours(work.append(speaker, quarantined, held, counters or {}, unhold, unlock), "appending")
+
+    async def lock(self, wanted: SagaLock) -> SagaLock:
+        speaker = await self.writing()
+        return await self._ours(work.lock(speaker, wanted), "taking a lock")
 
     async def register(self, key: BusinessKey) -> BusinessKey:
         speaker = await self.writing()

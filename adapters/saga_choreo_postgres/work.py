@@ -13,12 +13,14 @@ from uuid import UUID
 import orjson
 
 from saga_choreo.errors import SagaError
-from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, from_columns, to_columns
+from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.speakers import Speaker
 
-__all__ = ["Outdated", "append", "claim", "held_of", "quarantined_of", "register", "save"]
+__all__ = ["Outdated", "append", "claim", "held_of", "lock", "quarantined_of", "register", "save"]
 
+# Between a look that found it taken and the next, somebody may have freed it; each further time is less likely.
+_TRIES = 5
 _NAMES = [column.name for column in COLUMNS]
 _REASON, _ERROR = _NAMES.index("reason"), _NAMES.index("error")
 
@@ -73,15 +75,28 @@ async def append(
     held: Sequence[Held],
     counters: Mapping[tuple[str, str], int],
     unhold: Sequence[int],
+    unlock: Sequence[SagaLock],
 ) -> None:
     parts = {
         "quarantined": _arrays([_quarantined_values(q) for q in quarantined]),
         "held": _arrays([(h.service, h.definition, h.channel, _text(h.headers), h.body, h.received_ms) for h in held]),
         "counters": _arrays([(service, name, more) for (service, name), more in sorted(counters.items())]),
+        "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
         "unhold": [list(unhold)] if unhold else [],
     }
     wanted = tuple(part for part, arrays in parts.items() if arrays)
     await speaker.fetch(sql.append(wanted), *(array for part in wanted for array in parts[part]))
+
+
+async def lock(speaker: Speaker, wanted: SagaLock) -> SagaLock:
+    """Waits for a transaction that is just taking or freeing it."""
+    for _ in range(_TRIES):
+        if await speaker.fetch(sql.ADD_LOCK, wanted.service, wanted.name, wanted.saga_id):
+            return wanted
+        rows = await speaker.fetch(sql.LOCK_OF, wanted.service, wanted.name)
+        if rows:
+            return SagaLock(service=wanted.service, name=wanted.name, saga_id=UUID(bytes=rows[0][0].bytes))
+    raise Outdated(f"the lock {wanted.name!r} was taken and freed again and again by others; try again")
 
 
 async def register(speaker: Speaker, key: BusinessKey) -> BusinessKey:
@@ -122,7 +137,7 @@ def quarantined_of(row: Sequence[Any]) -> Quarantined:
 
 
 def held_of(row: Sequence[Any]) -> Held:
-    service, definition, channel, headers, body, received_ms, number = row
+    service, definition, channel, headers, body, received_ms, number, told = row
     return Held(
         service=service,
         definition=definition,
@@ -131,6 +146,7 @@ def held_of(row: Sequence[Any]) -> Held:
         body=body,
         received_ms=received_ms,
         number=number,
+        told=told,
     )
 
 
