@@ -23,7 +23,8 @@ class PostgresReader:
         return [from_columns(row) for row in await self._runs.read(sql.RECORDS_OF if service else sql.RECORDS, service, saga_id)]
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
-        rows = await self._runs.read(sql.SAGAS, wanted.service, wanted.before, wanted.choreography, wanted.limit)
+        statement = sql.PARKED if wanted.parked else sql.SAGAS
+        rows = await self._runs.read(statement, wanted.service, wanted.before, wanted.choreography, wanted.limit)
         return [list(group) for _, group in groupby(map(from_columns, rows), key=lambda record: record.saga_id)]
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:

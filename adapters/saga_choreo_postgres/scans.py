@@ -39,14 +39,23 @@ class PostgresScans:
     async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
         return [held_of(row) for row in await self._runs.read(sql.HELD, service, list(definitions), limit)]
 
+    async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
+        return [held_of(row) for row in await self._runs.read(sql.UNTOLD, service, before_ms, limit)]
+
+    async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
+        """Not synced to the disk by itself: a mark that a crash loses means one more copy, no more."""
+        if numbers:
+            await self._runs.write(lambda speaker: speaker.fetch(sql.MARK_TOLD, service, list(numbers)), durable=False)
+
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Counts every row it deletes, at most `limit`. Quarantined messages go by the time they were received; a business
-        key goes once no record of its saga is left."""
+        """Counts every row it deletes, at most `limit`. Quarantined messages, and held ones that were told, go by the time
+        they were received; a business key goes once no record of its saga is left."""
         started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
 
         async def work(speaker: Speaker) -> int:
             gone = 0
-            for statement, bound in ((sql.FORGET_RECORDS, before), (sql.FORGET_KEYS, before), (sql.FORGET_QUARANTINED, started_ms)):
+            by_saga = ((sql.FORGET_RECORDS, before), (sql.FORGET_KEYS, before))
+            for statement, bound in (*by_saga, (sql.FORGET_QUARANTINED, started_ms), (sql.FORGET_HELD, started_ms)):
                 if gone < limit:
                     gone += len(await speaker.fetch(statement, service, bound, limit - gone))
             return gone

@@ -19,6 +19,7 @@ __all__ = [
     "COUNTERS",
     "DEFINITIONS",
     "DUE",
+    "FORGET_HELD",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
     "FORGET_RECORDS",
@@ -29,12 +30,15 @@ __all__ = [
     "KEY_OF",
     "LOCK_OF",
     "MARK",
+    "MARK_TOLD",
     "NEXT_DUE",
+    "PARKED",
     "QUARANTINED",
     "RECORDS",
     "RECORDS_OF",
     "SAGAS",
     "UNANNOUNCED",
+    "UNTOLD",
     "UPDATE",
     "append",
 ]
@@ -76,6 +80,10 @@ _PARTS = {
         "ON CONFLICT (service, name, slot) DO UPDATE SET value = c.value + excluded.value",
         ("text[]", "text[]", "bigint[]"),
     ),
+    "unlock": (
+        "DELETE FROM saga_lock WHERE (service, name, saga_id) IN (SELECT * FROM unnest({}))",
+        ("text[]", "text[]", "uuid[]"),
+    ),
     "unhold": ("DELETE FROM saga_held WHERE number = ANY({})", ("bigint[]",)),
     "unlock": (
         "DELETE FROM saga_lock WHERE (service, name, saga_id) IN (SELECT * FROM unnest({}))",
@@ -84,7 +92,7 @@ _PARTS = {
 }
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def append(parts: tuple[str, ...]) -> str:
     """One statement that does all of these parts; its parameters are the arrays of the parts, one after the other."""
     number, bodies = 0, list[str]()
@@ -120,10 +128,10 @@ MARK = (
     "WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 AND announced < least(version, $5::bigint) "
     "FOR NO KEY UPDATE SKIP LOCKED)"
 )
-HELD = (
-    "SELECT service, definition, channel, headers, body, received_ms, number FROM saga_held "
-    "WHERE service = $1 AND definition = ANY($2::text[]) ORDER BY number LIMIT $3"
-)
+_HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = $1 "
+HELD = f"{_HELD}AND definition = ANY($2::text[]) ORDER BY number LIMIT $3"
+UNTOLD = f"{_HELD}AND NOT told AND received_ms < $2 ORDER BY received_ms, number LIMIT $3"
+MARK_TOLD = "UPDATE saga_held SET told = true WHERE service = $1 AND number = ANY($2::bigint[])"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
 FORGET_RECORDS = f"""
 DELETE FROM saga_record WHERE ctid = ANY(ARRAY(
@@ -141,6 +149,10 @@ DELETE FROM saga_business_key WHERE ctid = ANY(ARRAY(
 FORGET_QUARANTINED = """
 DELETE FROM saga_quarantine WHERE number = ANY(ARRAY(
   SELECT number FROM saga_quarantine WHERE service = $1 AND received_ms < $2 ORDER BY received_ms LIMIT $3)) RETURNING 1
+"""
+FORGET_HELD = """
+DELETE FROM saga_held WHERE number = ANY(ARRAY(
+  SELECT number FROM saga_held WHERE service = $1 AND told AND received_ms < $2 ORDER BY received_ms LIMIT $3)) RETURNING 1
 """
 
 # The few services in one database, by jumps along the primary key: it costs one look-up per service, not a scan.
@@ -168,6 +180,7 @@ SELECT {_READ.replace("service,", "r.service,", 1).replace("(saga_id)", "(r.saga
 JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = newest.saga_id) AS r ON true
 WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definition, step
 """  # noqa: S608  (constants only)
+PARKED = SAGAS.replace("WHERE service = owner.service AND ($2", "WHERE parked <> '' AND service = owner.service AND ($2")
 RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 ORDER BY definition, step"  # noqa: S608  (constants only)
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "

@@ -19,6 +19,8 @@ from saga_choreo_postgres.speakers import Speaker
 
 __all__ = ["Outdated", "append", "claim", "held_of", "lock", "quarantined_of", "register", "save"]
 
+# Between a look that found it taken and the next, somebody may have freed it; each further time is less likely.
+_TRIES = 5
 _NAMES = [column.name for column in COLUMNS]
 _REASON, _ERROR = _NAMES.index("reason"), _NAMES.index("error")
 
@@ -79,11 +81,23 @@ async def append(
         "quarantined": _arrays([_quarantined_values(q) for q in quarantined]),
         "held": _arrays([(h.service, h.definition, h.channel, _text(h.headers), h.body, h.received_ms) for h in held]),
         "counters": _arrays([(service, name, more) for (service, name), more in sorted(counters.items())]),
+        "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
         "unhold": [list(unhold)] if unhold else [],
         "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
     }
     wanted = tuple(part for part, arrays in parts.items() if arrays)
     await speaker.fetch(sql.append(wanted), *(array for part in wanted for array in parts[part]))
+
+
+async def lock(speaker: Speaker, wanted: SagaLock) -> SagaLock:
+    """Waits for a transaction that is just taking or freeing it."""
+    for _ in range(_TRIES):
+        if await speaker.fetch(sql.ADD_LOCK, wanted.service, wanted.name, wanted.saga_id):
+            return wanted
+        rows = await speaker.fetch(sql.LOCK_OF, wanted.service, wanted.name)
+        if rows:
+            return SagaLock(service=wanted.service, name=wanted.name, saga_id=UUID(bytes=rows[0][0].bytes))
+    raise Outdated(f"the lock {wanted.name!r} was taken and freed again and again by others; try again")
 
 
 async def register(speaker: Speaker, key: BusinessKey) -> BusinessKey:
@@ -134,7 +148,7 @@ def quarantined_of(row: Sequence[Any]) -> Quarantined:
 
 
 def held_of(row: Sequence[Any]) -> Held:
-    service, definition, channel, headers, body, received_ms, number = row
+    service, definition, channel, headers, body, received_ms, number, told = row
     return Held(
         service=service,
         definition=definition,
@@ -143,6 +157,7 @@ def held_of(row: Sequence[Any]) -> Held:
         body=body,
         received_ms=received_ms,
         number=number,
+        told=told,
     )
 
 

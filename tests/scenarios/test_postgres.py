@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from examples.order_processing.choreography import (
     OrderCreated,
@@ -231,6 +233,34 @@ async def reached(store: str, least: int) -> bool:
         return await noted(store) >= least
     except (OSError, asyncpg.PostgresError):
         return False
+
+
+def test_a_saga_started_in_a_sqlalchemy_session_begins_with_its_commit_and_not_with_its_rollback(
+    nats_url: str, postgres_schema: Callable[[], str]
+) -> None:
+    async def scenario() -> None:
+        store = postgres_schema()
+        await prepared(store)
+        server, _, schema = store.partition("?search_path=")
+        engine = create_async_engine(
+            server.replace("postgresql://", "postgresql+asyncpg://"), connect_args={"server_settings": {"search_path": schema}}
+        )
+        async with four(nats_url, store, f"pg{next(_numbers)}") as cluster:
+            async with AsyncSession(engine) as session:
+                undone = await cluster["order"].start_saga(order(1), key="o-1", tx=session)
+                await session.rollback()
+            async with AsyncSession(engine) as session:
+                await session.execute(text("create table placed (number int)"))
+                kept = await cluster["order"].start_saga(order(1), key="o-1", tx=session)
+                await session.commit()
+            assert undone.saga_id != kept.saga_id
+            assert await kept.wait(20) is SagaState.COMPLETED
+        await engine.dispose()
+        connection = await asyncpg.connect(store)
+        assert [row[0] for row in await connection.fetch("select distinct saga from ledger")] == [str(kept.saga_id)]
+        await connection.close()
+
+    run(scenario(), 60)
 
 
 def test_two_agents_of_one_service_share_the_work(nats_url: str, postgres_schema: Callable[[], str]) -> None:

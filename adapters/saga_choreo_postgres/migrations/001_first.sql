@@ -10,6 +10,7 @@ CREATE TABLE saga_record (
   clear_in bigint NOT NULL,
   choice bigint NOT NULL,
   deadline_ms bigint,
+  deadline_own_ms bigint,
   due_ms bigint,
   lease_ms bigint,
   tried_since_ms bigint,
@@ -37,6 +38,7 @@ CREATE TABLE saga_record (
   business_key text NOT NULL,
   reason text NOT NULL,
   error text NOT NULL,
+  resolution text,
   trace text NOT NULL,
   lock_name text NOT NULL,
   inputs bytea,
@@ -49,6 +51,7 @@ CREATE TABLE saga_record (
   autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000, autovacuum_analyze_scale_factor = 0.05
 );
 CREATE INDEX saga_record_due ON saga_record (service, due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX saga_record_parked ON saga_record (service, saga_id) WHERE parked <> '';
 CREATE INDEX saga_record_unannounced ON saga_record (service, changed_ms) WHERE announced < version;
 
 CREATE TABLE saga_business_key (
@@ -89,9 +92,18 @@ CREATE TABLE saga_held (
   definition text COLLATE "C" NOT NULL,
   channel text NOT NULL,
   headers text NOT NULL,
-  body bytea NOT NULL
+  body bytea NOT NULL,
+  told boolean NOT NULL DEFAULT false
 );
 CREATE INDEX saga_held_definition ON saga_held (service, definition, number);
+CREATE INDEX saga_held_received ON saga_held (service, told, received_ms);
+
+CREATE TABLE saga_lock (
+  saga_id uuid NOT NULL,
+  service text COLLATE "C" NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  PRIMARY KEY (service, name)
+);
 
 CREATE TABLE saga_definition (hash text COLLATE "C" PRIMARY KEY, canonical bytea NOT NULL);
 CREATE TABLE saga_holder (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -293,6 +294,59 @@ def test_a_connection_lost_before_the_commit_was_sent_leaves_nothing_and_the_nex
     run(scenario())
 
 
+def test_a_commit_that_a_deferred_constraint_refuses_did_not_happen(postgres_schema: Schema) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        async with opened(url) as store:
+            await query(url, "create table one (n int unique deferrable initially deferred)")
+            async with store.transaction() as transaction:
+                await transaction.save([make_record()])
+                await transaction.user.execute("insert into one values (1), (1)")
+                with pytest.raises(StoreConflict, match="did not happen"):
+                    await transaction.commit()
+            assert not await store.records(saga_id_of(0))
+
+    run(scenario())
+
+
+def test_a_server_killed_while_it_commits_is_never_guessed_about(own_postgres: PostgresServer) -> None:
+    """Whatever was confirmed is there afterwards; whatever was refused is not; the rest is said to be unknown."""
+    own_postgres.start()
+
+    async def scenario() -> None:
+        store = PostgresStore(own_postgres.url)
+        await store.open()
+        confirmed: set[int] = set()
+        unknown: set[int] = set()
+        enough = asyncio.Event()
+
+        async def write(first: int) -> None:
+            for number in range(first, 100_000, 4):
+                try:
+                    async with store.transaction() as transaction:
+                        await transaction.save([make_record(number)])
+                        await transaction.commit()
+                except StoreUnavailable:
+                    unknown.add(number)
+                    return
+                confirmed.add(number)
+                if len(confirmed) == 100:
+                    enough.set()
+
+        writers = [asyncio.create_task(write(first)) for first in range(4)]
+        await enough.wait()
+        own_postgres.kill()
+        await asyncio.gather(*writers)
+        own_postgres.start()
+        found = {record.saga_id for group in await store.sagas(SagaFilter(limit=100_000)) for record in group}
+        assert {saga_id_of(number) for number in confirmed} <= found
+        assert found <= {saga_id_of(number) for number in confirmed | unknown}
+        assert len(unknown) == 4
+        await store.close()
+
+    run(scenario())
+
+
 def test_a_cancelled_statement_leaves_the_transaction_usable_after_its_savepoint(postgres_schema: Schema) -> None:
     async def scenario() -> None:
         async with opened(postgres_schema()) as store, store.transaction() as transaction:
@@ -363,10 +417,13 @@ def test_no_plan_scans_the_records_even_when_it_was_made_on_a_small_table(rows: 
                     "RECORDS_OF",
                     "RECORDS",
                     "SAGAS",
+                    "PARKED",
                     "KEY_OF",
+                    "LOCK_OF",
+                    "UNTOLD",
                 ):
                     statement: str = getattr(sql, name)
-                    places = max(number for number in range(1, 40) if f"${number}" in statement)
+                    places = max(map(int, re.findall(r"\$(\d+)", statement)))
                     await raw.execute(f"prepare one as {statement}")
                     plan = await raw.fetch(f"explain execute one ({', '.join(['null'] * places)})")
                     await raw.execute("deallocate one")
