@@ -167,7 +167,7 @@ def test_an_undo_delivered_too_often_goes_on_in_the_slow_lane() -> None:
 
 
 def test_a_change_with_nothing_to_say_is_announced_as_it_is() -> None:
-    rig = Rig(options={"charge": {"retry": ONCE}})
+    rig = Rig()
     rig.answers = [Broke("down")]
     rig.handle(envelope(rig.choreography))
     record = rig.record("charge")
@@ -306,13 +306,13 @@ def test_when_a_record_is_due() -> None:
     assert due(waiting) == NOW_MS
     assert due(waiting, NOW_MS + 5) == NOW_MS + 5
     assert due(waiting, NOW_MS + 50, deadline_ms=NOW_MS + 7) == NOW_MS + 7
-    assert due({**waiting, "parked": Parked.PARKED}) is None
+    assert due({**waiting, "parked": Parked.PARKED}) == NOW_MS + 30_000  # to say again that it is parked
     assert due({**waiting, "parked": Parked.HUMAN}, deadline_ms=NOW_MS - 1) == NOW_MS - 1
     heard = {**waiting, "parked": Parked.HUMAN, "cancel": Cancel.HEARD}
     assert due(heard, deadline_ms=NOW_MS - 1) == NOW_MS + 30_000  # not for ever at once
-    assert due({"state": State.RUNNING, "pending": True}, lease_ms=NOW_MS - 1) is None  # no event for its deadline
+    assert due({"state": State.RUNNING, "pending": True}, deadline_own_ms=NOW_MS - 1) is None  # no event for its deadline
     late = replace(charge, deadline_choice=2)
-    assert due_of(record_with({"state": State.RUNNING, "pending": True}, lease_ms=9), late, limits, NOW_MS, 0.5, None) == 9
+    assert due_of(record_with({"state": State.RUNNING, "pending": True}, deadline_own_ms=9), late, limits, NOW_MS, 0.5, None) == 9
     assert due({}) == NOW_MS + 30_000
     assert due({}, with_limits=replace(limits, reannounce=False)) is None
     assert deadline_of(record_with({"state": State.DONE}, deadline_ms=1), charge) is None
