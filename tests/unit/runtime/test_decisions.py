@@ -306,7 +306,7 @@ def test_when_a_record_is_due() -> None:
     assert due(waiting) == NOW_MS
     assert due(waiting, NOW_MS + 5) == NOW_MS + 5
     assert due(waiting, NOW_MS + 50, deadline_ms=NOW_MS + 7) == NOW_MS + 7
-    assert due({**waiting, "parked": Parked.PARKED}) == NOW_MS + 30_000  # people are reminded
+    assert due({**waiting, "parked": Parked.PARKED}) == NOW_MS + 30_000  # to say again that it is parked
     assert due({**waiting, "parked": Parked.HUMAN}, deadline_ms=NOW_MS - 1) == NOW_MS - 1
     heard = {**waiting, "parked": Parked.HUMAN, "cancel": Cancel.HEARD}
     assert due(heard, deadline_ms=NOW_MS - 1) == NOW_MS + 30_000  # not for ever at once
