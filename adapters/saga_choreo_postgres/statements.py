@@ -85,10 +85,6 @@ _PARTS = {
         ("text[]", "text[]", "uuid[]"),
     ),
     "unhold": ("DELETE FROM saga_held WHERE number = ANY({})", ("bigint[]",)),
-    "unlock": (
-        "DELETE FROM saga_lock WHERE (service, name, saga_id) IN (SELECT * FROM unnest({}))",
-        ("text[]", "text[]", "uuid[]"),
-    ),
 }
 
 

@@ -83,7 +83,6 @@ async def append(
         "counters": _arrays([(service, name, more) for (service, name), more in sorted(counters.items())]),
         "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
         "unhold": [list(unhold)] if unhold else [],
-        "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
     }
     wanted = tuple(part for part, arrays in parts.items() if arrays)
     await speaker.fetch(sql.append(wanted), *(array for part in wanted for array in parts[part]))
@@ -111,16 +110,6 @@ async def register(speaker: Speaker, key: BusinessKey) -> BusinessKey:
     return BusinessKey(
         service=key.service, choreography=key.choreography, key=key.key, saga_id=UUID(bytes=saga_id.bytes), digest=digest
     )
-
-
-async def lock(speaker: Speaker, wanted: SagaLock) -> SagaLock:
-    """An insert that meets another's waits for its end: then there is a holder to be told, or the row is gone again."""
-    if await speaker.fetch(sql.ADD_LOCK, wanted.service, wanted.name, wanted.saga_id):
-        return wanted
-    rows = await speaker.fetch(sql.LOCK_OF, wanted.service, wanted.name)
-    if not rows:
-        raise Outdated(f"the lock {wanted.name!r} was freed while it was asked for; ask again")
-    return SagaLock(service=wanted.service, name=wanted.name, saga_id=UUID(bytes=rows[0][0].bytes))
 
 
 def _arrays(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:

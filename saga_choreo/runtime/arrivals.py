@@ -174,7 +174,7 @@ class Sorted:
             saga_id=saga,
         )
         headers = {"saga-quarantine-code": code, "saga-quarantine-service": self._service}
-        copy = Outgoing(_DLQ, saga, {**arrival.headers, **headers}, arrival.body, must_route=False)
+        copy = Outgoing(_DLQ, saga, {**_harmless(arrival.headers), **headers}, arrival.body, must_route=False)
         self._letters.setdefault(id(arrival), []).append(copy)
 
     def _hold(self, arrival: Arrival, envelope: Envelope) -> None:
@@ -228,6 +228,13 @@ class Sorted:
             endings=[self._endings[i] for i in ids if i in self._endings],
             letters=[letter for i in ids for letter in self._letters.get(i, ())],
         )
+
+
+def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that describe a message. Others may be commands to a broker (delete what came before, say), and a copy must
+    not pass them on; the store keeps them all."""
+    kept = ("ce-", "traceparent", "tracestate", "content-type")
+    return {name: value for name, value in headers.items() if name.lower().startswith(kept)}
 
 
 def _ghost(service: str, envelope: Envelope, step: int) -> Record:

@@ -64,14 +64,6 @@ CREATE TABLE saga_business_key (
 );
 CREATE INDEX saga_business_key_saga ON saga_business_key (service, saga_id);
 
--- Semantic locks: at most one saga holds a name within a service.
-CREATE TABLE saga_lock (
-  saga_id uuid NOT NULL,
-  service text COLLATE "C" NOT NULL,
-  name text COLLATE "C" NOT NULL,
-  PRIMARY KEY (service, name)
-);
-
 CREATE TABLE saga_quarantine (
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   received_ms bigint NOT NULL,
