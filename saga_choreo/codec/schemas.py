@@ -186,9 +186,6 @@ def samples() -> dict[str, Envelope]:
     order, refund = EventRef("order.created"), EventRef("payment.refunded")
     ended = replace(bare, kind=MessageKind.OUTCOME, sender="orders", from_step="origin", channel=Channel(ChannelKind.OUTCOME))
     aborted = replace(ended, outcome=Outcome.ABORTED)
-    parked = Parking(attempt=5, error="ConnectError: card service is down")
-    resolved = Parking(attempt=5, round=1, operator="ana", resolution="retry")
-    for_people = Channel(ChannelKind.DLQ)
     return {
         "saga-started": replace(
             done, sender="orders", from_step="origin", event=order, channel=Channel(ChannelKind.EVENT, order.name)
@@ -197,10 +194,7 @@ def samples() -> dict[str, Envelope]:
         "last-step-completed": bare,
         "step-skipped": replace(bare, kind=MessageKind.SKIP, event=done.event, channel=Channel(ChannelKind.CONTROL, "shipping")),
         "step-failed": replace(bare, kind=MessageKind.ABORT, cause=Cause.REFUSED, reason="card declined: 100 % sure"),
-        "step-parked": replace(bare, kind=MessageKind.PARKED, parking=parked, channel=for_people),
-        "step-resolved": replace(
-            bare, kind=MessageKind.RESOLVED, parking=resolved, reason="card service is back, ticket 4411", channel=for_people
-        ),
+        **_samples_for_people(bare),
         "compensation-completed": replace(bare, kind=MessageKind.CLEAR, to_step="origin", reannounced=True),
         "compensation-event": replace(done, kind=MessageKind.UNDONE, event=refund, channel=Channel(ChannelKind.EVENT, refund.name)),
         "saga-cancel": replace(
@@ -218,6 +212,16 @@ def samples() -> dict[str, Envelope]:
         "saga-failed": replace(aborted, cause=Cause.REFUSED, reason="card declined", debt=True),
         "saga-cancelled": replace(aborted, cause=Cause.CANCELLED, reason="changed my mind"),
         "saga-timed-out": replace(aborted, cause=Cause.TIMED_OUT),
+    }
+
+
+def _samples_for_people(bare: Envelope) -> dict[str, Envelope]:
+    parked = Parking(attempt=5, error="ConnectError: card service is down")
+    resolved = Parking(attempt=5, round=1, operator="ana", resolution="retry")
+    told = replace(bare, channel=Channel(ChannelKind.DLQ))
+    return {
+        "step-parked": replace(told, kind=MessageKind.PARKED, parking=parked),
+        "step-resolved": replace(told, kind=MessageKind.RESOLVED, parking=resolved, reason="card service is back, ticket 4411"),
     }
 
 

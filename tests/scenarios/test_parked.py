@@ -1,124 +1,39 @@
-"""Parked steps and people's words on them: each verb on a local step, a call and an undo; and the notices about them."""
+"""Parked steps and people's words on them: each verb on a local step, a call and an undo."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
-import nats
 import pytest
-from nats.js.api import DeliverPolicy
 
 from saga_choreo import (
-    Backoff,
-    Event,
     EventRef,
     Refused,
-    Reject,
-    Retry,
-    SagaHandle,
     SagaNotFound,
     SagaState,
     StepContext,
 )
-from saga_choreo.codec.wire import decode
-from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
-from saga_choreo.model.record import Record
-from saga_choreo.model.states import Outcome, Parked
+from saga_choreo.model.states import Parked
 from saga_choreo.runtime.commands import resolve
-from saga_choreo.runtime.parked import ParkedStep, Published
-from saga_choreo.runtime.plugins import WholeStore, make_store
+from saga_choreo.runtime.parked import Published
+from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.testing.harness import Cluster
+from tests.scenarios.parking import (
+    Charged,
+    Failing,
+    parked,
+    parks_external,
+    parks_local,
+    parks_undo,
+    record_of,
+    refuse,
+    say,
+    with_tool,
+)
 from tests.scenarios.world import Go, World, chain, eventually, run
-
-ONCE = {"retry": Retry(attempts=2, backoff=Backoff.FIXED, delay_s=0.05)}
-
-
-class Charged(Event, name="payment.charged"):
-    note: str = ""
-
-
-class Failing:
-    """An act that fails until `works` is set."""
-
-    def __init__(self) -> None:
-        self.works = False
-
-    async def __call__(self, ctx: StepContext) -> None:
-        if not self.works:
-            raise RuntimeError("the bank is down")
-
-
-async def refuse(ctx: StepContext) -> Any:
-    raise Reject("no")
-
-
-def parks_local(url: str, store: str) -> tuple[World, Failing]:
-    down = Failing()
-    return World(chain(), url, store, options={"charge": ONCE}, on={("charge", "do"): down}), down
-
-
-def parks_external(url: str, store: str) -> tuple[World, Failing]:
-    down = Failing()
-    return World(chain(charge={"external": True}), url, store, options={"charge": ONCE}, on={("charge", "do"): down}), down
-
-
-def parks_undo(url: str, store: str) -> tuple[World, Failing]:
-    down = Failing()
-    on: dict[tuple[str, str], Any] = {("confirm", "do"): refuse, ("charge", "undo"): down}
-    return World(chain(), url, store, undo_options={"charge": ONCE}, on=on), down
-
-
-async def parked(cluster: Cluster, handle: SagaHandle) -> ParkedStep:
-    async def look() -> list[ParkedStep]:
-        return [one for one in await cluster["payment"].parked_steps() if one.saga_id == handle.saga_id]
-
-    return (await eventually(look))[0]
-
-
-async def with_tool(cluster: Cluster, service: str, work: Callable[[WholeStore], Awaitable[Any]]) -> Any:
-    tool = make_store(cluster.store_url(service))
-    await tool.open()
-    try:
-        return await work(tool)
-    finally:
-        await tool.close()
-
-
-async def say(cluster: Cluster, handle: SagaHandle, verb: str, by: str = "ana", event: Any = None) -> Any:
-    return await with_tool(
-        cluster,
-        "payment",
-        lambda tool: resolve(tool, handle.saga_id, "charge", verb, operator=by, reason="ticket 4411", event=event),
-    )
-
-
-async def record_of(cluster: Cluster, saga_id: UUID) -> Record:
-    found = await with_tool(cluster, "payment", lambda tool: tool.records(saga_id, "payment"))
-    record: Record = found[0]
-    return record
-
-
-async def told(url: str, world: World, saga_id: UUID, *, again: bool = False) -> list[Envelope]:
-    """The notices about a saga in the dead-letter channel, oldest first: new ones, or the repeated announcements, each once."""
-    client = await nats.connect(url)
-    try:
-        subject = f"{world.prefix}.dlq"
-        reader = await client.jetstream().subscribe(subject, ordered_consumer=True, deliver_policy=DeliverPolicy.ALL)
-        found: dict[str, Envelope] = {}
-        try:
-            while True:
-                message = await reader.next_msg(timeout=0.5)
-                headers = dict(message.headers or {})
-                if headers.get("ce-sagaid") == str(saga_id) and ("ce-sagaagain" in headers) is again:
-                    found.setdefault(headers["ce-id"], decode(Channel(ChannelKind.DLQ), headers, message.data))
-        except nats.errors.TimeoutError:
-            return list(found.values())
-    finally:
-        await client.close()
 
 
 def test_a_parked_step_is_listed_with_its_error_and_what_can_be_done(nats_url: str, store: str) -> None:
@@ -381,74 +296,6 @@ def test_a_word_on_a_step_that_is_not_parked_or_not_here_is_refused(nats_url: st
 
             with pytest.raises(SagaNotFound, match=r"no step 'charge' in this store; steps of it here: confirm"):
                 await with_tool(cluster, "shop", elsewhere)
-
-    run(scenario())
-
-
-def test_people_are_told_of_a_parked_step_and_of_each_word_on_it(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        world, down = parks_local(nats_url, store)
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go(), key="o-1")
-            await parked(cluster, handle)
-            await say(cluster, handle, "retry")
-
-            async def twice() -> bool:
-                return world.tried.count(("charge", "do")) == 4 and bool(await cluster["payment"].parked_steps())
-
-            await eventually(twice)
-            down.works = True
-            await say(cluster, handle, "retry", "ben")
-            assert await handle.wait(10) is SagaState.COMPLETED
-
-            async def all_told() -> list[Envelope]:
-                notices = await told(nats_url, world, handle.saga_id)
-                return notices if len(notices) == 4 else []
-
-            notices = await eventually(all_told)
-            in_order = sorted(notices, key=lambda one: (one.parking.round if one.parking else 0, one.kind is MessageKind.PARKED))
-            assert [one.kind for one in in_order] == ["parked", "resolved", "parked", "resolved"]
-            first, word = in_order[0], in_order[1]
-            assert (first.from_step, first.key, first.sender) == ("charge", "o-1", "payment")
-            assert first.parking is not None
-            assert (first.parking.attempt, first.parking.error) == (2, "RuntimeError: the bank is down")
-            assert word.parking is not None
-            assert (word.parking.operator, word.parking.resolution, word.reason) == ("ana", "retry", "ticket 4411")
-
-    run(scenario())
-
-
-def test_a_notice_that_its_process_could_not_publish_is_published_by_the_next(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        world, _ = parks_local(nats_url, store)
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            await parked(cluster, handle)
-            await cluster.stop("payment")
-            await say(cluster, handle, "waive")  # a tool has no broker: the agent's scan finds it
-            assert [one.kind for one in await told(nats_url, world, handle.saga_id)] == [MessageKind.PARKED]
-            await cluster.start("payment")
-
-            async def resolved() -> bool:
-                return MessageKind.RESOLVED in [one.kind for one in await told(nats_url, world, handle.saga_id)]
-
-            await eventually(resolved)
-            assert await handle.wait(10) is SagaState.COMPLETED
-            record = await record_of(cluster, handle.saga_id)
-            assert record.row.outcome in (Outcome.COMPLETED, Outcome.OPEN)
-
-    run(scenario())
-
-
-def test_people_are_reminded_of_a_step_that_stays_parked(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        world, _ = parks_local(nats_url, store)
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            await parked(cluster, handle)
-            (first,) = await eventually(lambda: told(nats_url, world, handle.saga_id))
-            (again,) = await eventually(lambda: told(nats_url, world, handle.saga_id, again=True))
-            assert (first.kind, first.parking) == (again.kind, again.parking)
 
     run(scenario())
 

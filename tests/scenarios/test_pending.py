@@ -1,71 +1,18 @@
-"""Steps that wait for the outside: completed, declined, too late, aborted meanwhile; and a step's own deadline."""
+"""Steps that wait for the outside: completed, declined, too late, aborted meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from saga_choreo import Choreography, Event, Pending, Reject, Retry, SagaHandle, SagaState, StepContext
+from saga_choreo import Choreography, Pending, Reject, SagaState, StepContext
 from saga_choreo.errors import ConfigurationError, DefinitionError, Refused, SagaNotFound
 from saga_choreo.model.choreography import Split
-from saga_choreo.runtime.plugins import make_store
-from saga_choreo.testing.harness import Cluster
+from tests.scenarios.outside import Charged, Other, Outside, form, records, token_of
 from tests.scenarios.world import Go, World, eventually, run, step
-
-
-class Charged(Event, name="payment.charged"):
-    note: str = ""
-
-
-class Other(Event, name="payment.other"):
-    pass
-
-
-def form(*, late: bool = False, **kinds: bool) -> Choreography:
-    """reserve -> charge (external) -> confirm; with `late`, the deadline of charge leads to apologise."""
-    charge = step("charge", "payment", "stock.reserved", "payment.charged", **{"external": True, **kinds})
-    steps = [step("reserve", "inventory", Go, "stock.reserved"), step("confirm", "shop", "payment.charged")]
-    if late:
-        charge = charge.on_deadline("payment.late")
-        steps.append(step("apologise", "shop", "payment.late"))
-    return Choreography("pending").starts_with(Go).step(charge, *steps)
-
-
-class Outside(World):
-    """`charge` waits for the outside; its tokens are in `tokens`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.tokens: list[str] = []
-
-        async def ask(ctx: StepContext) -> Pending:
-            self.tokens.append(ctx.token)
-            return Pending()
-
-        self.on.setdefault(("charge", "do"), ask)
-
-
-async def token_of(world: Outside, cluster: Cluster, handle: SagaHandle) -> str:
-    """The token, once the step is pending."""
-
-    async def pending() -> bool:
-        return any(record.row.pending for record in await records(cluster, "payment", handle.saga_id))
-
-    await eventually(pending)
-    return world.tokens[-1]
-
-
-async def records(cluster: Cluster, service: str, saga_id: UUID) -> list[Any]:
-    store = make_store(cluster.store_url(service))
-    await store.open()
-    try:
-        return list(await store.records(saga_id, service))
-    finally:
-        await store.close()
 
 
 def test_a_pending_step_is_completed_from_outside_and_the_same_answer_twice_does_no_harm(nats_url: str, store: str) -> None:
@@ -245,81 +192,6 @@ def test_what_is_kept_by_a_step_that_goes_pending_is_there_for_its_undo(nats_url
 
 async def _refuse(ctx: StepContext) -> Any:
     raise Reject("no")
-
-
-@pytest.mark.parametrize("restart", [False, True])
-def test_a_pending_step_that_is_not_answered_in_time_takes_the_branch_of_its_deadline(
-    nats_url: str, store: str, *, restart: bool
-) -> None:
-    async def scenario() -> None:
-        world = Outside(form(late=True), nats_url, store, options={"charge": {"deadline": 1.2}})
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            token = await token_of(world, cluster, handle)
-            if restart:
-                await cluster.stop("payment")
-                await cluster.start("payment")
-            assert await handle.wait(10) is SagaState.COMPLETED
-            assert await world.did(cluster, handle) == ["reserve", "apologise"]
-            with pytest.raises(Refused, match="own deadline has passed"):
-                await cluster["payment"].complete_step(token, Charged())
-            assert len(world.outside) == 1
-
-    run(scenario())
-
-
-def test_a_plain_step_that_keeps_failing_takes_the_branch_of_its_deadline(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        options = {"charge": {"deadline": 0.8, "retry": Retry(attempts=50, delay_s=0.1, delay_max_s=0.1)}}
-        world = World(form(late=True, external=False), nats_url, store, options=options, on={("charge", "do"): _fail})
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.COMPLETED
-            assert await world.did(cluster, handle) == ["reserve", "apologise"]
-
-    run(scenario())
-
-
-def test_a_plain_step_that_is_parked_takes_the_branch_of_its_deadline(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        options = {"charge": {"deadline": 0.8, "retry": Retry(attempts=1)}}
-        world = World(form(late=True, external=False), nats_url, store, options=options, on={("charge", "do"): _fail})
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.COMPLETED
-            assert world.tried.count(("charge", "do")) == 1
-            assert await world.did(cluster, handle) == ["reserve", "apologise"]
-
-    run(scenario())
-
-
-async def _fail(ctx: StepContext) -> Any:
-    raise RuntimeError("the service is down")
-
-
-def test_the_own_deadline_of_a_step_without_an_event_is_a_refusal(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        options = {"charge": {"deadline": 0.7, "retry": Retry(attempts=50, delay_s=0.1, delay_max_s=0.1)}}
-        world = World(form(external=False), nats_url, store, options=options, on={("charge", "do"): _fail})
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.TIMED_OUT
-            assert (await handle.view()).reason == "step 'charge' was not done by its own deadline"
-            assert await world.did(cluster, handle) == ["reserve", "undo reserve"]
-
-    run(scenario())
-
-
-def test_an_optional_step_is_skipped_at_its_own_deadline(nats_url: str, store: str) -> None:
-    async def scenario() -> None:
-        options = {"charge": {"deadline": 0.7, "retry": Retry(attempts=50, delay_s=0.1, delay_max_s=0.1)}}
-        world = World(form(external=False, optional=True), nats_url, store, options=options, on={("charge", "do"): _fail})
-        async with world.cluster() as cluster:
-            handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.COMPLETED
-            assert await world.did(cluster, handle) == ["reserve"]
-
-    run(scenario())
 
 
 def test_a_step_that_may_not_refuse_asks_the_outside_again_under_another_token(nats_url: str, store: str) -> None:
