@@ -77,6 +77,7 @@ class MemoryStore:
 
     def crash(self) -> None:
         """What a killed process leaves: its open transactions vanish, their locks are free, committed data stays."""
+        self._locks.abandon(set(self._open_transactions))
         for transaction in tuple(self._open_transactions.values()):
             transaction.end()
         self._is_open = False

@@ -114,10 +114,21 @@ class Locks:
         for entry in tuple(self._queue.get(waiting, ())):
             if entry[0] is owner:
                 self._leave_queue(waiting, entry)
-        # A lock that was handed over to somebody who never woke up (killed in between) is not among its names yet.
-        for name in sorted(names if waiting is None else {*names, waiting}, key=repr):
+        for name in sorted(names, key=repr):
             if self._owner.get(name) is owner:
                 self._hand_over(name)
+
+    def abandon(self, owners: set[object]) -> None:
+        """Nobody of these will ever wake up: they leave every queue first, so that none is handed a lock of another; then all
+        that is theirs is free, also what one of them was handed and had not noticed yet."""
+        for owner in owners:
+            self._waits_for.pop(owner, None)
+        for queue in self._queue.values():
+            for entry in tuple(queue):
+                if entry[0] in owners:
+                    queue.remove(entry)
+        for name in sorted((name for name, owner in self._owner.items() if owner in owners), key=repr):
+            self._hand_over(name)
 
     def _hand_over(self, name: Hashable) -> None:
         queue = self._queue.get(name)

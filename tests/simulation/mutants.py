@@ -30,7 +30,12 @@ RUN = "from saga_choreo.cli.main import main; main()"
 SEEDS = 1500
 
 # Name -> why nothing can tell it from the original.
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "live-stop-forgets-attempts": (
+        "Attempts are tasks of the session's task group, which waits for them before the agent ends. What is lost is the limit of "
+        "that wait, and no simulated attempt lasts longer than the grace it has."
+    ),
+}
 
 
 def _arguments(patch: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saga_choreo.core.graph import Plan
 from saga_choreo.model.record import ORIGIN, Record, Row
-from saga_choreo.model.states import Parked, State
+from saga_choreo.model.states import State
 
 __all__ = ["Ledger", "descendants_of"]
 
@@ -81,6 +81,4 @@ class Ledger:
         """Nothing of it is left in the world, or somebody answers for what is; a step that only reads leaves nothing."""
         if self.plan.choreography.steps[step].read_only:
             return True
-        row = self.rows.get(step)
-        passed = row is not None and row.state is State.COMPENSATING and row.parked is Parked.PASSED
-        return self.forward[step] == self.undone[step] or step in self.debts or passed
+        return self.forward[step] == self.undone[step] or step in self.debts

@@ -21,7 +21,7 @@ from saga_choreo.memory.store import MemoryStore
 from saga_choreo.model.record import ORIGIN
 from saga_choreo.ports.broker import Outgoing, Topology
 from saga_choreo.ports.store import SagaFilter
-from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
@@ -96,7 +96,7 @@ class LiveSimulation:
         self._under_way = self._quiet_rounds = 0
 
     def _agents(self, service: str) -> list[LiveProcess]:
-        store, catalog = Committed(service, self._committed), Catalog(service)
+        store, known = Committed(service, self._committed), list[Known]()
         for plan in self._plans:
             definitions = plan.choreography.steps
             bound = {
@@ -105,8 +105,8 @@ class LiveSimulation:
                 )
                 for step in plan.owned_by(service)
             }
-            catalog.add(plan, bound)
-        return [LiveProcess(self, catalog, store, number) for number in range(1 + self._stream.below(2))]
+            known.append(Known(plan, plan.owned_by(service), bound))
+        return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
 
     def _committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
         for old, new in writes:
@@ -212,6 +212,7 @@ class LiveSimulation:
         if not await self._wait(_STOP_S, lambda: not any(process.is_up for process in processes)):
             names = ", ".join(process.name for process in processes if process.is_up)
             world.broken("STOP", f"did not stop within {_STOP_S} s: {names}")
+        await self._wait(_STOP_S, lambda: not self.loop.open_tasks())  # a client's call may still wait for an answer
         leaked = [task.get_coro() for task in self.loop.open_tasks()]
         if leaked:
             world.broken("LEAK", f"{len(leaked)} tasks outlived their agent: {leaked[0]}")

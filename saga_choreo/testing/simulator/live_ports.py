@@ -212,6 +212,12 @@ class FaultyStore:
     async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
         return await self.inner.held(service, definitions, limit)
 
+    async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
+        return await self.inner.untold(service, before_ms, limit)
+
+    async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
+        await self.inner.mark_told(service, numbers)
+
     async def forget(self, service: str, before: UUID, limit: int) -> int:
         return await self.inner.forget(service, before, limit)
 

@@ -14,6 +14,7 @@ from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.model.record import RecordKey
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.sagas import Start, start
 from saga_choreo.runtime.session import SagaOutcome, Session
 from saga_choreo.testing.simulator.effects import Effect
@@ -31,10 +32,12 @@ __all__ = ["LiveProcess"]
 class LiveProcess:
     """An agent of a service. `number` tells the agents of one service apart."""
 
-    def __init__(self, house: LiveSimulation, catalog: Catalog, store: Committed, number: int) -> None:
+    def __init__(self, house: LiveSimulation, known: Sequence[Known], store: Committed, number: int) -> None:
         self._house = house
         self._world = house.world
-        self.catalog = catalog
+        self._known = tuple(known)
+        bound = [one for each in known for one in each.handlers.values()]
+        self._part = Part(store.service, bound, [each.plan.choreography for each in known])
         self.store = store
         self.name = f"{store.service}/{number}"
         self._stream = house.world.streams.named(f"process/{self.name}")
@@ -55,11 +58,12 @@ class LiveProcess:
     def _launch(self) -> None:
         self.is_up = True
         self._stop = asyncio.Event()
+        self.catalog = Catalog(self.store.service, self._known)  # what an agent learns, it learns anew
         self._inner_store = FaultyStore(self._world, f"{self._house.place}-{self.store.service}", self.store, self._boundary)
         inner = MemoryBroker(f"memory://{self._house.place}?ack_wait=4", clock=self._clock)
         broker = FaultyBroker(self._world, inner, self._house.spread, self._boundary)
         self._session = Session(
-            self.store.service, self.catalog, self._inner_store, broker, self._clock, self._house.limits, (self._outcome,)
+            self._part, self.catalog, self._inner_store, broker, self._clock, self._house.limits, (self._outcome,)
         )
         self.task = self._house.loop.create_task(self._serve(self._session, self._stop))
 

@@ -132,6 +132,8 @@ class Oracle:
             ledger.is_completed = ledger.is_completed or row.state is State.COMPLETED
             if row.outcome is not Outcome.OPEN:
                 self._world.ended[str(record.saga_id)] = None
+        elif row.parked is Parked.PASSED:
+            ledger.debts.add(step)  # for good, also if the undo is tried once more
         elif row.state is not before.state:
             self._moved(ledger, before, record)
         if ledger.is_completed and ledger.vetoed_by is not None:
