@@ -1,0 +1,60 @@
+"""Users' code at its worst: what outlives its handler, what cannot be stored or sent, what cancels itself."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from saga_choreo import Event, Limits, SagaState, StepContext
+from saga_choreo.core.emissions import Message
+from saga_choreo.core.graph import plan_of
+from saga_choreo.core.routing import facts_for
+from saga_choreo.errors import BrokerUnavailable
+from saga_choreo.memory.broker import MemoryBroker
+from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.envelope import MessageKind
+from saga_choreo.model.record import ORIGIN
+from saga_choreo.ports import ChannelKind
+from saga_choreo.runtime.session import SagaOutcome
+from tests.scenarios.world import Go, World, chain, eventually, run, step
+
+
+def _world(**changes: Any) -> World:
+    return World(chain(), f"memory://{uuid4().hex}", f"memory://{uuid4().hex}-{{service}}", **changes)
+
+
+def test_what_a_handler_leaves_running_cannot_write_into_the_transaction_that_others_share() -> None:
+    async def scenario() -> None:
+        world = _world()
+        strays: list[asyncio.Task[None]] = []
+
+        async def leave_something_behind(ctx: StepContext) -> None:
+            tx, go_on = ctx.tx, asyncio.Event()
+
+            async def later() -> None:
+                await go_on.wait()
+                await tx.execute("append", "strays", 1)
+
+            strays.append(asyncio.create_task(later()))
+            asyncio.get_running_loop().call_later(0.02, go_on.set)
+
+        async def take_a_while(_ctx: StepContext) -> None:
+            await asyncio.sleep(0.1)
+
+        world.on[("reserve", "do")] = leave_something_behind
+        world.on[("pack", "do")] = take_a_while
+        world = world.changed(
+            form=world.form.step(step("pack", "inventory", "stock.reserved")),
+        )
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            assert await handle.wait(10) is SagaState.COMPLETED
+            (ended,) = await asyncio.gather(*strays, return_exceptions=True)
+            assert await cluster.fetch("inventory", "read", "strays") == []
+            assert "handler" in str(ended)
+
+    run(scenario())
