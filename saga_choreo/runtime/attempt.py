@@ -35,6 +35,7 @@ from saga_choreo.runtime.locking import on_conflict
 from saga_choreo.runtime.logs import bound
 from saga_choreo.runtime.operations import Admitted, Broke, Execute, Executed, HeldBack, Overran, Ran, Rejected
 from saga_choreo.runtime.settling import is_undo
+from saga_choreo.runtime.stored import storable
 
 __all__ = ["Attempt", "execute", "is_cancelled", "take_lock"]
 
@@ -126,7 +127,7 @@ async def execute(
                     return taken
                 return replace(await _call(step, record, known, what, ctx), lock=taken.lock)
     except Reject as no:
-        return Rejected(no.reason)
+        return Rejected(storable(no.reason))
     except (StoreConflict, StoreUnavailable, TransactionTooLong) as error:
         if inside is None:  # a heartbeat that failed: the call to the outside must not be repeated for it
             return _broke(error, known, record, what)
@@ -203,4 +204,4 @@ def is_cancelled() -> bool:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:2000]
+    return storable(f"{type(error).__name__}: {error}")

@@ -58,3 +58,26 @@ def test_what_a_handler_leaves_running_cannot_write_into_the_transaction_that_ot
             assert "handler" in str(ended)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("text", ["half a pair \udcff", "nul \x00"])
+def test_an_error_with_text_that_no_database_stores_is_a_failed_attempt_like_any_other(
+    text: str, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        world = World(chain(), f"memory://{uuid4().hex}", store)
+        tried: list[int] = []
+
+        async def fail_once(_ctx: StepContext) -> None:
+            tried.append(1)
+            if len(tried) < 3:
+                raise OSError(text)
+
+        world.on[("charge", "do")] = fail_once
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            assert await handle.wait(15) is SagaState.COMPLETED
+            assert len(tried) == 3
+        assert "unexpected error" not in caplog.text
+
+    run(scenario())
