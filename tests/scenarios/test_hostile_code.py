@@ -81,3 +81,35 @@ def test_an_error_with_text_that_no_database_stores_is_a_failed_attempt_like_any
         assert "unexpected error" not in caplog.text
 
     run(scenario())
+
+
+class Large(Event, name="world.large"):
+    amount: int
+
+
+def test_a_number_beyond_64_bits_starts_a_saga_with_a_key_as_any_other() -> None:
+    async def scenario() -> None:
+        form = Choreography("large").starts_with(Large).step(step("weigh", "shop", Large))
+        world = World(form, f"memory://{uuid4().hex}", f"memory://{uuid4().hex}-{{service}}")
+        async with world.cluster() as cluster:
+            one, two = await asyncio.gather(
+                cluster["shop"].start_saga(Large(amount=10**30), key="large"),
+                cluster["shop"].start_saga(Large(amount=1), key="small"),
+            )
+            again = await cluster["shop"].start_saga(Large(amount=10**30), key="large")
+            assert again.saga_id == one.saga_id
+            assert [await one.wait(10), await two.wait(10)] == [SagaState.COMPLETED] * 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("deadline", [timedelta(0), timedelta(seconds=-1), timedelta.max])
+def test_a_deadline_that_is_over_or_beyond_all_records_is_refused_before_anything_is_stored(deadline: timedelta) -> None:
+    async def scenario() -> None:
+        world = _world()
+        async with world.cluster() as cluster:
+            with pytest.raises(ValueError, match="deadline"):
+                await cluster["shop"].start_saga(Go(), key="k", deadline=deadline)
+            assert await cluster["shop"].sagas() == []
+
+    run(scenario())
