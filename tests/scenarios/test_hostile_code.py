@@ -113,3 +113,28 @@ def test_a_deadline_that_is_over_or_beyond_all_records_is_refused_before_anythin
             assert await cluster["shop"].sagas() == []
 
     run(scenario())
+
+
+def test_an_outcome_callback_that_waits_for_something_cancelled_does_not_end_the_agent() -> None:
+    async def scenario() -> None:
+        world = _world()
+        told: list[SagaOutcome] = []
+
+        @world.agents["shop"].on_outcome
+        async def tell(outcome: SagaOutcome) -> None:
+            told.append(outcome)
+            if len(told) == 1:
+                raise asyncio.CancelledError
+
+        async with world.cluster() as cluster:
+            first = await cluster["shop"].start_saga(Go())
+            await first.wait(10)
+
+            async def told_again() -> bool:
+                return len(told) > 1
+
+            await eventually(told_again)
+            second = await cluster["shop"].start_saga(Go())
+            assert await second.wait(10) is SagaState.COMPLETED
+
+    run(scenario())
