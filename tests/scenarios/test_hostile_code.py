@@ -144,3 +144,36 @@ def test_a_skip_that_claims_to_come_from_the_start_means_nothing() -> None:
     form = Choreography("one").starts_with(Go).step(step("confirm", "shop", Go))
     message = Message(MessageKind.SKIP, ORIGIN)
     assert facts_for(message, plan_of(form), "shop", is_origin=True) == []
+
+
+class _Leaving(MemoryBroker):
+    """Once it has delivered an outcome it cannot take anything back."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        super().__init__(url, prefix=prefix)
+        self.told = asyncio.Event()
+
+    async def receive(self, max_messages: int, max_wait_s: float) -> Any:
+        deliveries = await super().receive(max_messages, max_wait_s)
+        if any(one.channel.kind is ChannelKind.OUTCOME for one in deliveries):
+            self.told.set()
+        return deliveries
+
+    async def release(self, deliveries: Any, delay_s: float = 0.0) -> None:
+        if self.told.is_set():
+            raise BrokerUnavailable("away")
+        await super().release(deliveries, delay_s)
+
+
+def test_an_agent_stops_cleanly_though_outcomes_cannot_be_handed_back() -> None:
+    async def scenario() -> None:
+        world = _world(limits=Limits(outcome_wait_s=5.0))
+        broker = _Leaving(world.broker, world.prefix)
+        world.agents["shop"].configure(broker=broker)
+        async with world.agents["inventory"].serving(), world.agents["payment"].serving(), world.agents["shop"].serving() as shop:
+            await shop.ready(10)
+            handle = await shop.start_saga(Go())
+            assert await handle.wait(10) is SagaState.COMPLETED
+            await broker.told.wait()
+
+    run(scenario())
