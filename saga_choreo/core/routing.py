@@ -23,7 +23,7 @@ def facts_for(message: Message, plan: Plan, service: str, *, is_origin: bool) ->
         case MessageKind.DONE | MessageKind.SKIP:
             came = DoneCame if message.kind is MessageKind.DONE else SkipCame
             if message.event == TO_SINK:
-                last_bit = plan.steps[source].is_last and 1 << plan.origin.preds.index(source)
+                last_bit = source != ORIGIN and plan.steps[source].is_last and 1 << plan.origin.preds.index(source)
                 return [(ORIGIN, came(last_bit))] if is_origin and last_bit else []
             readers = plan.readers.get((source, message.event), ())
             return [(reader, came(edges)) for reader, edges in readers if plan.steps[reader].owner == service]

@@ -30,17 +30,18 @@ from saga_choreo.ports.store import SagaLock, Transaction, UserTx
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.payload import encode
+from saga_choreo.runtime.lending import Lent
 from saga_choreo.runtime.locking import on_conflict
 from saga_choreo.runtime.logs import bound
 from saga_choreo.runtime.operations import Admitted, Broke, Execute, Executed, HeldBack, Overran, Ran, Rejected
 from saga_choreo.runtime.settling import is_undo
+from saga_choreo.runtime.stored import storable
 
-__all__ = ["Attempt", "execute", "take_lock"]
+__all__ = ["Attempt", "execute", "is_cancelled", "take_lock"]
 
 _log = logging.getLogger("saga_choreo.step")
 # A later attempt would end the same way: the code or the definition has to change first.
 _FINAL = (ResultTooLarge, DefinitionError, ConfigurationError)
-_ERROR_CHARS_MAX = 2000
 
 
 class Attempt:
@@ -53,6 +54,7 @@ class Attempt:
         self._what = what
         self._transaction = transaction
         self._extend = extend
+        self._lent = Lent(transaction, step)
         self.kept: bytes | None = None
         self.step = step
         self.service = record.service
@@ -63,19 +65,15 @@ class Attempt:
 
     @property
     def tx(self) -> UserTx:
-        return self._own().user
+        return self._lent.tx
 
     @property
     def raw(self) -> Any:
-        return self._own().raw
+        return self._lent.raw
 
-    def _own(self) -> Transaction:
-        if self._transaction is None:
-            raise ConfigurationError(
-                f"step {self.step!r} is external and has no ctx.tx: its call to the outside cannot be part of a transaction; "
-                "write to the database in a plain step before or after it"
-            )
-        return self._transaction
+    def end(self) -> None:
+        """The handler has ended: what it left running writes nothing any more."""
+        self._lent.end()
 
     @property
     def idempotency_key(self) -> str:
@@ -129,13 +127,13 @@ async def execute(
                     return taken
                 return replace(await _call(step, record, known, what, ctx), lock=taken.lock)
     except Reject as no:
-        return Rejected(no.reason)
+        return Rejected(storable(no.reason))
     except (StoreConflict, StoreUnavailable, TransactionTooLong) as error:
         if inside is None:  # a heartbeat that failed: the call to the outside must not be repeated for it
             return _broke(error, known, record, what)
         raise
     except asyncio.CancelledError as error:
-        if _is_cancelled():
+        if is_cancelled():
             raise
         return _broke(error, known, record, what)  # the handler, or what it waited for, was cancelled by itself
     except TimeoutError as error:
@@ -143,6 +141,8 @@ async def execute(
     except Exception as error:  # noqa: BLE001  whatever a handler raises is a technical failure of the step, never of the agent
         ctx.log.warning("attempt %d failed: %s", ctx.attempt, _words(error))
         return _broke(error, known, record, what)
+    finally:
+        ctx.end()
 
 
 async def take_lock(record: Record, known: Known, transaction: Transaction, clock: Clock) -> Admitted | Executed:
@@ -197,11 +197,11 @@ def inputs_of(record: Record, known: Known) -> Mapping[EventRef, bytes]:
     return inputs
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Whether somebody wants this very task to end."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:_ERROR_CHARS_MAX]
+    return storable(f"{type(error).__name__}: {error}")

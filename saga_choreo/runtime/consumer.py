@@ -67,7 +67,10 @@ class Consumer:
         while self.in_flight:
             await self._clock.sleep(0.01)
         if self._outcomes:
-            await self._broker.release(self._outcomes)
+            try:
+                await self._broker.release(self._outcomes)
+            except SagaError as error:
+                _log.info("%d outcomes could not be handed back (%s); the broker delivers them again", len(self._outcomes), error)
 
     async def _receive(self, group: asyncio.TaskGroup) -> None:
         while True:

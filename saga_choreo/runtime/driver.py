@@ -136,7 +136,7 @@ class Driver:
             case Ack(deliveries=deliveries):
                 await self._ack(deliveries)
             case Release(deliveries=deliveries, delay_s=delay_s):
-                await around.broker.release(deliveries, delay_s)
+                await self._release(deliveries, delay_s)
             case Tell(endings=endings):
                 return await around.tell(endings)
             case _:
@@ -217,6 +217,13 @@ class Driver:
         except SagaError as error:
             _log.info("an acknowledgement got lost (%s); the broker will deliver again, and nothing will be done twice", error)
         self.acked.update(map(id, deliveries))
+
+    async def _release(self, deliveries: Sequence[Delivery], delay_s: float) -> None:
+        """What cannot be handed back comes again later; it must not keep what is committed from being published."""
+        try:
+            await self._around.broker.release(deliveries, delay_s)
+        except SagaError as error:
+            _log.info("%d messages could not be handed back (%s); the broker delivers them again later", len(deliveries), error)
 
     async def _extend(self, claimed: Record) -> None:
         """A heartbeat: the lease begins anew, if the attempt is still the one that counts."""

@@ -215,7 +215,7 @@ class Pipeline:
         """What is due of this record. Returns the duty of a slow attempt that was claimed, and loose letters to send."""
         key, step = record.record_key, known.plan.step(record.step)
         if self._deadline_passed(ws, record, known):
-            yield from self._run_duties(ws, slow=False)
+            yield from self._run_duties(ws, slow=bool(record.error))  # noted when it blocked the transaction before
             return None, []
         what = duty(record.row, step)
         if what is None:
@@ -315,8 +315,8 @@ class Pipeline:
             yield Rollback()  # aborted meanwhile, or taken over: what the handler wrote is undone
             return
         _, chance = yield Now()
+        # What becomes due by this is left to the timers: its faults are not this attempt's.
         settle(ws, key, known, what, answer, chance)
-        yield from self._run_duties(ws, slow=False)
         records = ws.changed()
         yield Save(records, unlock=ws.freed())
         yield Commit()

@@ -54,7 +54,11 @@ class Relay:
     async def submit(self, group: asyncio.TaskGroup, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         """Publish in the background."""
         self._announcing.begin(publications)
-        await self._rounds.acquire()
+        try:
+            await self._rounds.acquire()
+        except BaseException:  # given up while waiting: the scan shall find them
+            self._announcing.end(publications)
+            raise
         round_ = self._round(publications, loose)
         try:
             group.create_task(round_)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
-
-import orjson
 
 from saga_choreo.codec.wire import checked_key
 from saga_choreo.core.facts import CancelRequested, Refusal
@@ -156,19 +155,20 @@ async def find(session: Session, key: str) -> BusinessKey:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A saga to be started: its origin row, and the event whose contents the key stands for."""
+    """A saga to be started: its origin row, and the digest of the contents that its key stands for."""
 
     known: Known
     record: Record
-    event: Event
+    digest: str
 
 
 async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHandle:
     """Write the origin row, in the caller's transaction when one is given, else together with others that start at this moment.
     Raises KeyConflict, ResultTooLarge, NotReady."""
     payload = _payload(what)
+    _check_deadline(what, session.limits.horizon_s)
     await session.directory.require(known.plan, session.limits.ready_timeout_s if tx is None else 0.0)
-    wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), what.event)
+    wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), _digest(what.event))
     if tx is None:
         return await starts_of(session).submit(wanted)
     ws, transaction = _workspace(session), session.store.join(tx)
@@ -215,7 +215,7 @@ def _workspace(session: Session) -> Workspace:
 async def _register(session: Session, transaction: Transaction, ws: Workspace, wanted: _Wanted) -> SagaHandle | KeyConflict:
     record = wanted.record
     if record.key:
-        digest = _digest(wanted.event)
+        digest = wanted.digest
         key = BusinessKey(
             service=session.service, choreography=record.choreography, key=record.key, saga_id=record.saga_id, digest=digest
         )
@@ -255,7 +255,18 @@ def _payload(what: Start) -> bytes:
     return encode(what.event, f"the start event {str(what.event.event)!r}")
 
 
+def _check_deadline(what: Start, horizon_s: float) -> None:
+    """Before anything is stored: a saga that no message can be sent of would stop every agent that finds it."""
+    after = what.deadline
+    if after is not None and not 0 < after.total_seconds() <= horizon_s:
+        raise ValueError(
+            f"the deadline {after!r} is not between now and the horizon of {horizon_s:g} s, after which sagas are forgotten; "
+            "give a shorter one, or none"
+        )
+
+
 def _digest(event: Event) -> str:
     """Of the event's name, version and contents; the order of fields does not matter."""
-    contents = orjson.dumps(event.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(f"{event.event}\n".encode() + contents).hexdigest()
+    # Not orjson: a payload may have integers beyond 64 bits.
+    contents = json.dumps(event.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(f"{event.event}\n{contents}".encode()).hexdigest()

@@ -21,6 +21,7 @@ from saga_choreo.model.states import Outcome, SagaState
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.arrivals import Arrival
+from saga_choreo.runtime.attempt import is_cancelled
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
@@ -267,7 +268,9 @@ class Session:
                 try:
                     async with asyncio.timeout(self.limits.outcome_timeout_s):
                         await callback(told)
-                except Exception:  # noqa: BLE001  a user's callback must not stop the agent; it is called again
+                except (Exception, asyncio.CancelledError):
+                    if is_cancelled():
+                        raise
                     _log.exception("on_outcome %r failed for saga %s and will be called again", callback, record.saga_id)
                     untold.add(record.saga_id)
         return frozenset(untold)

@@ -20,6 +20,8 @@ _log = logging.getLogger("saga_choreo.timers")
 # Another process may have made a record due (a web process, a command): looked for at least this often.
 _LOOK_EVERY_S = 1.0
 _NEVER_MS = 1 << 62
+# As long as a message that met one is handed back for.
+_UNEXPECTED_S = 5.0
 
 
 class Timers:
@@ -92,6 +94,9 @@ class Timers:
         except SagaError as error:
             _log.warning("saga %s, step %d: work that is due failed and is tried again: %s", key.saga_id, key.step, error)
             await self._clock.sleep(1.0 + self._clock.chance())
+        except Exception:  # noqa: BLE001  a bug of ours over one record must not stop the agent, and again after its restart
+            _log.exception("saga %s, step %d: work that is due met an unexpected error", key.saga_id, key.step)
+            await self._clock.sleep(_UNEXPECTED_S)
         finally:
             self._running.pop(key, None)
             self._earlier.set()
