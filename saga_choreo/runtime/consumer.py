@@ -21,6 +21,8 @@ _log = logging.getLogger("saga_choreo.consumer")
 Handle = Callable[[Sequence[Delivery]], Awaitable[None]]
 _TROUBLE_FIRST_S = 0.5
 _TROUBLE_MAX_S = 5.0
+# Outcomes that wait here, in batches of the size they are applied in.
+_OUTCOME_BATCHES_MAX = 4
 
 
 class Consumer:
@@ -74,6 +76,7 @@ class Consumer:
 
     async def _receive(self, group: asyncio.TaskGroup) -> None:
         while True:
+            await self._room_for_outcomes()
             await self._slots.acquire()
             try:
                 deliveries = await self._wait_and_receive()
@@ -90,6 +93,12 @@ class Consumer:
                 group.create_task(self._batch(rest))
             else:
                 self._slots.release()
+
+    async def _room_for_outcomes(self) -> None:
+        """Callbacks that are slower than sagas end hold up consumption in the end. Else outcomes would pile up here, and those
+        that the broker delivers again meanwhile with them."""
+        while len(self._outcomes) >= _OUTCOME_BATCHES_MAX * self._limits.outcome_max:
+            await self._clock.sleep(self._limits.outcome_wait_s)
 
     async def _wait_and_receive(self) -> Sequence[Delivery]:
         if self._trouble_s:

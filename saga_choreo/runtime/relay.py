@@ -122,17 +122,20 @@ class Relay:
             if not found:
                 await self._clock.sleep(self._limits.scan_every_s if found is not None else _TROUBLE_S)
 
-    async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool:
-        """One look. Returns whether there may be more."""
+    async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool | None:
+        """One look. Returns whether there may be more; None when there are some and none of them could be published."""
         before, start_before = unannounced_before(self._clock.time_ns() // 1_000_000, self._limits)
         found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX)
         lost = [record for record in found if not self._announcing.covers(record)]
         if not lost:
             return False
-        _log.info("%d records were not announced by the process that wrote them; publishing them", len(lost))
         await republish(lost)
+        published = sum(self._announcing.covers(record) for record in lost)
+        if not published:  # an outage, told of once by `_complain`
+            return None
+        _log.info("%d records were not announced by the process that wrote them, and are published now", published)
         await self.flush()
-        return len(found) == _SCAN_MAX and any(self._announcing.covers(record) for record in lost)
+        return len(found) == _SCAN_MAX
 
 
 async def _patiently(work: Callable[[], Awaitable[Answer]], what: str) -> Answer | None:

@@ -308,7 +308,14 @@ class Session:
 
     async def _republish(self, records: Sequence[Record]) -> None:
         """Straight through the relay: the scan waits for the confirmations, so that it never runs ahead of them."""
-        await self.relay.publish(self.pipeline.publications(records, self.clock.time_ns()))
+        await self.relay.publish([one for record in records for one in self._publications(record)])
+
+    def _publications(self, record: Record) -> Sequence[Publication]:
+        try:
+            return self.pipeline.publications([record], self.clock.time_ns())
+        except Exception:  # noqa: BLE001  a record that cannot be told of must not keep the others from it, nor end the agent
+            _log.exception("saga %s, step %d: what it says cannot be written", record.saga_id, record.step)
+            return ()
 
     async def _apply(self, arrivals: Sequence[Arrival]) -> None:
         """Messages that waited for a definition which this agent knows now."""

@@ -134,6 +134,8 @@ def test_an_undo_that_fails_at_first_is_retried_in_the_slow_lane(answer: Execute
     rig.work("book", after_ms=60_000)
     assert rig.record("book").error == "timed out"
     rig.work("book", after_ms=60_000)
+    assert rig.record("book").row.state is State.COMPENSATED
+    rig.work("charge")  # in a transaction of its own, due at once
     assert rig.record("charge").row.state is State.COMPENSATED
 
 
@@ -145,6 +147,8 @@ def test_an_undo_that_gives_up_is_parked_or_passed_by(go_on: bool, parked: Parke
     rig.work("book", after_ms=60_000)
     record = rig.record("book")
     assert (record.row.parked, record.row.debt) == (parked, go_on)
+    if go_on:
+        rig.work("charge")  # in a transaction of its own, due at once
     assert rig.record("charge").row.state is (State.COMPENSATED if go_on else State.DONE)
 
 

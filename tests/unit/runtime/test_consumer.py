@@ -1,0 +1,60 @@
+"""The consumer, on a real (memory) broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+from saga_choreo.memory.broker import MemoryBroker
+from saga_choreo.memory.clock import SystemClock
+from saga_choreo.ports import Channel, ChannelKind, Delivery, Outgoing, Topology
+from saga_choreo.runtime.consumer import Consumer
+from saga_choreo.runtime.timing import Limits
+
+
+class _Counting(MemoryBroker):
+    delivered = 0
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.enough = asyncio.Event()
+
+    async def receive(self, max_messages: int, max_wait_s: float) -> Sequence[Delivery]:
+        deliveries = await super().receive(max_messages, max_wait_s)
+        self.delivered += len(deliveries)
+        if self.delivered >= 8:
+            self.enough.set()
+        return deliveries
+
+
+def test_outcomes_that_wait_for_slow_callbacks_hold_up_consumption_instead_of_piling_up() -> None:
+    async def scenario() -> None:
+        broker = _Counting(f"memory://{uuid4().hex}?ack_wait=100")
+        await broker.open(Topology(service="s", agent="a", events=(), known_events=(), owners=("s",)))
+        letter = Outgoing(Channel(ChannelKind.OUTCOME), "", {}, b"")
+        await broker.publish([letter] * 100)
+        go_on, all_handled, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        handled: list[Delivery] = []
+
+        async def handle(deliveries: Sequence[Delivery]) -> None:
+            await go_on.wait()
+            handled.extend(deliveries)
+            if len(handled) == 100:
+                all_handled.set()
+
+        limits = Limits(batch_max=4, batch_wait_s=0.0, outcome_max=2, outcome_wait_s=0.001)
+        consumer = Consumer(broker, SystemClock(), limits, 1, handle)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            running = group.create_task(consumer.run(group, stop))
+            await broker.enough.wait()
+            for _ in range(500):
+                await asyncio.sleep(0)
+            held_up_at = broker.delivered
+            go_on.set()
+            await all_handled.wait()
+            stop.set()
+            await running
+        assert held_up_at <= 16
+
+    asyncio.run(scenario())
