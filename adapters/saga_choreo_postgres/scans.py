@@ -17,8 +17,8 @@ __all__ = ["PostgresScans"]
 class PostgresScans:
     _runs: Runs
 
-    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
-        rows = await self._runs.read(sql.DUE, service, now_ms, limit)
+    async def due(self, service: str, now_ms: int, limit: int, *, newest: bool = False) -> Sequence[RecordKey]:
+        rows = await self._runs.read(sql.DUE_NEWEST if newest else sql.DUE, service, now_ms, limit)
         return [RecordKey(UUID(bytes=saga_id.bytes), definition, step) for saga_id, definition, step in rows]
 
     async def next_due_ms(self, service: str) -> int | None:

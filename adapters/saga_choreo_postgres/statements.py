@@ -19,6 +19,7 @@ __all__ = [
     "COUNTERS",
     "DEFINITIONS",
     "DUE",
+    "DUE_NEWEST",
     "FORGET_HELD",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
@@ -112,6 +113,7 @@ DUE = (
     "SELECT saga_id, definition, step FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL AND due_ms <= $2 "
     "ORDER BY due_ms LIMIT $3"
 )
+DUE_NEWEST = DUE.replace("ORDER BY due_ms", "ORDER BY due_ms DESC")
 NEXT_DUE = "SELECT min(due_ms) FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL"
 UNANNOUNCED = (
     f"SELECT {_READ} FROM saga_record WHERE service = $1 AND announced < version "  # noqa: S608  (constants only)

@@ -22,8 +22,8 @@ class SqliteScans:
     _reads: Reads
     _writer: Writer
 
-    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
-        rows = await self._reads.run(lambda c: _rows(c, sql.DUE, service, now_ms, limit))
+    async def due(self, service: str, now_ms: int, limit: int, *, newest: bool = False) -> Sequence[RecordKey]:
+        rows = await self._reads.run(lambda c: _rows(c, sql.DUE_NEWEST if newest else sql.DUE, service, now_ms, limit))
         return [RecordKey(UUID(bytes=saga_id), definition, step) for saga_id, definition, step in rows]
 
     async def next_due_ms(self, service: str) -> int | None:

@@ -24,6 +24,7 @@ __all__ = [
     "DELETE_HELD",
     "DELETE_LOCK",
     "DUE",
+    "DUE_NEWEST",
     "FORGET_HELD",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
@@ -106,6 +107,7 @@ DUE = (
     "SELECT saga_id, definition, step FROM saga_record WHERE service = ? AND due_ms IS NOT NULL AND due_ms <= ? "
     "ORDER BY due_ms LIMIT ?"
 )
+DUE_NEWEST = DUE.replace("ORDER BY due_ms", "ORDER BY due_ms DESC")
 NEXT_DUE = "SELECT min(due_ms) FROM saga_record WHERE service = ? AND due_ms IS NOT NULL"
 UNANNOUNCED = (
     f"SELECT {_ALL} FROM saga_record WHERE service = ?1 AND announced < version AND changed_ms < max(?2, ?3) "  # noqa: S608  (constants only)

@@ -85,9 +85,9 @@ class MemoryStore:
     async def close(self) -> None:
         self._is_open = False
 
-    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
+    async def due(self, service: str, now_ms: int, limit: int, *, newest: bool = False) -> Sequence[RecordKey]:
         found = [(r.due_ms, r.record_key) for r in self._records(service) if r.due_ms is not None and r.due_ms <= now_ms]
-        return [key for _, key in sorted(found)[:limit]]
+        return [key for _, key in sorted(found, reverse=newest)[:limit]]
 
     async def next_due_ms(self, service: str) -> int | None:
         return min((r.due_ms for r in self._records(service) if r.due_ms is not None), default=None)

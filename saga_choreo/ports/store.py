@@ -204,8 +204,8 @@ class Store(Protocol):
 class Scans(Protocol):
     """What relay, timers and retention look for. All scans are bounded, use an index, and take no lock on rows others hold."""
 
-    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
-        """Records whose `due_ms` has come, the longest waiting first."""
+    async def due(self, service: str, now_ms: int, limit: int, *, newest: bool = False) -> Sequence[RecordKey]:
+        """Records whose `due_ms` has come, the longest waiting first; or the `newest` first, to look at a long queue from both ends."""
         ...
 
     async def next_due_ms(self, service: str) -> int | None: ...

@@ -10,7 +10,7 @@ from typing import Any, Protocol, assert_never
 
 from saga_choreo.core.rows import Duty, is_finished
 from saga_choreo.errors import SagaError, StoreConflict
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
@@ -232,7 +232,7 @@ class Driver:
         async with around.store.transaction() as transaction:
             found = await transaction.claim(around.service, [claimed.saga_id])
             record = next((one for one in found if one.record_key == claimed.record_key), None)
-            if record is None or record.row.attempt != claimed.row.attempt or record.lease_ms is None or is_finished(record.row):
+            if record is None or record.lease_ms is None or not _still_counts(record.row, claimed.row):
                 raise StoreConflict(
                     f"step {claimed.step!r} of saga {str(claimed.saga_id)!r}: this attempt is not the one that counts any more; stop it"
                 )
@@ -250,6 +250,12 @@ def _report(level: int, operation: Execute, known: Known, answer: Executed, dura
     ids = {"saga_id": str(record.saga_id), "step_id": step, "duration_ms": round(duration_ms, 3), "event": f"step.{word}"}
     why = f" ({answer.reason})" if isinstance(answer, Rejected) else ""
     _step_log.log(level, "%s of step %r: %s%s", operation.duty, step, word, why, extra=ids)
+
+
+def _still_counts(now: Row, claimed: Row) -> bool:
+    """The same attempt with the same key is under way: it has not ended, was not handed to the outside, and nobody took over."""
+    same = (now.state, now.attempt, now.key_no) == (claimed.state, claimed.attempt, claimed.key_no)
+    return same and not now.pending and not is_finished(now)
 
 
 def _told(record: Record) -> int:

@@ -77,8 +77,7 @@ class Timers:
         if free <= 0:
             return 0
         try:
-            # Records that are being worked on may still be due in the store: ask for that many more.
-            keys = await self._scans.due(self._service, self._now_ms(), free + len(self._running))
+            keys = await self._look(free)
         except SagaError as error:
             _log.warning("looking for due records failed and is tried again: %s", error)
             return 0
@@ -86,6 +85,18 @@ class Timers:
         for key in fresh:
             self._running[key] = group.create_task(self._one(key))
         return len(fresh)
+
+    async def _look(self, free: int) -> list[RecordKey]:
+        """The longest waiting; in a long queue (repeated announcements after an outage, say) half are the newest, so that fresh
+        work and deadlines do not stand behind all of it."""
+        # Records that are being worked on may still be due in the store: ask for that many more.
+        wanted, now_ms = free + len(self._running), self._now_ms()
+        oldest = list(await self._scans.due(self._service, now_ms, wanted))
+        if len(oldest) < wanted or free == 1:
+            return oldest
+        newest = await self._scans.due(self._service, now_ms, wanted, newest=True)
+        fresh = [key for key in newest if key not in self._running][: free // 2]
+        return [*fresh, *(key for key in oldest if key not in fresh)]
 
     async def _one(self, key: RecordKey) -> None:
         try:

@@ -194,7 +194,8 @@ class Workspace:
         if after == before:
             return None
         since_ms = _tried_since(before, after, record.tried_since_ms if record is not None else None, self.now_ms)
-        fields = {"tried_since_ms": since_ms, **_carried_into(fact, record, carried), **(changes or {})}
+        # What has changed may have to be told anew: the waits between repeated announcements begin again.
+        fields = {"nudges": 0, "tried_since_ms": since_ms, **_carried_into(fact, record, carried), **(changes or {})}
         record = replace(record or self._fresh(key, carried), row=after, **fields)
         self._put(record)
         return self._follow(key, before, record, known)

@@ -147,6 +147,7 @@ async def _due(harness: StoreHarness) -> None:
         await save(store, *(make_record(n, due_ms=ms) for n, ms in times.items()), make_record(6, due_ms=1, service="other"))
         assert [k.saga_id for k in await store.due(SERVICE, 30, 10)] == [saga_id_of(n) for n in (2, 4, 1)]
         assert [k.saga_id for k in await store.due(SERVICE, 30, 2)] == [saga_id_of(n) for n in (2, 4)]
+        assert [k.saga_id for k in await store.due(SERVICE, 30, 2, newest=True)] == [saga_id_of(n) for n in (1, 4)]
         assert list(await store.due(SERVICE, 9, 10)) == []
         assert await store.next_due_ms(SERVICE) == 10
         await save(store, make_record(2, version=2, due_ms=None))

@@ -39,10 +39,10 @@ class FailingStore:
         async with self._real.transaction() as transaction:
             yield transaction
 
-    async def due(self, *args: Any) -> Any:
+    async def due(self, *args: Any, **how: Any) -> Any:
         if isinstance(self.fault, StoreUnavailable):
             self._meet()
-        return await self._real.due(*args)
+        return await self._real.due(*args, **how)
 
     async def next_due_ms(self, *args: Any) -> Any:
         if isinstance(self.fault, StoreUnavailable):

@@ -191,9 +191,9 @@ class FaultyStore:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def due(self, service: str, now_ms: int, limit: int) -> Sequence[RecordKey]:
+    async def due(self, service: str, now_ms: int, limit: int, *, newest: bool = False) -> Sequence[RecordKey]:
         await self._scan()
-        return await self.inner.due(service, now_ms, limit)
+        return await self.inner.due(service, now_ms, limit, newest=newest)
 
     async def next_due_ms(self, service: str) -> int | None:
         return await self.inner.next_due_ms(service)
