@@ -28,10 +28,10 @@ PATCH ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
 
-.PHONY: help test check demo simulate mutants format clean distclean $(STATIC_CHECKS)
+.PHONY: help test check demo simulate simulate-long mutants format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 test: check ## everything that must hold: format, lint, types, imports, tests with coverage
 	@echo "== tests (branch coverage at least $(COVERAGE_MIN) %)"
@@ -61,6 +61,12 @@ demo: .venv/.ready-demo ## run the demo; SAGAS=n, FAIL_EVERY=n, CHAOS=1 change i
 
 simulate: .venv/.ready-dev ## run sagas under random faults in virtual time; SIMULATE_ARGS='--seeds n' changes it
 	@$(BIN)/saga-choreo simulate $(SIMULATE_ARGS)
+
+simulate-long: .venv/.ready-dev ## the long runs: 20,000 seeds of the pipeline and 3,000 of real agents, each three ways (about an hour)
+	@for ways in "" "--seed 2000000 --no-reannounce" "--seed 4000000 --loss 0.4"; do \
+	  $(BIN)/saga-choreo simulate --seeds 20000 $$ways --json || exit 1; \
+	  $(BIN)/saga-choreo simulate --layer c --seeds 3000 $$ways --json || exit 1; \
+	done
 
 mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulator has to find each; PATCH=file runs one
 	@$(BIN)/python tests/simulation/mutants.py $(PATCH)
