@@ -135,7 +135,8 @@ class Undone(NamedTuple):
 
 
 class UndoFailed(NamedTuple):
-    """The compensation failed. `refused`: a definite refusal, so the next attempt needs a new key. `go_on`: when parked, let the predecessors go on."""
+    """The compensation failed. `refused`: a definite refusal, so the next attempt needs a new key. `go_on`: when parked, let the
+    predecessors go on."""
 
     attempt: int
     exhausted: bool = False
