@@ -7,7 +7,7 @@ by hand that the code could say.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from saga_choreo.core.facts import Fact
@@ -90,7 +90,7 @@ def _facts() -> str:
 
 def _step_states() -> str:
     """Every state of a step's record with the word people see; where it depends, on what."""
-    variants = ({}, {"parked": Parked.PARKED}, {"abort": True}, {"vetoer": True})
+    variants: tuple[dict[str, Any], ...] = ({}, {"parked": Parked.PARKED}, {"abort": True}, {"vetoer": True})
     said = ("", "parked", "to be undone", "it was this step that refused")
 
     def rows() -> Iterator[Sequence[str]]:
