@@ -28,6 +28,7 @@ _COMMANDS = {
     "check-model": LazyCommand("saga_choreo.cli.check_model", "check_model", "Explore every interleaving of a choreography."),
     "simulate": LazyCommand("saga_choreo.cli.simulate", "simulate", "Run sagas under random faults, in virtual time."),
     "verify": LazyCommand("saga_choreo.cli.verify", "verify", "Check that a choreography is well-formed."),
+    "states": LazyCommand("saga_choreo.cli.states", "states", "Show the state machine: what becomes of a step, and why."),
     "version": LazyCommand("saga_choreo.cli.version", "version", "Show the versions of toolkit, Python and adapters."),
 }
 

@@ -13,7 +13,7 @@ __all__ = ["Fault", "fault", "short"]
 
 
 class Fault(StrEnum):
-    """`DecodeError.code` is always one of these."""
+    """`DecodeError.code` of a message that cannot be read is always one of these."""
 
     BODY_TOO_LARGE = "body_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"

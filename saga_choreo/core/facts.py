@@ -36,10 +36,14 @@ class Started(NamedTuple):
 
 
 class DoneCame(NamedTuple):
+    """Events came that these in-edges wait for."""
+
     edges: int
 
 
 class SkipCame(NamedTuple):
+    """These in-edges will get no event: the branch before them is skipped."""
+
     edges: int
 
 
@@ -51,6 +55,8 @@ class ClearCame(NamedTuple):
 
 
 class AbortCame(NamedTuple):
+    """Some step has refused, or the origin stops the saga: all that was done is to be undone."""
+
     cause: Cause = Cause.REFUSED
 
 
@@ -104,6 +110,8 @@ class Failed(NamedTuple):
 
 
 class WentPending(NamedTuple):
+    """An external step asked, and will be finished from outside."""
+
     attempt: int
 
 
@@ -115,15 +123,20 @@ class Completed(NamedTuple):
 
 
 class CompletionDeclined(NamedTuple):
+    """The outside says no to a pending step."""
+
     key_no: int
 
 
 class Undone(NamedTuple):
+    """The compensation ran."""
+
     attempt: int
 
 
 class UndoFailed(NamedTuple):
-    """`refused`: a definite refusal, so the next attempt needs a new key. `go_on`: when parked, let the predecessors go on."""
+    """The compensation failed. `refused`: a definite refusal, so the next attempt needs a new key. `go_on`: when parked, let the
+    predecessors go on."""
 
     attempt: int
     exhausted: bool = False

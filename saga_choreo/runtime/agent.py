@@ -44,14 +44,19 @@ _LOOKED_AT_MAX = 10_000
 
 
 class Agent(StepDecorators):
-    """One participant's agent.
+    """One participant's agent: declares the service's steps (`@agent.step`), runs them, starts sagas and answers for them.
 
     `saga` is the choreography (or several) it takes part in: the shared object, or its name only. Then this agent announces the
     steps it declares, and the origin assembles them: `saga=Choreography("shop").starts_with(Ordered, participants={...})`. Of two
     releases of a service the announcement with the higher `release` counts, of equals the later one.
 
     `broker` and `store` are URLs, or opened-by-nobody objects for tests; without them SAGA_BROKER_URL and SAGA_STORE_URL say.
-    Nothing is connected before `run`, `serving` or `client`.
+    `prefix` names the channels on the broker: all agents of a system share it. `limits` bounds waits, batches and leases; `clock` is
+    for simulations.
+
+    Nothing is connected before `run` (a process of its own), `serving` (inside another program) or `client` (only starts and
+    asks). One object is opened once at a time. Starting sagas, asking and completing steps need it open, and raise
+    ConfigurationError when it is not. A URL whose adapter or client library is missing raises AdapterNotInstalled when it is opened.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Agent(StepDecorators):
 
     @property
     def declarations(self) -> Declarations:
+        """The steps declared so far."""
         return self._declarations
 
     def configure(self, *, broker: str | Broker = "", store: str | WholeStore = "", limits: Limits | None = None) -> None:
@@ -96,7 +102,7 @@ class Agent(StepDecorators):
 
     def on_outcome(self, callback: Callback) -> Callback:
         """Call this with a `SagaOutcome` when a saga with a step of this service, or started by it, has ended. At least once:
-        it is called again if it raises, and may be called again after a crash."""
+        it is called again if it raises or takes too long (up to ten times), and may be called again after a crash."""
         self._callbacks.append(callback)
         return callback
 
@@ -158,7 +164,8 @@ class Agent(StepDecorators):
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[Agent]:
-        """Serve in the background of this block, for instance inside a web application's life span."""
+        """Serve in the background of this block, for instance inside a web application's life span. Opening raises what keeps it
+        from working, an unreachable broker or store too; leaving the block stops as `run` does."""
         session, stop = self._new_session(), asyncio.Event()
         try:
             await session.open(serves=True)
@@ -175,7 +182,8 @@ class Agent(StepDecorators):
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[Agent]:
-        """Start sagas and ask after them, without working on any: for a process beside the agent, on the same store."""
+        """Start sagas, ask after them and complete pending steps, without working on any: for a process beside the agent, on
+        the same store. Its steps run in the agent's process."""
         session = self._new_session()
         try:
             await session.open(serves=False)
@@ -227,9 +235,12 @@ class Agent(StepDecorators):
 
         `tx` is the caller's own open connection or transaction: the saga exists if and only if the caller commits; await
         `handle.published()` afterwards to publish at once. `key` is the user's business key: the same key with the same
-        payload gives the same saga; with another payload KeyConflict. Raises NotReady while some owner has not announced
-        the definition, DefinitionError for an event that starts nothing here or a choreography that is not well-formed as it
-        is assembled (with all findings), ResultTooLarge.
+        payload gives the same saga; with another payload KeyConflict. `deadline` replaces the choreography's own; `choreography`
+        names one where several start with this event.
+
+        Raises NotReady while some owner has not announced the definition, DefinitionMismatch when it has announced another one,
+        DefinitionError for an event that starts nothing here or a choreography that is not well-formed as it is assembled (with
+        all findings), ValueError for a deadline that is over or beyond the horizon, ResultTooLarge.
         """
         session = self._opened()
         carrier: dict[str, str] = {}
@@ -252,7 +263,8 @@ class Agent(StepDecorators):
         raise DefinitionError(f"event {str(event.event)!r} starts {len(found)} choreographies of agent {self.name!r}; {advice}")
 
     def saga(self, id_or_key: UUID | str) -> SagaHandle:
-        """A saga by its id, or by the business key it was started with here."""
+        """A saga by its id, or by the business key it was started with here. Nothing is looked up yet: the handle's methods
+        (`state`, `view`, `wait`, `cancel`) raise SagaNotFound for one that is not known."""
         session = self._opened()
         if isinstance(id_or_key, UUID):
             return SagaHandle(session, id_or_key)
@@ -279,7 +291,8 @@ class Agent(StepDecorators):
         return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
 
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
-        """Sagas this service knows, newest first: started here, or with a step here."""
+        """Sagas this service knows, newest first: started here, or with a step here. It knows its own steps of them only. With
+        `state` at most the newest 10,000 are looked at."""
         session, wanted = self._opened(), None if state is None else SagaState(state)
         views: list[SagaView] = []
         before: UUID | None = None

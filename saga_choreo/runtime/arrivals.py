@@ -22,7 +22,7 @@ from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
 from saga_choreo.ports.store import Held, Quarantined
 from saga_choreo.runtime.catalog import Catalog, Known
-from saga_choreo.runtime.letters import letter_of, message_of
+from saga_choreo.runtime.letters import harmless, letter_of, message_of
 from saga_choreo.runtime.operations import Ending
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.workspace import Workspace
@@ -174,7 +174,7 @@ class Sorted:
             saga_id=saga,
         )
         headers = {"saga-quarantine-code": code, "saga-quarantine-service": self._service}
-        copy = Outgoing(_DLQ, saga, {**_harmless(arrival.headers), **headers}, arrival.body, must_route=False)
+        copy = Outgoing(_DLQ, saga, {**harmless(arrival.headers), **headers}, arrival.body, must_route=False)
         self._letters.setdefault(id(arrival), []).append(copy)
 
     def _hold(self, arrival: Arrival, envelope: Envelope) -> None:
@@ -228,13 +228,6 @@ class Sorted:
             endings=[self._endings[i] for i in ids if i in self._endings],
             letters=[letter for i in ids for letter in self._letters.get(i, ())],
         )
-
-
-def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that describe a message. Others may be commands to a broker (delete what came before, say), and a copy must
-    not pass them on; the store keeps them all."""
-    kept = ("ce-", "traceparent", "tracestate", "content-type")
-    return {name: value for name, value in headers.items() if name.lower().startswith(kept)}
 
 
 def _ghost(service: str, envelope: Envelope, step: int) -> Record:

@@ -21,6 +21,7 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Held, Scans
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.letters import harmless
 from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timing import Limits
 
@@ -113,7 +114,7 @@ class Holding:
     def _copy(self, held: Held) -> Outgoing:
         headers = {"saga-quarantine-code": "unknown_definition", "saga-quarantine-service": self._service}
         saga = str(decode(channel_from(held.channel), held.headers, held.body).saga_id)
-        return Outgoing(_DLQ, saga, {**held.headers, **headers}, held.body, must_route=False)
+        return Outgoing(_DLQ, saga, {**harmless(held.headers), **headers}, held.body, must_route=False)
 
 
 def _arrival(held: Held) -> Arrival:

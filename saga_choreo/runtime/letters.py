@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from saga_choreo.codec.wire import encode
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.graph import TO_SINK, Plan
@@ -11,7 +13,7 @@ from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import ORIGIN_NAME, Record
 from saga_choreo.ports.broker import Outgoing
 
-__all__ = ["channel_of", "envelope_of", "letter_of", "message_of", "notice_letter", "receiver_of"]
+__all__ = ["channel_of", "envelope_of", "harmless", "letter_of", "message_of", "notice_letter", "receiver_of"]
 
 _OUTCOME = Channel(ChannelKind.OUTCOME)
 _DLQ = Channel(ChannelKind.DLQ)
@@ -123,3 +125,10 @@ def notice_letter(note: Note, record: Record, plan: Plan, now_ns: int, *, again:
     )
     headers, body = encode(envelope)
     return Outgoing(_DLQ, str(record.saga_id), headers, body, must_route=False)
+
+
+def harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that describe a message. Others may be commands to a broker (delete what came before, say), and a copy must
+    not pass them on; the store keeps them all."""
+    kept = ("ce-", "traceparent", "tracestate", "content-type")
+    return {name: value for name, value in headers.items() if name.lower().startswith(kept)}

@@ -16,7 +16,7 @@ from saga_choreo.codec.wire import checked_key
 from saga_choreo.core.facts import CancelRequested, Refusal
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.origin import opened
-from saga_choreo.errors import KeyConflict, Refused, SagaNotFound, StoreConflict, WaitTimeout
+from saga_choreo.errors import DefinitionError, KeyConflict, Refused, SagaNotFound, StoreConflict, WaitTimeout
 from saga_choreo.model.event import Event
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
@@ -166,7 +166,7 @@ async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHan
     """Write the origin row, in the caller's transaction when one is given, else together with others that start at this moment.
     Raises KeyConflict, ResultTooLarge, NotReady."""
     payload = _payload(what)
-    _check_deadline(what, session.limits.horizon_s)
+    _check_deadline(known.plan, what, session.limits.horizon_s)
     await session.directory.require(known.plan, session.limits.ready_timeout_s if tx is None else 0.0)
     wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), _digest(what.event))
     if tx is None:
@@ -255,13 +255,18 @@ def _payload(what: Start) -> bytes:
     return encode(what.event, f"the start event {str(what.event.event)!r}")
 
 
-def _check_deadline(what: Start, horizon_s: float) -> None:
+def _check_deadline(plan: Plan, what: Start, horizon_s: float) -> None:
     """Before anything is stored: a saga that no message can be sent of would stop every agent that finds it."""
-    after = what.deadline
+    form, after = plan.choreography, what.deadline
     if after is not None and not 0 < after.total_seconds() <= horizon_s:
         raise ValueError(
             f"the deadline {after!r} is not between now and the horizon of {horizon_s:g} s, after which sagas are forgotten; "
             "give a shorter one, or none"
+        )
+    if after is None and form.deadline_after is not None and form.deadline_after.total_seconds() > horizon_s:
+        raise DefinitionError(
+            f"choreography {form.name!r} has the deadline {form.deadline_after!r}, beyond the horizon of {horizon_s:g} s, after which "
+            "sagas are forgotten; shorten it, or raise Limits.horizon_s"
         )
 
 

@@ -13,7 +13,7 @@ from saga_choreo import Event, Limits, SagaState, StepContext
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.graph import plan_of
 from saga_choreo.core.routing import facts_for
-from saga_choreo.errors import BrokerUnavailable
+from saga_choreo.errors import BrokerUnavailable, DefinitionError
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.model.choreography import Choreography
 from saga_choreo.model.envelope import MessageKind
@@ -99,6 +99,18 @@ def test_a_number_beyond_64_bits_starts_a_saga_with_a_key_as_any_other() -> None
             again = await cluster["shop"].start_saga(Large(amount=10**30), key="large")
             assert again.saga_id == one.saga_id
             assert [await one.wait(10), await two.wait(10)] == [SagaState.COMPLETED] * 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("hours", [24 * 8, 24 * 365 * 9_000])
+def test_a_choreographys_own_deadline_beyond_the_horizon_is_refused_before_anything_is_stored(hours: float) -> None:
+    async def scenario() -> None:
+        world = World(chain().deadline(hours=hours), f"memory://{uuid4().hex}", f"memory://{uuid4().hex}-{{service}}")
+        async with world.cluster() as cluster:
+            with pytest.raises(DefinitionError, match="beyond the horizon"):
+                await cluster["shop"].start_saga(Go(), key="k")
+            assert await cluster["shop"].sagas() == []
 
     run(scenario())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def test_a_message_that_waits_for_too_long_is_copied_to_the_dead_letters_once_an
         place, form = in_memory, form_of(in_memory, "inventory", "payment")
         async with serving(place.inventory(held_copy_after_s=0.2)), place.open_broker("web") as broker:
             letters = bus_of("on-hold", place.prefix).dead_letters
-            await broker.publish([started(form)])
+            early = started(form)
+            await broker.publish([replace(early, headers={**early.headers, "Nats-Rollup": "all"})])
 
             async def is_told() -> bool:
                 return bool(letters) and [one.told for one in await held(place, "inventory", form)] == [True]
@@ -160,6 +162,7 @@ def test_a_message_that_waits_for_too_long_is_copied_to_the_dead_letters_once_an
 
             await eventually(time_passed)
             assert [one.headers["saga-quarantine-code"] for one in letters] == ["unknown_definition"]
+            assert "Nats-Rollup" not in letters[0].headers, "it would tell the broker to delete the dead letters before it"
             await define(broker, form)
 
             async def is_done() -> bool:

@@ -113,7 +113,8 @@ own_facts = st.one_of(
 facts = st.one_of(messages_facts, own_facts)
 
 
-# What may stand beside each state: no rule makes a person hold anything but a waiting step, for example.
+# What may stand beside each state: no rule makes a person hold anything but a waiting step, for example, and an ABORT makes a
+# tombstone of any other waiting step.
 PARKED = {
     State.WAITING: [Parked.NO, Parked.PARKED, Parked.HUMAN],
     State.RUNNING: [Parked.NO, Parked.PARKED],
@@ -131,7 +132,7 @@ def rows(draw: st.DrawFn, states: list[State]) -> Row:
         state=state,
         parked=parked,
         pending=state is State.RUNNING and parked is Parked.NO and draw(flags),
-        abort=draw(flags),
+        abort=(state is not State.WAITING or parked is Parked.HUMAN) and draw(flags),
         vetoer=state is State.TOMB and draw(flags),
         debt=draw(flags),
         key_no=draw(attempts),

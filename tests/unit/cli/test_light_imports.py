@@ -38,6 +38,7 @@ def _loaded(*args: str, **environ: str) -> str:
         ["run", "--help"],
         ["graph", "--help"],
         ["verify", "--help"],
+        ["states", "--help"],
         ["sagas", "list", "--help"],
         ["steps", "done", "--help"],
         [],
