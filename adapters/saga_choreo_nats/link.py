@@ -91,7 +91,7 @@ class Link:
 
     async def open(self) -> None:
         """Connect for the first time, within `open_timeout`; then keep the connection up until `close`."""
-        reason = "no answer"
+        reason, has_said = "no answer", False
         deadline = asyncio.get_running_loop().time() + self._options.open_timeout
         while True:
             try:
@@ -102,6 +102,9 @@ class Link:
                 raise
             except (OSError, TimeoutError, nats_errors.Error, BrokerUnavailable) as exc:
                 reason = str(exc) or reason
+            if not has_said:
+                has_said = True
+                _log.warning("NATS at %s cannot be reached yet (%s); trying again", self._options.shown, reason)
             delay = _RETRY_S * (0.5 + random.random())  # noqa: S311  (jitter, not a secret)
             if asyncio.get_running_loop().time() + delay >= deadline:
                 raise BrokerUnavailable(
