@@ -143,6 +143,7 @@ def page() -> str:
         origin_diagram=mermaid(origin=True),
         origin_rules=_rules(origin=True),
         facts=_facts(),
+        letters=", ".join(f"{state.value} {word(state)}" for state in State),
         step_states=_step_states(),
         end_states=_end_states(),
         open_states=_open_states(),
@@ -174,7 +175,8 @@ means that whoever asked is told why. Rule numbers are the ones that comments in
 {step_rules}
 
 `waiting` is also what a record that does not exist yet counts as. `tomb` is a step that will never run, whatever comes later.
-A parked step keeps its state; it is a mark on the record, as are "pending" and "to be undone".
+A parked step keeps its state; it is a mark on the record, as are "pending" and "to be undone". In stores, counter-examples and
+simulations states are letters: {letters}.
 
 ## The origin row
 

@@ -4,13 +4,14 @@ A comment on the line above a block says what to do with it; without one a Pytho
 its `print(...)  # text` lines must print that text.
 
     <!-- continues -->            the block goes on where the one before it ended
+    <!-- printed -->              a block of text: what the script before it prints besides
     <!-- not run: the reason -->  the block is not run: it needs a server, or minutes; commands in it are still checked
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["PAGES", "ROOT", "Page", "Script", "pages"]
@@ -25,13 +26,14 @@ class Script:
     page: str
     number: int
     text: str
+    printed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.page}-{self.number}"
 
     @property
     def promised(self) -> list[str]:
-        return re.findall(r"^\s*print\(.*\)  # (.*)", self.text, re.MULTILINE)
+        return [*re.findall(r"^\s*print\(.*\)  # (.*)", self.text, re.MULTILINE), *self.printed]
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,18 @@ class Page:
         return [found["mark"] for found in _BLOCK.finditer(self.text) if found["mark"]]
 
     def scripts(self) -> list[Script]:
-        texts: list[str] = []
-        for mark, text in self.blocks("python"):
-            if mark == "continues":
-                texts[-1] += text
-            elif not mark.startswith("not run: "):
-                texts.append(text)
-        return [Script(self.name, number, text) for number, text in enumerate(texts)]
+        found: list[Script] = []
+        for block in _BLOCK.finditer(self.text):
+            match block["language"], block["mark"] or "":
+                case "python", "continues":
+                    found[-1] = replace(found[-1], text=found[-1].text + block["text"])
+                case "python", mark if not mark.startswith("not run: "):
+                    found.append(Script(self.name, len(found), block["text"]))
+                case "text", "printed":
+                    found[-1] = replace(found[-1], printed=(*found[-1].printed, *block["text"].splitlines()))
+                case _:
+                    pass
+        return found
 
     def commands(self, *, run: bool) -> list[str]:
         """The command lines in its console blocks, without their comments: those to run, or all."""

@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from saga_choreo.cli.check_model import command as check_model
 from saga_choreo.cli.exits import ExitCode
 from saga_choreo.codec.faults import Fault
 from saga_choreo.core.graph import plan_of
@@ -20,6 +21,7 @@ from saga_choreo.runtime.timing import Limits
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 STEPS = (ROOT / "docs" / "steps.md").read_text()
+TESTING = (ROOT / "docs" / "testing-your-saga.md").read_text()
 
 
 def _section(page: str, title: str) -> str:
@@ -92,3 +94,9 @@ def test_what_can_be_said_of_a_parked_step_is_what_the_rules_allow() -> None:
     )
     allowed = [", ".join(possible(row, plan.steps[step])).replace("_", "-") for row, step in rows]
     assert [row[1] for row in _rows(_section(STEPS, "Parked steps"))[1:]] == allowed
+
+
+def test_every_switch_of_the_model_checker_is_named_off_or_on_as_it_is_not_by_default() -> None:
+    told = set(re.findall(r"`--((?:no-)?[\w-]+)`", _section(TESTING, "Every interleaving: `check-model`"))) - {"states-max"}
+    switches = [one for one in check_model.params if one.secondary_opts]
+    assert told == {(one.secondary_opts if one.default else one.opts)[0].removeprefix("--") for one in switches}
