@@ -89,7 +89,7 @@ def abort_came(row: Row, fact: AbortCame, _step: StepPlan) -> Row:
 
 def clear_came(row: Row, fact: ClearCame, step: StepPlan) -> Row:
     clear_in, debt = row.clear_in | fact.bit, row.debt or fact.debt
-    if row.state is State.ABORTING and (clear_in, debt) == (row.clear_in, row.debt):
+    if (clear_in, debt) == (row.clear_in, row.debt):
         return row
     row = row._replace(state=State.ABORTING, abort=True, clear_in=clear_in, debt=debt)
     if clear_in != step.all_succ:

@@ -41,16 +41,13 @@ def judged(row: Row, step: StepPlan) -> Row:
 
 def tombed(row: Row, *, vetoer: bool, cause: Cause) -> Row:
     """The step will never run, whatever comes."""
-    return row._replace(
-        state=State.TOMB, parked=Parked.NO, pending=False, abort=True, vetoer=vetoer, cause=cause, operator="", attempt=row.attempt
-    )
+    return row._replace(state=State.TOMB, parked=Parked.NO, pending=False, abort=True, vetoer=vetoer, cause=cause, operator="")
 
 
 def refused(row: Row, step: StepPlan, cause: Cause) -> Row:
     """A business no: an optional step is skipped, any other aborts the saga (unless it is aborting already)."""
     if step.optional:
-        skipped = row._replace(state=State.SKIPPED, parked=Parked.NO, pending=False, operator="")
-        return cleared(skipped, step) if row.abort else skipped
+        return cleared(row._replace(state=State.SKIPPED, parked=Parked.NO, pending=False), step)
     return tombed(row, vetoer=not row.abort, cause=Cause.NONE if row.abort else cause)
 
 

@@ -127,18 +127,20 @@ def rows(draw: st.DrawFn, states: list[State]) -> Row:
     state = draw(st.sampled_from(states))
     parked = draw(st.sampled_from(PARKED.get(state, [Parked.NO])))
     bits = draw(st.integers(0, 255))
+    # An abort leaves a waiting step only in a person's hands, and a successor is clear only because of an abort.
+    abort = (state is not State.WAITING or parked is Parked.HUMAN) and draw(flags)
     done_in = bits & 3
     return Row(
         state=state,
         parked=parked,
         pending=state is State.RUNNING and parked is Parked.NO and draw(flags),
-        abort=(state is not State.WAITING or parked is Parked.HUMAN) and draw(flags),
+        abort=abort,
         vetoer=state is State.TOMB and draw(flags),
         debt=draw(flags),
         key_no=draw(attempts),
         done_in=done_in,
         skip_in=bits >> 2 & 3 & ~done_in,
-        clear_in=bits >> 4 & 3,
+        clear_in=bits >> 4 & 3 if abort else 0,
         choice=bits >> 6,
         cancel=draw(st.sampled_from(list(Cancel))),
         cause=draw(causes),

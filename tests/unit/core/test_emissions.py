@@ -84,3 +84,8 @@ def test_a_request_to_cancel_is_passed_on_until_the_outcome_is_known() -> None:
     assert said(LEFT, asked) == (Message(MessageKind.CANCEL_REQUEST, LEFT, "origin"),)
     assert said(LEFT, Row(cancel=Cancel.HEARD)) == ()
     assert said(LEFT, asked._replace(state=State.RUNNING, outcome=Outcome.ABORTED)) == ()
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.RUNNING, State.TOMB, State.SKIPPED, State.SKIPPED_CLEARED])
+def test_only_a_step_that_happened_says_that_an_event_happened(state: State) -> None:
+    assert DONE not in [message.kind for message in said(JOIN, Row(state=state, choice=1))]

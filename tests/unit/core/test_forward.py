@@ -176,6 +176,7 @@ def test_a_pending_step_is_completed_by_the_token_of_its_own_call() -> None:
     declined = accepted(PENDING, CompletionDeclined(1), OUTSIDE)
     assert declined == PENDING._replace(state=State.TOMB, pending=False, abort=True, vetoer=True, cause=Cause.REFUSED)
     assert accepted(PENDING, CompletionDeclined(1), FIRM_OUTSIDE) == CALLING._replace(key_no=2)
+    assert accepted(PENDING, CompletionDeclined(1), OPTIONAL_OUTSIDE) == PENDING._replace(state=State.SKIPPED, pending=False)
 
 
 @pytest.mark.parametrize("fact", [Completed(0, 1), CompletionDeclined(0)])
@@ -250,3 +251,7 @@ def test_a_call_that_ends_while_the_saga_aborts_is_undone_at_once_when_all_that_
     assert (after.state, after.attempt, after.key_no, after.pending) == (State.COMPENSATING, 0, 0, False)
     waits = accepted(row._replace(abort=True, clear_in=1), fact, LATE_OUTSIDE)
     assert waits.state is State.DONE
+
+
+def test_a_saga_that_does_not_abort_is_not_undone_whatever_has_been_cleared() -> None:
+    assert accepted(CALLING._replace(clear_in=3), Succeeded(2, 1), OUTSIDE).state is State.DONE

@@ -115,7 +115,7 @@ def test_an_event_of_two_publishers_is_one_edge_from_each() -> None:
         ChoreographyStep("b", "one", reads=(BEGUN,), publishes=(done,), undo=Undo.LOCAL),
         ChoreographyStep("c", "two", Join.ANY, (done,), undo=Undo.LOCAL),
     )
-    plan = plan_of(Choreography("two ways").starts_with(BEGUN).step(*steps))
+    plan = plan_of(Choreography("two-ways").starts_with(BEGUN).step(*steps))
     assert plan.steps[2].in_edges == ((0, done), (1, done))
     assert (plan.readers[0, 0], plan.readers[1, 0]) == (((2, 1),), ((2, 2),))
 

@@ -66,6 +66,12 @@ def test_a_done_step_is_undone_once_every_successor_is_clear_and_not_before(undo
     assert (whole.attempt, whole.key_no) == ((2, 1) if undo is LOOKED else (0, 0))
 
 
+@pytest.mark.parametrize("state", [State.DONE, State.SKIPPED])
+def test_a_step_that_stands_remembers_the_abort_before_anything_is_clear(state: State) -> None:
+    """Seen as compensating from then on, and an outcome that follows is no contradiction."""
+    assert accepted(Row(state=state), AbortCame(), PLAIN) == Row(state=state, abort=True)
+
+
 def test_a_repeated_abort_of_an_undo_that_is_due_does_not_forget_its_attempts() -> None:
     trying = DUE._replace(attempt=3)
     same(trying, AbortCame())
