@@ -28,14 +28,17 @@ PATCH ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
 
-.PHONY: help test check demo simulate simulate-long mutants format clean distclean $(STATIC_CHECKS)
+.PHONY: help test test-long check demo simulate simulate-long mutants format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 test: check ## everything that must hold: format, lint, types, imports, tests with coverage
 	@echo "== tests (branch coverage at least $(COVERAGE_MIN) %)"
-	@$(BIN)/python -m pytest --cov --cov-fail-under=$(COVERAGE_MIN) --cov-report=term:skip-covered $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m 'not long' --cov --cov-fail-under=$(COVERAGE_MIN) --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+test-long: .venv/.ready-dev ## the tests that are too long for every commit
+	@$(BIN)/python -m pytest -m long
 
 check: .venv/.ready-dev ## format, lint, types and imports only
 	@echo "== static checks: format, lint, mypy, pyright, imports"

@@ -93,7 +93,7 @@ def test_every_cause_that_is_told_is_the_first_one_at_the_origin() -> None:
     assert_proved(check(graph_named("chain3"), Options(causes=True)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(GRAPHS) - {"w_shape", "xor_second_root"}))
 def test_the_protocol_holds_on_larger_graphs_when_steps_are_parked(name: str) -> None:
     assert_proved(check(graph_named(name), Options(park=True, operator=True, undo_fails=True)))
@@ -130,7 +130,7 @@ def test_all_graphs_of_two_steps_hold_and_none_is_there_twice() -> None:
     assert result.states > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_graphs_of_three_steps_hold() -> None:
     result = check_all(3)
     assert result.violations == (), str(result.violations[0])

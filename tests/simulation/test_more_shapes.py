@@ -145,7 +145,7 @@ def test_the_protocol_holds_on_this_shape(shape: str) -> None:
     assert_proved(check(*SHAPES[shape]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("shape", LARGE)
 def test_the_protocol_holds_on_this_large_shape(shape: str) -> None:
     assert_proved(check(*LARGE[shape]))
