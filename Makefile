@@ -25,10 +25,12 @@ export SAGAS FAIL_EVERY CHAOS
 
 # Settings of `make mutants`: one patch (PATCH=tests/simulation/mutants/fresh-key.patch), instead of all.
 PATCH ?=
+# Settings of `make mutation`: modules of saga_choreo/core (MODULES='rows origin'), instead of all.
+MODULES ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
 
-.PHONY: help test test-long check demo simulate simulate-long mutants format clean distclean $(STATIC_CHECKS)
+.PHONY: help test test-long check demo simulate simulate-long mutants mutation format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -73,6 +75,9 @@ simulate-long: .venv/.ready-dev ## the long runs: 20,000 seeds of the pipeline a
 
 mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulator has to find each; PATCH=file runs one
 	@$(BIN)/python tests/simulation/mutants.py $(PATCH)
+
+mutation: .venv/.ready-dev ## plant every small fault in the core, one by one; a unit test has to find each; MODULES=... runs some
+	@$(BIN)/python tests/simulation/mutation.py $(MODULES)
 
 format: .venv/.ready-dev ## format all code and sort its imports
 	@$(BIN)/ruff check --select I --fix --quiet .

@@ -283,3 +283,50 @@ def test_many_open_choices_are_not_judged_rather_than_never_answered() -> None:
     picks = [choosing(f"p{n}", "start", f"l{n}", f"r{n}") for n in range(20)]
     ends = [step("lefts", *(f"l{n}" for n in range(20))), step("rights", *(f"r{n}" for n in range(20)))]
     assert told(*picks, *ends) == []
+
+
+def message(code: str, *steps: ChoreographyStep) -> str:
+    [found] = [str(finding) for finding in findings(choreography(*steps)) if finding.code == code]
+    return found
+
+
+def test_pivots_in_a_row_are_sound_whatever_their_names() -> None:
+    assert told(bare("z", "start", publishes="z", pivot=True), bare("a", "z", pivot=True, retriable=True)) == []
+
+
+def test_a_run_that_needs_the_undo_is_told_with_the_step_that_refuses_in_it() -> None:
+    # A step that must not refuse is no reason, and neither is one beside it: without a pivot anything may be cancelled.
+    assert "the saga may be cancelled" in only(bare("a", "start", publishes="a"), step("b", "a", retriable=True))
+    assert "the saga may be cancelled" in only(bare("a", "start"), step("z", "start"))
+    after = message("WF2", step("a", "start"), bare("b", "start", publishes="b"), bare("p", "b", pivot=True))
+    assert "'p' may refuse when it is done" in after
+
+
+def test_beside_a_pivot_it_is_the_pivot_or_another_step_that_may_refuse() -> None:
+    beside = message(
+        "WF2",
+        step("a", "start", publishes="a"),
+        step("m", "start", retriable=True),
+        bare("n", "a"),
+        bare("p", "a", pivot=True),
+    )
+    assert "step 'n' cannot be undone, and 'p' may refuse when it is done" in beside
+    assert beside.endswith("declare it read_only or the pivot, or move it after pivot 'p'")
+
+
+def test_a_step_behind_a_join_that_never_runs_is_not_blamed_for_it() -> None:
+    steps = (choosing("pick", "start", "left", "right"), step("j", "left", "right", publishes="j"))
+    behind = step("k").on_event(all_of(event("j"), event("j")))
+    assert told(*steps, behind) == [("WF5", "j")]
+    assert told(*steps, step("k", "j")) == [("WF5", "j")]
+
+
+def test_only_choices_on_the_way_to_a_join_are_named_as_its_reason() -> None:
+    steps = (choosing("pick", "start", "left", "right"), choosing("aside", "start", "here", "there"))
+    assert "('pick' publishes only one" in only(*steps, step("j", "left", "right"))
+
+
+def test_a_join_with_a_step_that_cannot_run_is_found_without_a_choice_to_blame() -> None:
+    lost = step("a").on_event(any_of(event("lost"), event("gone"))).publish_event(event("a"))
+    found = message("WF5", lost, step("b", "start", publishes="b"), step("j", "a", "b"))
+    assert "no run brings them all, so it can never run" in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from planned import BEGUN, CHOOSE, JOIN, LAST, LEFT, PLAN, kind
+from planned import BEGUN, CHOOSE, JOIN, LAST, LEFT, kind, planned
 
 from saga_choreo.core.graph import TO_SINK, plan_of
 from saga_choreo.errors import DefinitionError
@@ -21,27 +21,29 @@ def test_the_sink_is_no_event_number() -> None:
 
 
 def test_steps_are_numbered_by_name_and_the_origin_is_minus_one() -> None:
-    assert [step.name for step in PLAN.steps] == ["choose", "join", "last", "left"]
-    assert [step.index for step in PLAN.steps] == [CHOOSE, JOIN, LAST, LEFT] == [0, 1, 2, 3]
-    assert (PLAN.number("left"), PLAN.number("origin"), PLAN.number("nobody")) == (LEFT, ORIGIN, None)
-    assert PLAN.step(LEFT) is PLAN.steps[LEFT]
-    assert PLAN.step(ORIGIN) is PLAN.origin
-    assert PLAN.definition == PLAN.choreography.definition
+    assert [step.name for step in planned().steps] == ["choose", "join", "last", "left"]
+    assert [step.index for step in planned().steps] == [CHOOSE, JOIN, LAST, LEFT] == [0, 1, 2, 3]
+    assert (planned().number("left"), planned().number("origin"), planned().number("nobody")) == (LEFT, ORIGIN, None)
+    assert planned().step(LEFT) is planned().steps[LEFT]
+    assert planned().step(ORIGIN) is planned().origin
+    assert planned().definition == planned().choreography.definition
 
 
 def test_each_step_knows_its_edges_in_and_the_steps_around_it() -> None:
-    around = {step.name: (step.in_edges, step.all_in, step.preds, step.succs, step.all_succ, step.is_last) for step in PLAN.steps}
+    around = {
+        step.name: (step.in_edges, step.all_in, step.preds, step.succs, step.all_succ, step.is_last) for step in planned().steps
+    }
     assert around == {
         "choose": (((ORIGIN, BEGUN),), 1, (ORIGIN,), (JOIN, LEFT), 3, False),
         "left": (((CHOOSE, X), (CHOOSE, Y)), 3, (CHOOSE,), (JOIN, LAST), 3, False),
         "join": (((CHOOSE, Y), (LEFT, DONE)), 3, (CHOOSE, LEFT), (ORIGIN,), 1, True),
         "last": (((LEFT, DONE),), 1, (LEFT,), (ORIGIN,), 1, True),
     }
-    assert [step.needs_all for step in PLAN.steps] == [False, True, False, False]
+    assert [step.needs_all for step in planned().steps] == [False, True, False, False]
 
 
 def test_the_origin_is_source_and_sink_at_once() -> None:
-    origin = PLAN.origin
+    origin = planned().origin
     assert (origin.index, origin.name, origin.owner) == (ORIGIN, "origin", "")
     assert (origin.in_edges, origin.all_in, origin.preds) == (((JOIN, None), (LAST, None)), 3, (JOIN, LAST))
     assert (origin.succs, origin.all_succ, origin.outputs, origin.all_outputs) == ((CHOOSE,), 1, (BEGUN,), 1)
@@ -51,20 +53,20 @@ def test_the_origin_is_source_and_sink_at_once() -> None:
 
 
 def test_a_bit_of_a_clear_mask_belongs_to_one_successor() -> None:
-    assert PLAN.steps[CHOOSE].clear_bit(JOIN) == 1
-    assert PLAN.steps[CHOOSE].clear_bit(LEFT) == 2
-    assert PLAN.steps[LAST].clear_bit(ORIGIN) == 1
+    assert planned().steps[CHOOSE].clear_bit(JOIN) == 1
+    assert planned().steps[CHOOSE].clear_bit(LEFT) == 2
+    assert planned().steps[LAST].clear_bit(ORIGIN) == 1
 
 
 def test_each_published_event_lists_its_readers_with_the_bits_it_sets_there() -> None:
-    assert PLAN.readers == {
+    assert planned().readers == {
         (ORIGIN, 0): ((CHOOSE, 1),),
         (CHOOSE, 0): ((LEFT, 1),),
         (CHOOSE, 1): ((JOIN, 1), (LEFT, 2)),
         (LEFT, 0): ((JOIN, 2), (LAST, 1)),
     }
-    assert PLAN.reader_owners(LEFT, 0) == ("three", "two")
-    assert PLAN.reader_owners(JOIN, 0) == ()
+    assert planned().reader_owners(LEFT, 0) == ("three", "two")
+    assert planned().reader_owners(JOIN, 0) == ()
 
 
 def test_an_owner_that_reads_an_event_twice_is_told_once() -> None:
@@ -75,21 +77,21 @@ def test_an_owner_that_reads_an_event_twice_is_told_once() -> None:
 
 
 def test_owners_and_what_they_own_and_read() -> None:
-    assert PLAN.owners == ("one", "three", "two")
-    assert [step.name for step in PLAN.owned_by("two")] == ["last", "left"]
-    assert PLAN.events_read_by("two") == ("choose.x", "choose.y", "left.done")
-    assert PLAN.events_read_by("nobody") == ()
+    assert planned().owners == ("one", "three", "two")
+    assert [step.name for step in planned().owned_by("two")] == ["last", "left"]
+    assert planned().events_read_by("two") == ("choose.x", "choose.y", "left.done")
+    assert planned().events_read_by("nobody") == ()
 
 
 def test_an_event_has_a_number_at_the_step_that_publishes_it_and_none_elsewhere() -> None:
-    assert PLAN.event_number(CHOOSE, Y) == 1
-    assert PLAN.event_number(ORIGIN, BEGUN) == 0
-    assert PLAN.event_number(LEFT, Y) is None
+    assert planned().event_number(CHOOSE, Y) == 1
+    assert planned().event_number(ORIGIN, BEGUN) == 0
+    assert planned().event_number(LEFT, Y) is None
 
 
 def test_what_is_published_is_a_mask_of_all_events_without_the_extra_one_of_a_deadline() -> None:
-    assert [step.all_outputs for step in PLAN.steps] == [3, 1, 0, 1]
-    assert [step.deadline_choice for step in PLAN.steps] == [0, 0, 0, 0]
+    assert [step.all_outputs for step in planned().steps] == [3, 1, 0, 1]
+    assert [step.deadline_choice for step in planned().steps] == [0, 0, 0, 0]
     late, done = EventRef("b.late"), EventRef("b.done")
     extra = kind(deadline_event=late)
     assert (extra.outputs, extra.all_outputs, extra.deadline_choice) == ((done, late), 1, 2)
@@ -133,7 +135,7 @@ def test_a_step_may_veto_unless_it_is_retriable_and_is_undone_as_declared() -> N
 
 
 def test_the_origin_knows_whether_there_is_a_pivot_anywhere() -> None:
-    assert (PLAN.has_pivot, PLAN.origin.pivot) == (False, False)
+    assert (planned().has_pivot, planned().origin.pivot) == (False, False)
     first = ChoreographyStep("a", "one", reads=(BEGUN,), undo=Undo.LOCAL)
     bound = plan_of(Choreography("bound").starts_with(BEGUN).step(first, ChoreographyStep("p", "one", reads=(BEGUN,), pivot=True)))
     assert (bound.has_pivot, bound.origin.pivot) == (True, True)
@@ -148,7 +150,7 @@ def test_what_has_no_graph_is_refused_with_what_is_missing() -> None:
 
 
 def test_a_plan_is_made_once_and_keeps_the_deadline_it_was_asked_for() -> None:
-    one = PLAN.choreography
+    one = planned().choreography
     other = one.deadline(minutes=5)
     assert plan_of(one) is plan_of(one)
     assert plan_of(other).choreography.deadline_after == timedelta(minutes=5)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from planned import CHOOSE, JOIN, LAST, LEFT, PLAN
+from planned import BEGUN, CHOOSE, JOIN, LAST, LEFT, PLAN
 
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.facts import AbortCame, CancelCame, CancelRequested, ClearCame, DoneCame, Fact, OutcomeCame, SkipCame
+from saga_choreo.core.graph import plan_of
 from saga_choreo.core.routing import facts_for
+from saga_choreo.model.choreography import Choreography, ChoreographyStep, Undo
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import ORIGIN
 from saga_choreo.model.states import Cause, Outcome
@@ -45,6 +47,13 @@ def test_a_last_step_reports_to_the_sink_where_the_saga_was_started(kind: Messag
     assert at("one", Message(kind, LAST, "origin"), is_origin=True) == [(ORIGIN, came(2))]
     assert at("one", Message(kind, JOIN, "origin")) == []
     assert at("one", Message(kind, LEFT, "origin"), is_origin=True) == []
+
+
+@pytest.mark.parametrize("kind", [MessageKind.DONE, MessageKind.SKIP])
+def test_the_origin_reports_nothing_to_its_own_sink(kind: MessageKind) -> None:
+    alone = plan_of(Choreography("alone").starts_with(BEGUN).step(ChoreographyStep("a", "one", reads=(BEGUN,), undo=Undo.LOCAL)))
+    assert facts_for(Message(kind, ORIGIN, "origin"), alone, "one", is_origin=True) == []
+    assert facts_for(Message(kind, 0, "origin"), alone, "one", is_origin=True) != []
 
 
 def test_a_clear_concerns_its_target_and_keeps_the_debt() -> None:
