@@ -110,6 +110,12 @@ class SqliteStore(SqliteScans, SqliteReader):
         """The caller's own `Connection` on this same file, with an open transaction."""
         return JoinedTransaction(joinable(connection, self._path, self._durability), self._writer, self._clock)
 
+    def crash(self) -> None:
+        """For simulations (`inline`): what a killed process leaves. What is not committed vanishes, the locks are free."""
+        self._incarnation = ""
+        self._writer.crash()
+        self._reads.close()
+
     async def close(self) -> None:
         self._incarnation = ""
         self._reads.close()

@@ -182,6 +182,11 @@ class Writer:
                 self._thread.shutdown(wait=True)
                 self._thread = None
 
+    def crash(self) -> None:
+        """Close in the middle of whatever is under way, as the end of the process would."""
+        self._connect = None
+        self._discard()
+
     def say(self, connection: Connection, statement: str) -> None:
         """Run a statement that only this adapter may (savepoints)."""
         self._say(connection, statement)

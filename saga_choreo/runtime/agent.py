@@ -117,6 +117,10 @@ class Agent(StepDecorators):
         opened = (one for one in self._sagas if isinstance(one, str) or one.is_open)
         return next((Choreography(one) if isinstance(one, str) else one for one in opened), None)
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
     def own_steps(self) -> tuple[ChoreographyStep, ...]:
         """The steps it announces for the choreography to be assembled. Raises DefinitionError."""
         return own_steps(self._declarations, self.choreographies).definitions()
@@ -134,12 +138,18 @@ class Agent(StepDecorators):
     def _new_session(self) -> Session:
         if self._session is not None:
             raise ConfigurationError(f"agent {self.name!r} is open already; one object serves once at a time")
-        catalog = self.freeze()
+        self.freeze()  # what is declared wrongly is said first
         settings = read_settings(os.environ)
         broker = self._made(self._broker or settings.broker_url, "broker", "nats://127.0.0.1:4222", self._make_broker)
         store = self._made(self._store or settings.store_url, "store", "sqlite:///payment.db", make_store)
+        return self.session_on(store, broker, self._clock, self._limits)
+
+    def session_on(self, store: WholeStore, broker: Broker, clock: Clock, limits: Limits) -> Session:
+        """A run of these steps and callbacks on parts that somebody else made, beside this object: for simulations, which have
+        several of one agent, and kill them. Raises DefinitionError."""
+        catalog = self.freeze()
         assert self._part is not None
-        return Session(self._part, catalog, store, broker, self._clock, self._limits, self._callbacks)
+        return Session(self._part, catalog, store, broker, clock, limits, self._callbacks)
 
     def _make_broker(self, url: str) -> Broker:
         return make_broker(url, prefix=self._prefix)

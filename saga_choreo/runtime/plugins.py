@@ -53,9 +53,10 @@ def make_broker(url: str, *, prefix: str = "saga") -> Broker:
     return broker
 
 
-def make_store(url: str) -> WholeStore:
-    """The store for this URL, not opened yet. Raises ConfigurationError (unknown scheme) or AdapterNotInstalled."""
-    store: WholeStore = _adapter(_STORES, "store", url)(url)
+def make_store(url: str, **options: Any) -> WholeStore:
+    """The store for this URL, not opened yet; `options` are the adapter's own. Raises ConfigurationError (unknown scheme) or
+    AdapterNotInstalled."""
+    store: WholeStore = _adapter(_STORES, "store", url)(url, **options)
     return store
 
 

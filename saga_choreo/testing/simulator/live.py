@@ -7,25 +7,20 @@ leak, a shutdown that hangs or loses something.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from itertools import count
-from typing import Any
 
 from saga_choreo.core.graph import Plan, plan_of
-from saga_choreo.memory.broker import MemoryBroker
-from saga_choreo.memory.bus import bus_of
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.model.record import ORIGIN
-from saga_choreo.ports.broker import Outgoing, Topology
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
 from saga_choreo.testing.simulator.live_handlers import LiveHandlers
+from saga_choreo.testing.simulator.live_house import House
 from saga_choreo.testing.simulator.live_ports import Committed
 from saga_choreo.testing.simulator.live_process import LiveProcess
 from saga_choreo.testing.simulator.oracle import Oracle
@@ -34,15 +29,11 @@ from saga_choreo.testing.simulator.settings import Settings, Verdict
 from saga_choreo.testing.simulator.shapes import random_choreography
 from saga_choreo.testing.simulator.simulation import random_options, verdict_of
 from saga_choreo.testing.simulator.store import Write
-from saga_choreo.testing.simulator.world import SECOND, World
-from saga_choreo.testing.virtual_loop import NothingLeft, VirtualLoop
+from saga_choreo.testing.simulator.world import SECOND
 
 __all__ = ["LiveSimulation", "run_live_seed"]
 
 _PATIENCE_S = 3600
-_STOP_S = 120
-# Names of buses and stores in this process; what is in a name changes nothing.
-_places = count()
 
 
 def run_live_seed(seed: int, settings: Settings) -> Verdict:
@@ -50,32 +41,11 @@ def run_live_seed(seed: int, settings: Settings) -> Verdict:
     return LiveSimulation(seed, settings).run()
 
 
-class _LoopWorld(World):
-    """The same world, whose events are the loop's timers. They belong to no process."""
-
-    def __init__(self, seed: int, settings: Settings) -> None:
-        super().__init__(seed, settings)
-        self.loop = VirtualLoop(self.streams.named("schedule"), self._passed)
-        self.outside = contextvars.Context()
-
-    def _passed(self, now_s: float) -> None:
-        self.now_ns = int(now_s * 1e9)
-
-    def after(self, delay_ns: int, call: Callable[..., object], *arguments: Any) -> None:
-        self.loop.call_later(delay_ns / 1e9, call, *arguments, context=self.outside)
-
-    def soon(self, call: Callable[..., object], *arguments: Any) -> None:
-        self.after(int(self.latency.random() ** 4 * 60_000_000) + 50_000, call, *arguments)
-
-
-class LiveSimulation:
+class LiveSimulation(House):
     """Real agents of a few services, around one memory broker."""
 
     def __init__(self, seed: int, settings: Settings) -> None:
-        self.seed = seed
-        self.place = f"live{next(_places)}"
-        self.world = _LoopWorld(seed, settings)
-        self.loop = self.world.loop
+        super().__init__(seed, settings)
         self._stream = stream = self.world.streams.named("workload")
         self._services = [f"s{number}" for number in range(3 + stream.below(2))]
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
@@ -89,11 +59,10 @@ class LiveSimulation:
         self.oracle = Oracle(self.world, by_definition)
         self.provider = Provider(self.world, self.oracle.outside)
         self._handlers = LiveHandlers(self.world, self.provider)
-        self._bus = bus_of(self.place, "saga")
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider)
         self._started: dict[str, None] = {}
-        self._under_way = self._quiet_rounds = 0
+        self._quiet_rounds = 0
 
     def _agents(self, service: str) -> list[LiveProcess]:
         store, known = Committed(service, self._committed), list[Known]()
@@ -121,23 +90,9 @@ class LiveSimulation:
         for _, new in writes:
             self.people.notice(new)
 
-    def spread(self, message: Outgoing, delay_ns: int) -> None:
-        """Put a message on the bus after a while; nobody's death takes it back."""
-        self._under_way += 1
-        self.world.after(delay_ns, self._spread, message)
-
-    def _spread(self, message: Outgoing) -> None:
-        self.loop.create_task(self._put(message), context=self.world.outside.copy())
-
-    async def _put(self, message: Outgoing) -> None:
-        await self._broker.publish([message])
-        self._under_way -= 1
-
     def run(self) -> Verdict:
         try:
-            self.loop.run(self._main())
-        except NothingLeft as error:
-            self.world.broken("L1", f"deadlock: {error}")
+            self.run_loop(self._main())
         finally:
             for service in self._services:
                 MemoryStore.drop(f"{self.place}-{service}")
@@ -145,10 +100,9 @@ class LiveSimulation:
 
     async def _main(self) -> None:
         world = self.world
-        self._broker = MemoryBroker(f"memory://{self.place}")
-        await self._broker.open(Topology(service="world", agent="world", events=(), receives=False))
+        await self.open_bus()
         for service in self._services:  # bound before anybody publishes, as readiness would have it
-            self._bus.bind(service, tuple(sorted({e for plan in self._plans for e in plan.events_read_by(service)})))
+            self.bus.bind(service, tuple(sorted({e for plan in self._plans for e in plan.events_read_by(service)})))
             for process in self.processes[service]:
                 process.boot()
         hurt_s = self._stream.between(10, 30)
@@ -158,20 +112,10 @@ class LiveSimulation:
             deadline = None if bad is None else timedelta(seconds=1 + bad * 59)
             if world.settings.keep is None or number in world.settings.keep:
                 world.after(int(self._stream.random() ** 2 * hurt_s * SECOND), self._start, service, plan, number, deadline)
-        await self._wait(hurt_s, lambda: False)
-        world.note("WORLD", "is healed")
-        world.faults.is_healed = True
-        is_quiet = await self._wait(_PATIENCE_S, self._is_quiet)
+        await self.hurt_for(hurt_s)
+        is_quiet = await self.wait(_PATIENCE_S, self._is_quiet)
         if not world.violations:
             await self._judge(is_quiet=is_quiet)
-
-    async def _wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
-        until = self.loop.time() + seconds
-        while self.loop.time() < until and not self.world.violations:
-            if is_over():
-                return True
-            await asyncio.sleep(1.0)
-        return False
 
     def _start(self, service: str, plan: Plan, number: int, deadline: timedelta | None) -> None:
         """Until it is there."""
@@ -189,8 +133,7 @@ class LiveSimulation:
         asked = self.world.settings
         expected = asked.sagas if asked.keep is None else len(asked.keep)
         is_up = all(process.is_up for agents in self.processes.values() for process in agents)
-        is_empty = not self._under_way and not any(queue.size for queue in self._bus.queues.values())
-        is_quiet = is_up and is_empty and len(self.world.ended) >= expected and not self._is_open()
+        is_quiet = is_up and self.is_bus_empty and len(self.world.ended) >= expected and not self._is_open()
         self._quiet_rounds = self._quiet_rounds + 1 if is_quiet else 0
         # For longer than a scan needs to find what nobody has published.
         return self._quiet_rounds > 5
@@ -206,20 +149,11 @@ class LiveSimulation:
     async def _judge(self, *, is_quiet: bool) -> None:
         world = self.world
         await asyncio.sleep(5)  # what is published is noted down within a second
-        processes = [process for agents in self.processes.values() for process in agents]
-        for process in processes:
-            process.close()
-        if not await self._wait(_STOP_S, lambda: not any(process.is_up for process in processes)):
-            names = ", ".join(process.name for process in processes if process.is_up)
-            world.broken("STOP", f"did not stop within {_STOP_S} s: {names}")
-        await self._wait(_STOP_S, lambda: not self.loop.open_tasks())  # a client's call may still wait for an answer
-        leaked = [task.get_coro() for task in self.loop.open_tasks()]
-        if leaked:
-            world.broken("LEAK", f"{len(leaked)} tasks outlived their agent: {leaked[0]}")
+        await self.stop([process for agents in self.processes.values() for process in agents])
         stores = [agents[0].store for agents in self.processes.values()]
         for store in stores:
             await self._read_back(store)
-        self.oracle.finish(stores, sum(queue.size for queue in self._bus.queues.values()))
+        self.oracle.finish(stores, sum(queue.size for queue in self.bus.queues.values()))
         if not is_quiet and not world.violations:
             world.broken("L6", "something still goes on long after everything was healed")
 

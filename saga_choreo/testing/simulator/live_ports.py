@@ -1,4 +1,4 @@
-"""Store and broker for real agents in virtual time: the memory adapters, with faults at the port.
+"""Store and broker for real agents in virtual time: adapters with faults at the port; of a memory store the oracle hears all.
 
 Every call is a place where the process may die; then the call never returns.
 """
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from saga_choreo.errors import BrokerUnavailable, StoreConflict, StoreUnavailable
@@ -30,15 +30,17 @@ from saga_choreo.ports.store import (
     Transaction,
     UserTx,
 )
+from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.store import Write
 from saga_choreo.testing.simulator.world import SECOND, World
 
-__all__ = ["BY_HAND", "Committed", "FaultyBroker", "FaultyStore"]
+__all__ = ["BY_HAND", "Boundary", "Committed", "FaultyBroker", "FaultyStore", "FaultyTransaction", "WatchedStore"]
 
 # What a person did by hand and is about to say: belongs to the next commit of this task.
 BY_HAND: ContextVar[tuple[Effect, ...]] = ContextVar("by_hand", default=())
 Boundary = Callable[[], Awaitable[None]]
+S = TypeVar("S", bound=WholeStore)
 
 
 class Committed:
@@ -66,13 +68,13 @@ class Committed:
 class _Block:
     """`store.transaction()`."""
 
-    def __init__(self, store: FaultyStore) -> None:
+    def __init__(self, store: FaultyStore[Any]) -> None:
         self._store = store
         self._inner: Any = None
 
     async def __aenter__(self) -> FaultyTransaction:
         self._inner = self._store.inner.transaction()
-        return FaultyTransaction(self._store, await self._inner.__aenter__())
+        return self._store.wrapped(await self._inner.__aenter__())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -81,9 +83,9 @@ class _Block:
 
 
 class FaultyTransaction:
-    """A memory transaction whose calls take time and fail."""
+    """A transaction whose calls take time and fail."""
 
-    def __init__(self, store: FaultyStore, inner: MemoryTransaction) -> None:
+    def __init__(self, store: FaultyStore[Any], inner: Transaction) -> None:
         self._store = store
         self._inner = inner
 
@@ -135,30 +137,47 @@ class FaultyTransaction:
         if unknown is not None and unknown < 0.5:
             world.saw("commit unknown, not applied")
             raise StoreUnavailable("the connection was lost during the commit")
-        draft = self._inner.draft
-        records = [draft.records[place] for place in sorted(draft.records)]
-        effects = [Effect(*values) for table, values in draft.lists if table == "effects"]
-        committed = self._store.committed
-        committed.quarantined += len(draft.quarantined)
-        for (_, name), count in draft.counters.items():
-            committed.counters[name] = committed.counters.get(name, 0) + count
-        await self._inner.commit()
-        by_hand = BY_HAND.get() if records else ()
-        committed.note(records, [*by_hand, *effects])
+        await self._apply()
         await self._store.boundary()
         if unknown is not None:
             world.saw("commit unknown, applied")
             raise StoreUnavailable("the connection was lost during the commit")
 
+    async def _apply(self) -> None:
+        await self._inner.commit()
 
-class FaultyStore:
+
+class _WatchedTransaction(FaultyTransaction):
+    """The oracle hears of what it commits."""
+
+    def __init__(self, store: WatchedStore, inner: MemoryTransaction) -> None:
+        super().__init__(store, inner)
+        self._committed = store.committed
+        self._memory = inner
+
+    async def _apply(self) -> None:
+        draft = self._memory.draft
+        records = [draft.records[place] for place in sorted(draft.records)]
+        effects = [Effect(*values) for table, values in draft.lists if table == "effects"]
+        committed = self._committed
+        committed.quarantined += len(draft.quarantined)
+        for (_, name), count in draft.counters.items():
+            committed.counters[name] = committed.counters.get(name, 0) + count
+        await self._memory.commit()
+        by_hand = BY_HAND.get() if records else ()
+        committed.note(records, [*by_hand, *effects])
+
+
+class FaultyStore(Generic[S]):
     """One incarnation's connection to its service's data."""
 
-    def __init__(self, world: World, name: str, committed: Committed, boundary: Boundary) -> None:
+    def __init__(self, world: World, inner: S, boundary: Boundary) -> None:
         self.world = world
-        self.inner = MemoryStore(f"memory://{name}")
-        self.committed = committed
+        self.inner = inner
         self.boundary = boundary
+
+    def wrapped(self, inner: Any) -> FaultyTransaction:
+        return FaultyTransaction(self, inner)
 
     async def moment(self) -> None:
         """What a call to the database takes; it may fail instead."""
@@ -244,6 +263,17 @@ class FaultyStore:
 
     async def holders(self, definition: str) -> Sequence[str]:
         return await self.inner.holders(definition)
+
+
+class WatchedStore(FaultyStore[MemoryStore]):
+    """On a memory store of this name."""
+
+    def __init__(self, world: World, name: str, committed: Committed, boundary: Boundary) -> None:
+        super().__init__(world, MemoryStore(f"memory://{name}"), boundary)
+        self.committed = committed
+
+    def wrapped(self, inner: MemoryTransaction) -> FaultyTransaction:
+        return _WatchedTransaction(self, inner)
 
 
 class FaultyBroker:

@@ -6,40 +6,49 @@ import asyncio
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from saga_choreo.core.facts import Fact
 from saga_choreo.errors import KeyConflict, SagaError
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.model.record import RecordKey
+from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.sagas import Start, start
 from saga_choreo.runtime.session import SagaOutcome, Session
+from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.live_handlers import event_class
-from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, FaultyStore
-from saga_choreo.testing.simulator.world import SECOND
-from saga_choreo.testing.virtual_loop import Life, VirtualClock
+from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, WatchedStore
+from saga_choreo.testing.simulator.world import SECOND, World
+from saga_choreo.testing.virtual_loop import Life, VirtualClock, VirtualLoop
 
-if TYPE_CHECKING:
-    from saga_choreo.testing.simulator.live import LiveSimulation
-
-__all__ = ["LiveProcess"]
+__all__ = ["AgentProcess", "Home", "LiveProcess"]
 
 
-class LiveProcess:
+class Home(Protocol):
+    """Where processes live. `place` names the bus, `spread` puts a message on it after so many nanoseconds."""
+
+    place: str
+    limits: Limits
+
+    @property
+    def world(self) -> World: ...
+    @property
+    def loop(self) -> VirtualLoop: ...
+    def spread(self, message: Outgoing, delay_ns: int) -> None: ...
+
+
+class AgentProcess:
     """An agent of a service. `number` tells the agents of one service apart."""
 
-    def __init__(self, house: LiveSimulation, known: Sequence[Known], store: Committed, number: int) -> None:
+    def __init__(self, house: Home, service: str, number: int) -> None:
         self._house = house
         self._world = house.world
-        self._known = tuple(known)
-        bound = [one for each in known for one in each.handlers.values()]
-        self._part = Part(store.service, bound, [each.plan.choreography for each in known])
-        self.store = store
-        self.name = f"{store.service}/{number}"
+        self.service = service
+        self.name = f"{service}/{number}"
         self._stream = house.world.streams.named(f"process/{self.name}")
         self._clock = VirtualClock(house.loop, self._stream, house.world.wall_ns(), self._stream.between(-1, 1))
         self.is_up = False
@@ -58,14 +67,17 @@ class LiveProcess:
     def _launch(self) -> None:
         self.is_up = True
         self._stop = asyncio.Event()
-        self.catalog = Catalog(self.store.service, self._known)  # what an agent learns, it learns anew
-        self._inner_store = FaultyStore(self._world, f"{self._house.place}-{self.store.service}", self.store, self._boundary)
         inner = MemoryBroker(f"memory://{self._house.place}?ack_wait=4", clock=self._clock)
         broker = FaultyBroker(self._world, inner, self._house.spread, self._boundary)
-        self._session = Session(
-            self._part, self.catalog, self._inner_store, broker, self._clock, self._house.limits, (self._outcome,)
-        )
+        self._session = self._new_session(broker)
         self.task = self._house.loop.create_task(self._serve(self._session, self._stop))
+
+    def _new_session(self, broker: FaultyBroker) -> Session:
+        raise NotImplementedError
+
+    def _lose_store(self) -> None:
+        """What its death does to its connections to the store."""
+        raise NotImplementedError
 
     async def _serve(self, session: Session, stop: asyncio.Event) -> None:
         life = self.life
@@ -82,12 +94,6 @@ class LiveProcess:
         self._world.note(self.name, "has stopped")
         self._world.after(int(self._stream.random() * 5 * SECOND), self.boot)
 
-    async def _outcome(self, outcome: SagaOutcome) -> None:
-        del outcome
-        if self._world.hit("tell_fails") is not None:
-            self._world.saw("callback told again")
-            raise ValueError("simulated: the callback failed")
-
     async def _boundary(self) -> None:
         """One call to the outside begins or ends: the process may die here, and then never goes on."""
         world = self._world
@@ -101,7 +107,7 @@ class LiveProcess:
         self._world.saw("crash of an agent")
         self.is_up = False
         self._house.loop.bury(self.life)
-        self._inner_store.inner.crash()
+        self._lose_store()
         self._world.after(int(self._stream.random() ** 2 * 30 * SECOND), self.boot)
 
     def _stop_gracefully(self, life: Life) -> None:
@@ -135,6 +141,31 @@ class LiveProcess:
             ended(None, value, None)
 
         self._do(say)
+
+
+class LiveProcess(AgentProcess):
+    """An agent with simulated handlers, on a memory store."""
+
+    def __init__(self, house: Home, known: Sequence[Known], store: Committed, number: int) -> None:
+        super().__init__(house, store.service, number)
+        self._known = tuple(known)
+        bound = [one for each in known for one in each.handlers.values()]
+        self._part = Part(store.service, bound, [each.plan.choreography for each in known])
+        self.store = store
+
+    def _new_session(self, broker: FaultyBroker) -> Session:
+        self.catalog = Catalog(self.service, self._known)  # what an agent learns, it learns anew
+        self._inner_store = WatchedStore(self._world, f"{self._house.place}-{self.service}", self.store, self._boundary)
+        return Session(self._part, self.catalog, self._inner_store, broker, self._clock, self._house.limits, (self._outcome,))
+
+    def _lose_store(self) -> None:
+        self._inner_store.inner.crash()
+
+    async def _outcome(self, outcome: SagaOutcome) -> None:
+        del outcome
+        if self._world.hit("tell_fails") is not None:
+            self._world.saw("callback told again")
+            raise ValueError("simulated: the callback failed")
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
         """A client's call, in this process. Whether it worked is seen in the store."""

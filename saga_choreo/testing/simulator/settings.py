@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
+from uuid import UUID
 
 from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.event import Event
+from saga_choreo.model.states import SagaState
+from saga_choreo.runtime.agent import Agent
 
-__all__ = ["FaultMark", "Settings", "Verdict", "Violation"]
+__all__ = ["Check", "FaultMark", "Fetch", "OwnAgents", "Settings", "StartEvent", "Verdict", "Violation"]
 
+StartEvent = Callable[[int, Random], Event]
+# `fetch(service, statement, *parameters)`: rows of that service's database.
+Fetch = Callable[..., list[tuple[Any, ...]]]
+Check = Callable[[UUID, SagaState, Fetch], Sequence[str]]
 # One opportunity for a fault: its class, and the how-many-th draw of that class it was.
 FaultMark = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAgents:
+    """A user's agents, of which the first starts the sagas; the event of the how-many-th saga; and what is wrong with the effects
+    of one that has ended, which all agents being stopped `check` finds in their databases."""
+
+    agents: tuple[Agent, ...]
+    start: StartEvent
+    check: Check | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +40,7 @@ class Settings:
     `reannounce`: None lets the seed decide. `loss`: share of messages a broker loses (needs re-announcing). `only`: the fault
     classes that may be on (None: the seed decides). `suppressed`: single faults that are left out, for shrinking. `keep`: the
     sagas that are started, by number. `crash_at`: kill the process that is at this operation, counted over the whole run.
+    `own`: agents with their own handlers, instead of simulated ones.
     """
 
     layer: str = "b"
@@ -35,6 +55,7 @@ class Settings:
     crash_at: int | None = None
     trace: bool = False
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    own: OwnAgents | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class Result:
     """What a run of many seeds found. `failures` are the verdicts of the seeds that broke a promise."""
 
     layer: str = "b"
+    is_own: bool = False
     seeds: int = 0
     sagas: int = 0
     completed: int = 0
@@ -39,6 +40,8 @@ class Result:
 
     @property
     def _wanted(self) -> tuple[str, ...]:
+        if self.is_own:
+            return ()
         return LIVE_SITUATIONS if self.layer == "c" else SITUATIONS
 
     @property
@@ -107,7 +110,7 @@ def simulate(
 ) -> Result:
     """Run these seeds, until so many have failed. `told` hears of every verdict."""
     settings = settings or Settings()
-    result = Result(settings.layer)
+    result = Result(settings.layer, settings.own is not None)
     began = time.perf_counter()
     with _silence():
         for seed in seeds:
@@ -126,7 +129,7 @@ def simulate_every_crash(seed: int, settings: Settings | None = None, *, faults:
     faults are off, but for `faults`."""
     calm = replace(settings or Settings(), only=faults)
     began = time.perf_counter()
-    result = Result(calm.layer)
+    result = Result(calm.layer, calm.own is not None)
     with _silence():
         whole = run_one(seed, calm)
         result.add(whole)
