@@ -381,3 +381,13 @@ def test_a_deadline_is_checked_as_far_as_it_can_be() -> None:
 def test_a_name_that_is_there_twice_is_found_however_the_choreography_was_made() -> None:
     one, other = step("a", "start"), step("b", "start")
     assert findings(replace(choreography(one), steps=(one, one, other)))[0].message.startswith("step 'a' is there twice")
+
+
+def test_a_knot_that_leads_to_one_with_an_earlier_name_is_found_as_well() -> None:
+    steps = (
+        step("a", "b", "c", publishes="a"),
+        step("b", "a", publishes="b"),
+        step("c", "start", "d", publishes="c"),
+        step("d", "c", publishes="d"),
+    )
+    assert told(*steps) == [("WF1", "a"), ("WF1", "c")]
