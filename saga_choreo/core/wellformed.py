@@ -121,8 +121,7 @@ def _cycles(graph: Reach) -> Iterator[Finding]:
 def _unreachable(graph: Reach) -> Iterator[Finding]:
     reached = 0
     for root in graph.plan.origin.succs:
-        if root != ORIGIN:
-            reached |= 1 << root | graph.descendants[root]
+        reached |= 1 << root | graph.descendants[root]
     for step in graph.steps:
         if not reached >> step.index & 1 and step.in_edges:
             waits = ", ".join(repr(str(ref)) for ref in graph.step_of(step).reads)

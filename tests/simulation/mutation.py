@@ -51,6 +51,7 @@ LARGE = (
     "test_all_graphs_of_two_steps_hold_and_none_is_there_twice", "test_every_cause_that_is_told_is_the_first_one_at_the_origin",
     "test_the_protocol_holds_for_a_choice_of_several_events_with_several_readers",
 )  # fmt: skip
+LONG = {"slow", "long"}
 EXAMPLES_MAX = 40
 # A mutant with an endless loop (or an endless list) is stopped: a test may take ten times what it takes without, and a second.
 SLOWER = 10
@@ -115,7 +116,9 @@ class Campaign:
         self.proofs = {str(one["name"]): str(one["proof"]) for one in tomllib.loads(EQUIVALENT.read_text())["mutant"]}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if not item.name.endswith(LARGE) and item.get_closest_marker("slow") is None]
+        items[:] = [
+            item for item in items if not item.name.endswith(LARGE) and not LONG & {mark.name for mark in item.iter_markers()}
+        ]
         for item in items:
             test: Any = getattr(item, "obj", None)
             chosen = getattr(test, "_hypothesis_internal_use_settings", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -330,3 +331,63 @@ def test_a_join_with_a_step_that_cannot_run_is_found_without_a_choice_to_blame()
     lost = step("a").on_event(any_of(event("lost"), event("gone"))).publish_event(event("a"))
     found = message("WF5", lost, step("b", "start", publishes="b"), step("j", "a", "b"))
     assert "no run brings them all, so it can never run" in found
+
+
+def test_without_a_start_event_nothing_is_called_unreachable_or_impossible_for_want_of_it() -> None:
+    steps = (step("a", "lost", publishes="a"), step("b", "gone", publishes="b"), step("j", "a", "b"))
+    assert [f.code for f in findings(Choreography("c").step(*steps))] == ["ST1", "ST3", "ST3"]
+
+
+def test_an_event_without_any_publisher_is_to_be_corrected_by_name() -> None:
+    assert only(step("a", "start"), step("b", "typo")).endswith("; correct the name or add the step that publishes it")
+
+
+def test_what_just_keeps_the_limits_is_sound() -> None:
+    many = [step(f"s{n}", "start", publishes=f"p{n}") for n in range(64)]
+    assert told(*many, step("join", *(f"p{n}" for n in range(64)))) == []
+    assert told(*(step(f"s{n}", f"n{n - 1}" if n else "start", publishes=f"n{n}") for n in range(256))) == []
+
+
+def test_too_many_events_of_one_step_are_found() -> None:
+    assert "step 'a' has 65 events" in only(step("a", "start", publishes=" ".join(f"p{n}" for n in range(65))))
+
+
+def test_each_knot_is_found_and_no_step_that_only_leads_to_one_or_away() -> None:
+    steps = (
+        step("a", "start", "b", publishes="a"),
+        step("b", "a", publishes="b"),
+        step("c", "a", "d", publishes="c"),
+        step("d", "c", publishes="d"),
+        step("e", "d"),
+    )
+    found = [str(finding).split(":")[2] for finding in findings(choreography(*steps))]
+    assert [text.split(";")[0] for text in found] == [" a -> b -> a", " c -> d -> c"]
+
+
+def test_the_first_step_by_name_is_found_too_when_the_start_does_not_reach_it() -> None:
+    assert ("WF1", "a") in told(step("a", "b", publishes="a"), step("b", "a", publishes="b"), step("z", "start"))
+    reason = [
+        f.message for f in findings(choreography(step("a", "b", publishes="a"), step("b", "a", publishes="b"), step("z", "start")))
+    ]
+    assert any(text.startswith("step 'a' cannot be reached") for text in reason)
+
+
+def test_a_deadline_is_checked_as_far_as_it_can_be() -> None:
+    knot = choreography(step("a", "start", "b", publishes="a"), step("b", "a", publishes="b")).deadline(minutes=1)
+    assert [f.code for f in findings(knot, {"a": 600.0})] == ["WF1"]
+    assert [f.code for f in findings(Choreography("c").starts_with(event("start")).deadline(minutes=1))] == ["ST2"]
+
+
+def test_a_name_that_is_there_twice_is_found_however_the_choreography_was_made() -> None:
+    one, other = step("a", "start"), step("b", "start")
+    assert findings(replace(choreography(one), steps=(one, one, other)))[0].message.startswith("step 'a' is there twice")
+
+
+def test_a_knot_that_leads_to_one_with_an_earlier_name_is_found_as_well() -> None:
+    steps = (
+        step("a", "b", "c", publishes="a"),
+        step("b", "a", publishes="b"),
+        step("c", "start", "d", publishes="c"),
+        step("d", "c", publishes="d"),
+    )
+    assert told(*steps) == [("WF1", "a"), ("WF1", "c")]

@@ -61,3 +61,14 @@ def test_what_nobody_publishes_is_left_out_and_a_missing_start_stands_in() -> No
     headless = Reach(Choreography("c").step(step("a", "b"), step("b")))
     assert [len(one.in_edges) for one in headless.steps] == [1, 0]
     assert headless.step_of(headless.steps[1]).name == "b"
+
+
+def test_a_chain_named_against_its_direction_is_followed_to_its_end() -> None:
+    graph = reach(step("a"), step("e"), step("d", "e"), step("c", "d"), step("b", "c"))
+    assert graph.descendants == [0b00000, 0b00000, 0b00010, 0b00110, 0b01110]
+
+
+def test_a_way_round_does_not_lead_through_the_end_of_the_saga() -> None:
+    # x is a last step; the end of the saga must not be taken for the step with the last number, z.
+    graph = reach(step("a", "z"), step("b", "a"), step("c", "b"), step("d", "c"), step("x", "a"), step("z", "d"))
+    assert way_round(graph, 0) == [0, 1, 2, 3, 5, 0]
