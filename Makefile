@@ -13,6 +13,8 @@ BIN := .venv/bin
 PYTHON ?=
 COVERAGE_MIN := 90
 PYTEST_ARGS ?=
+# A file's tests stay together, since they share a server. Say PARALLEL= to run one after the other.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 STATIC_CHECKS := check-format check-lint check-mypy check-pyright check-imports
 # make 3.81 (macOS) cannot keep the output of parallel jobs apart.
@@ -37,7 +39,7 @@ help: ## show this list
 
 test: check ## everything that must hold: format, lint, types, imports, tests with coverage
 	@echo "== tests (branch coverage at least $(COVERAGE_MIN) %)"
-	@$(BIN)/python -m pytest -m 'not long' --cov --cov-fail-under=$(COVERAGE_MIN) --cov-report=term:skip-covered $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'not long' --cov --cov-fail-under=$(COVERAGE_MIN) --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-long: .venv/.ready-dev ## the tests that are too long for every commit
 	@$(BIN)/python -m pytest -m long
