@@ -39,7 +39,9 @@ def check(saga_id: UUID, state: SagaState, fetch: Fetch) -> list[str]:
     done: list[int] = []
     undone: list[int] = []
     for service, step in STEPS:
-        effects = fetch(service, "select effect, at_ns from ledger where saga_id = ? and step = ? order by at_ns", str(saga_id), step)
+        effects = fetch(
+            service, "select effect, at_ns from ledger where saga_id = ? and step = ? order by at_ns", str(saga_id), step
+        )
         words = [effect for effect, _ in effects]
         allowed = [["do"]] if state == SagaState.COMPLETED else [[], ["do", "undo"]]
         if words not in allowed:

@@ -63,6 +63,9 @@ class Oracle:
             ledger.rows[new.step] = new.row
             if new.row.vetoer and ledger.vetoed_by is None:
                 ledger.vetoed_by = new.step
+            # Before the effects: what is passed by in this commit may let an undo of the same service happen in it.
+            if new.row.parked is Parked.PASSED:
+                ledger.debts.add(new.step)
             if old is not None and old.row.pending and new.row.state in (State.TOMB, State.SKIPPED):
                 ledger.forward[new.step] = 0  # the provider took the order, and now says that it will not do it
         for effect in effects:

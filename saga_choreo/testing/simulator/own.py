@@ -49,7 +49,9 @@ class _OwnSimulation(House):
         self._files = {agent.name: f"{folder}/{agent.name}.db" for agent in own.agents}
         urls = {name: f"sqlite:///{path}?durability=relaxed" for name, path in self._files.items()}
         if len(urls) != len(own.agents):
-            raise ConfigurationError("two of the agents have the same name; name each agent once, the simulator makes several of it")
+            raise ConfigurationError(
+                "two of the agents have the same name; name each agent once, the simulator makes several of it"
+            )
         self._readers: dict[str, WholeStore] = {name: make_store(url, inline=True) for name, url in urls.items()}
         self.processes = {
             agent.name: [OwnProcess(self, agent, urls[agent.name], number) for number in range(1 + stream.below(2))]

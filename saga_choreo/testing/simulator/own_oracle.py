@@ -56,5 +56,7 @@ def findings(key: str, saga: Sequence[Record]) -> tuple[UUID, SagaState, list[tu
 
 
 def _words(record: Record) -> str:
-    parked = "parked, " if record.row.parked is not Parked.NO else "waits for its answer from outside, " if record.row.pending else ""
+    parked = (
+        "parked, " if record.row.parked is not Parked.NO else "waits for its answer from outside, " if record.row.pending else ""
+    )
     return f"step {record.step} at {record.service!r} is {record.row.state.name} ({parked}{record.error or 'no error'})"
