@@ -20,7 +20,7 @@ from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.runtime.settings import read_settings
 
-__all__ = ["Participant", "Runnable", "app_or_setting", "find_agent", "find_choreographies", "find_described"]
+__all__ = ["Participant", "Runnable", "app_or_setting", "find_agent", "find_choreographies", "find_described", "find_start"]
 
 
 @runtime_checkable
@@ -89,6 +89,16 @@ def find_described(target: str) -> tuple[Choreography | Participant, ...]:
     if not several:
         raise ConfigurationError(f"module {target!r} holds no Choreography and no Agent; name one: '{target}:attribute'")
     return tuple(dict.fromkeys(several))
+
+
+def find_start(target: str) -> tuple[Callable[..., object], object]:
+    """The function that makes start events, and what its module calls `check` (None when there is none)."""
+    found = _locate(target)
+    if isinstance(found, ModuleType) or not callable(found):
+        raise ConfigurationError(
+            f"{target!r} is a {type(found).__name__}, not a function; name one that makes the start event: 'module:start'"
+        )
+    return found, getattr(_locate(target.partition(":")[0]), "check", None)
 
 
 def _described_by(agent: Runnable) -> Iterator[Choreography | Participant]:

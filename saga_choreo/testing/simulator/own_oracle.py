@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any
 from uuid import UUID
 
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, Parked, SagaState, State
+from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.views import view_of
 from saga_choreo.testing.simulator.settings import Fetch
 
@@ -20,15 +19,15 @@ _KEPT = frozenset({State.DONE, State.SKIPPED})
 _GONE = frozenset({State.COMPENSATED, State.TOMB, State.SKIPPED, State.SKIPPED_CLEARED, State.WAITING})
 
 
-def fetch_from(files: Mapping[str, str]) -> Fetch:
-    """`fetch(service, statement, *parameters)`: rows of a service's database. A table that no step has made yet is empty."""
+def fetch_from(stores: Mapping[str, WholeStore]) -> Fetch:
+    """`await fetch(service, statement, *parameters)`: rows of a service's database. A table that no step has made yet is empty."""
 
-    def fetch(service: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(files[service])) as connection:
+    async def fetch(service: str, statement: str, *parameters: Any) -> list[Any]:
+        async with stores[service].transaction() as transaction:
             try:
-                return connection.execute(statement, parameters).fetchall()
-            except sqlite3.OperationalError as error:
-                if str(error).startswith("no such table"):
+                return await transaction.user.fetch(statement, *parameters)
+            except Exception as error:
+                if "no such table" in str(error):
                     return []
                 raise
 
@@ -56,5 +55,7 @@ def findings(key: str, saga: Sequence[Record]) -> tuple[UUID, SagaState, list[tu
 
 
 def _words(record: Record) -> str:
-    parked = "parked, " if record.row.parked is not Parked.NO else "waits for its answer from outside, " if record.row.pending else ""
+    parked = (
+        "parked, " if record.row.parked is not Parked.NO else "waits for its answer from outside, " if record.row.pending else ""
+    )
     return f"step {record.step} at {record.service!r} is {record.row.state.name} ({parked}{record.error or 'no error'})"
