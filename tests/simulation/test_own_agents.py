@@ -18,6 +18,7 @@ from saga_choreo import Agent, Choreography, ChoreographyStep, Event, Reject, St
 from saga_choreo.cli.main import cli
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.states import SagaState
+from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.layers import run_one
 from saga_choreo.testing.simulator.settings import Fetch, OwnAgents, Settings, Verdict
 from saga_choreo.testing.simulator.simulate import simulate
@@ -59,6 +60,8 @@ class Shop:
         opened = Choreography("own-shop").starts_with(Ordered, participants={"shop", "payment"})
         self.shop = Agent("shop", saga=opened if is_assembled else CHOREOGRAPHY)
         self.payment = Agent("payment", saga="own-shop" if is_assembled else CHOREOGRAPHY)
+        for agent in (self.shop, self.payment):
+            agent.configure(limits=Limits(scan_every_s=2))
         self._declare_shop(wrong)
         self._declare_payment(wrong)
         self.own = OwnAgents((self.shop, self.payment), lambda number, random: Ordered(number=random.randint(0, 9)), self.check)
@@ -108,9 +111,9 @@ def _traced(own: OwnAgents, seed: int) -> Verdict:
 
 
 def test_the_order_example_keeps_every_promise_under_random_faults() -> None:
-    result = simulate(range(30), Settings(layer="c", sagas=3, own=EXAMPLE))
+    result = simulate(range(30), Settings(layer="c", sagas=2, own=EXAMPLE))
     assert [str(verdict.violations[0]) for verdict in result.failures] == []
-    assert result.completed + result.aborted == result.sagas == 90
+    assert result.completed + result.aborted == result.sagas == 60
     assert result.completed > 10
     assert result.aborted > 10
     assert result.sometimes["crash of an agent"] > 10

@@ -11,7 +11,6 @@ import os
 import random
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from uuid import UUID
@@ -23,6 +22,8 @@ from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, Parked
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.plugins import WholeStore, make_store
+from saga_choreo.runtime.timing import Limits
+from saga_choreo.runtime.views import plan_from, view_of
 from saga_choreo.testing.simulator.live_house import House
 from saga_choreo.testing.simulator.own_oracle import fetch_from, findings
 from saga_choreo.testing.simulator.own_process import OwnProcess
@@ -52,7 +53,7 @@ class _OwnSimulation(House):
         self._own = own
         self._stream = stream = self.world.streams.named("workload")
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
-        self.limits = replace(own.agents[0].limits, reannounce=reannounce, nudge_first_s=5, nudge_max_s=30)
+        self.limits = Limits(reannounce=reannounce)
         urls = {agent.name: f"sqlite:///{folder}/{agent.name}.db?durability=relaxed" for agent in own.agents}
         self._readers: dict[str, WholeStore] = {name: make_store(url, inline=True) for name, url in urls.items()}
         self.processes = {
@@ -170,21 +171,27 @@ class _OwnSimulation(House):
         world, fetch = self.world, fetch_from(self._readers)
         await self.stop([process for agents in self.processes.values() for process in agents])
         await self._read()
+        definitions = await self._readers[self._origin].definitions()
         for number in self._events:
-            key = f"SAGA-{number}"
-            if key not in self._records:
-                world.broken("L1", f"the saga {key!r} could not be started at {self._origin!r} in {_PATIENCE_S} s", number)
+            saga = self._records.get(f"SAGA-{number}")
+            if saga is None:
+                world.broken("L1", f"saga 'SAGA-{number}' could not be started at {self._origin!r} in {_PATIENCE_S} s", number)
                 continue
-            saga = self._records[key]
+            view, plan = view_of(saga, None), plan_from(definitions, saga[0].definition)
+            assert plan is not None, "an origin keeps the definitions of its sagas"
             self._outcomes.append(next(record.row.outcome for record in saga if record.step == ORIGIN))
-            saga_id, state, wrong = findings(key, saga)
-            world.note("END", f"{key} {saga_id} {state.value} {[(r.service, r.step, r.row.state.name) for r in saga]}")
+            states = ", ".join(f"{plan.step(one.step).name}={one.row.state.name}" for one in saga if one.step != ORIGIN)
+            world.note("END", f"{view.key} {view.saga_id} {view.state.value}: {states}")
+            wrong = findings(plan, saga)
             if not wrong and self._own.check is not None:
-                wrong = [
-                    ("CHECK", f"saga {key!r} ({state.value}): {text}") for text in await self._own.check(saga_id, state, fetch)
-                ]
+                found = await self._own.check(view.saga_id, view.state, fetch)
+                wrong = [("CHECK", f"saga {view.key!r} ({view.state.value}): {text}") for text in found]
             for code, text in wrong:
                 world.broken(code, text, number)
+        await self._judge_rest()
+
+    async def _judge_rest(self) -> None:
+        world = self.world
         for service, reader in self._readers.items():
             for lost in await reader.quarantined(service):
                 world.broken("L5", f"service {service!r} quarantined a message of {lost.channel!r}: {lost.detail}")
