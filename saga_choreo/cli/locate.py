@@ -7,6 +7,7 @@ went wrong inside the user's module stays attached as the cause, and is shown wi
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -98,7 +99,11 @@ def find_start(target: str) -> tuple[Callable[..., object], object]:
         raise ConfigurationError(
             f"{target!r} is a {type(found).__name__}, not a function; name one that makes the start event: 'module:start'"
         )
-    return found, getattr(_locate(target.partition(":")[0]), "check", None)
+    name = target.partition(":")[0]
+    check = getattr(_locate(name), "check", None)
+    if check is not None and not inspect.iscoroutinefunction(check):
+        raise ConfigurationError(f"{name + ':check'!r} is not an async function; write `async def check(saga_id, state, fetch)`")
+    return found, check
 
 
 def _described_by(agent: Runnable) -> Iterator[Choreography | Participant]:

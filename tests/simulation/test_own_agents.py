@@ -178,6 +178,8 @@ def test_agents_that_cannot_run_the_saga_are_refused_at_once() -> None:
         run_one(0, Settings(own=OwnAgents((shop.shop,), shop.own.start)))
     with pytest.raises(ConfigurationError, match="starts no choreography of agent 'shop'"):
         run_one(0, Settings(own=OwnAgents(shop.own.agents, stranger)))
+    with pytest.raises(ConfigurationError, match="gave None, not an Event"):
+        run_one(0, Settings(own=OwnAgents(shop.own.agents, lambda number, random: None)))  # type: ignore[arg-type,return-value]  as a user's
     with pytest.raises(ConfigurationError, match="same name"):
         run_one(0, Settings(own=OwnAgents((shop.shop, *shop.own.agents), shop.own.start)))
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from tempfile import TemporaryDirectory
+from typing import cast
 from uuid import UUID
 
 from saga_choreo.core.rows import is_finished
@@ -199,10 +200,13 @@ class _OwnSimulation(House):
             world.broken("L5", "messages are still on the broker long after everything was healed")
 
 
-def _require_fit(own: OwnAgents, events: Iterable[Event]) -> None:
+def _require_fit(own: OwnAgents, events: Collection[Event]) -> None:
     """A saga that nobody starts, or with a step that nobody runs, would only never begin."""
     first = own.agents[0]
     starts = {form.start for form in (*first.choreographies, first.open_choreography) if form is not None}
+    other = next((event for event in events if not isinstance(cast("object", event), Event)), None)
+    if other is not None:
+        raise ConfigurationError(f"the start function gave {other!r}, not an Event; return the event that starts the saga")
     strange = next((event for event in events if event.event not in starts), None)
     if strange is not None:
         raise ConfigurationError(
