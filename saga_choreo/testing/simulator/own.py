@@ -204,9 +204,9 @@ def _require_fit(own: OwnAgents, events: Collection[Event]) -> None:
     """A saga that nobody starts, or with a step that nobody runs, would only never begin."""
     first = own.agents[0]
     starts = {form.start for form in (*first.choreographies, first.open_choreography) if form is not None}
-    other = next((event for event in events if not isinstance(cast("object", event), Event)), None)
-    if other is not None:
-        raise ConfigurationError(f"the start function gave {other!r}, not an Event; return the event that starts the saga")
+    others = [event for event in events if not isinstance(cast("object", event), Event)]
+    if others:
+        raise ConfigurationError(f"the start function gave {others[0]!r}, not an Event; return the event that starts the saga")
     strange = next((event for event in events if event.event not in starts), None)
     if strange is not None:
         raise ConfigurationError(
