@@ -33,13 +33,13 @@ def start(number: int, random: Random) -> OrderCreated:
     )
 
 
-def check(saga_id: UUID, state: SagaState, fetch: Fetch) -> list[str]:
+async def check(saga_id: UUID, state: SagaState, fetch: Fetch) -> list[str]:
     """What is wrong with the effects of a saga that ended in this state. An empty list: nothing."""
     wrong: list[str] = []
     done: list[int] = []
     undone: list[int] = []
     for service, step in STEPS:
-        effects = fetch(
+        effects = await fetch(
             service, "select effect, at_ns from ledger where saga_id = ? and step = ? order by at_ns", str(saga_id), step
         )
         words = [effect for effect, _ in effects]

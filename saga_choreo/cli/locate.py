@@ -7,6 +7,7 @@ went wrong inside the user's module stays attached as the cause, and is shown wi
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.runtime.settings import read_settings
 
-__all__ = ["Participant", "Runnable", "app_or_setting", "find_agent", "find_choreographies", "find_described"]
+__all__ = ["Participant", "Runnable", "app_or_setting", "find_agent", "find_choreographies", "find_described", "find_start"]
 
 
 @runtime_checkable
@@ -89,6 +90,20 @@ def find_described(target: str) -> tuple[Choreography | Participant, ...]:
     if not several:
         raise ConfigurationError(f"module {target!r} holds no Choreography and no Agent; name one: '{target}:attribute'")
     return tuple(dict.fromkeys(several))
+
+
+def find_start(target: str) -> tuple[Callable[..., object], object]:
+    """The function that makes start events, and what its module calls `check` (None when there is none)."""
+    found = _locate(target)
+    if isinstance(found, ModuleType) or not callable(found):
+        raise ConfigurationError(
+            f"{target!r} is a {type(found).__name__}, not a function; name one that makes the start event: 'module:start'"
+        )
+    name = target.partition(":")[0]
+    check = getattr(_locate(name), "check", None)
+    if check is not None and not inspect.iscoroutinefunction(check):
+        raise ConfigurationError(f"{name + ':check'!r} is not an async function; write `async def check(saga_id, state, fetch)`")
+    return found, check
 
 
 def _described_by(agent: Runnable) -> Iterator[Choreography | Participant]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -11,7 +11,7 @@ from saga_choreo.cli.exits import CliError, ExitCode
 
 if TYPE_CHECKING:
     from saga_choreo.model.choreography import Choreography
-    from saga_choreo.testing.simulator.settings import Settings
+    from saga_choreo.testing.simulator.settings import Check, OwnAgents, Settings, StartEvent
     from saga_choreo.testing.simulator.simulate import Result
 
 __all__ = ["simulate"]
@@ -19,16 +19,19 @@ __all__ = ["simulate"]
 # Fewer sagas than this need not reach every rare situation.
 _FULL_RUN_SAGAS = 20_000
 _SHOWN_LINES = 60
+# Runs to make a failing one small. One with own agents that never ends takes seconds.
+_TRIES_MAX, _OWN_TRIES_MAX = 300, 40
 
 
 @click.command
-@click.argument("app", required=False)
+@click.argument("apps", nargs=-1, metavar="[APP]...")
 @click.option("--seeds", type=click.IntRange(1), default=500, show_default=True, help="How many seeds to run.")
 @click.option("--seed", "first", type=int, default=0, show_default=True, help="The first one.")
 @click.option("--sagas", type=click.IntRange(1, 1000), default=4, show_default=True, help="Sagas of each seed.")
 @click.option(
     "--layer", type=click.Choice(["b", "c"]), default="b", show_default=True, help="b: the pipeline alone; c: real agents."
 )
+@click.option("--start", "start", metavar="MODULE:FUNCTION", help="Run the agents' own handlers; this makes the start events.")
 @click.option("--loss", type=click.FloatRange(0, 0.9), default=0.0, help="Share of messages that the broker loses.")
 @click.option("--reannounce/--no-reannounce", default=None, help="Repeated announcements; by default each seed decides.")
 @click.option("--shape", default="", help="Draw graphs of this shape only.")
@@ -40,11 +43,12 @@ _SHOWN_LINES = 60
 def simulate(
     ctx: click.Context,
     /,
-    app: str | None,
+    apps: tuple[str, ...],
     seeds: int,
     first: int,
     sagas: int,
     layer: str,
+    start: str | None,
     loss: float,
     reannounce: bool | None,
     shape: str,
@@ -55,23 +59,29 @@ def simulate(
 ) -> None:
     """Run sagas under random faults. Exit code 6 when a promise is broken, 1 when a full run misses a rare situation.
 
-    APP is 'package.module:choreography'; without it, graphs are drawn from a family of shapes.
+    APP is 'package.module:choreography'; without it, graphs are drawn from a family of shapes. With --start APP is an agent; name
+    all of them, first the one that starts the sagas. Their own handlers run on SQLite files and a memory broker, in layer c.
+    FUNCTION(number, random) returns the start event; `async def check(saga_id, state, fetch)` beside it may return what is wrong
+    with the effects of a saga that has ended.
 
     \b
     Examples:
       saga-choreo simulate --seeds 5000
       saga-choreo simulate shop.choreography --seeds 500 --loss 0.4
       saga-choreo simulate --seed 4711 --seeds 1
+      saga-choreo simulate shop.order:agent shop.payment:agent --start shop.simulation:start
     """
     from saga_choreo.testing.simulator.settings import Settings
     from saga_choreo.testing.simulator.simulate import simulate as run
 
     if loss and reannounce is False:
         raise click.UsageError("lost messages are repaired by repeated announcements; leave --no-reannounce or --loss out")
+    own = _own_agents(apps, start) if start else None
     settings = Settings(
-        layer=layer,
+        layer=layer if own is None else "c",
+        own=own,
         sagas=sagas,
-        choreographies=_choreographies(app),
+        choreographies=() if start else _choreographies(apps),
         shape=_shape(shape),
         reannounce=True if loss else reannounce,
         loss=loss,
@@ -81,19 +91,33 @@ def simulate(
     click.echo(json.dumps(result.to_json()) if as_json else _summary(result))
     if result.failures:
         if shrinks:
-            _explain(result, settings, app or "")
+            _explain(result, settings, " ".join([*apps, *([f"--start {start}"] if start else [])]))
         ctx.exit(ExitCode.FINDINGS)
-    if result.sagas >= _FULL_RUN_SAGAS and app is None and not shape and not rates and result.never_reached:
+    if result.sagas >= _FULL_RUN_SAGAS and not apps and not shape and not rates and result.never_reached:
         click.echo(f"never reached: {', '.join(result.never_reached)}", err=True)
         ctx.exit(ExitCode.FAILED)
 
 
-def _choreographies(app: str | None) -> tuple[Choreography, ...]:
-    if app is None:
+def _choreographies(apps: tuple[str, ...]) -> tuple[Choreography, ...]:
+    if not apps:
         return ()
     from saga_choreo.cli.locate import find_choreographies
 
-    return find_choreographies(app)
+    return tuple(dict.fromkeys(one for app in apps for one in find_choreographies(app)))
+
+
+def _own_agents(apps: tuple[str, ...], start: str) -> OwnAgents:
+    from saga_choreo.cli.locate import find_agent, find_start
+    from saga_choreo.runtime.agent import Agent
+    from saga_choreo.testing.simulator.settings import OwnAgents
+
+    agents = [agent for agent in map(find_agent, apps) if isinstance(agent, Agent)]
+    if not agents or len(agents) < len(apps):
+        raise click.UsageError(
+            "--start needs the agents, first the one that starts the sagas: 'shop.order:agent shop.payment:agent'"
+        )
+    function, check = find_start(start)
+    return OwnAgents(tuple(agents), cast("StartEvent", function), cast("Check | None", check))
 
 
 def _shape(shape: str) -> str:
@@ -134,7 +158,7 @@ def _explain(result: Result, settings: Settings, app: str) -> None:
     for verdict in result.failures:
         click.echo(f"seed {verdict.seed}: {verdict.violations[0]}", err=True)
         click.echo(f"run again: {replay_command(verdict.seed, settings, app)}", err=True)
-    small, left = shrink(result.failures[0], settings)
+    small, left = shrink(result.failures[0], settings, _OWN_TRIES_MAX if settings.own else _TRIES_MAX)
     if not small.violations:
         raise CliError(ExitCode.FAILED, f"seed {small.seed} fails only sometimes, so the simulator itself is not deterministic")
     kept = "all" if left.keep is None else ", ".join(map(str, sorted(left.keep)))

@@ -7,20 +7,24 @@ need a stand-in in the user's own code.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from tempfile import TemporaryDirectory
+from typing import cast
 from uuid import UUID
 
 from saga_choreo.core.rows import is_finished
 from saga_choreo.errors import ConfigurationError, SagaError
+from saga_choreo.model.event import Event
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, Parked
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.plugins import WholeStore, make_store
+from saga_choreo.runtime.timing import Limits
+from saga_choreo.runtime.views import plan_from, view_of
 from saga_choreo.testing.simulator.live_house import House
 from saga_choreo.testing.simulator.own_oracle import fetch_from, findings
 from saga_choreo.testing.simulator.own_process import OwnProcess
@@ -31,44 +35,38 @@ __all__ = ["run_own_seed"]
 
 _PATIENCE_S = 1800
 _FOUND_MAX = 100_000
+# Where files need no disk, if the system has such a place: a simulated power cut is none of the faults.
+_MEMORY = "/dev/shm"  # noqa: S108  the folder below it has a name of its own
 
 
 def run_own_seed(seed: int, settings: Settings, own: OwnAgents) -> Verdict:
-    """Run one seed to its end, or to the first broken promise."""
-    with TemporaryDirectory(prefix="saga-simulation-") as folder:
-        return _OwnSimulation(seed, settings, own, folder).run()
+    """Run one seed to its end, or to the first broken promise. Raises ConfigurationError for agents that cannot run the sagas."""
+    numbers = [number for number in range(settings.sagas) if settings.keep is None or number in settings.keep]
+    events = {number: own.start(number, random.Random(f"{seed}/{number}")) for number in numbers}  # noqa: S311  a seed
+    _require_fit(own, events.values())
+    with TemporaryDirectory(prefix="saga-simulation-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as folder:
+        return _OwnSimulation(seed, settings, own, events, folder).run()
 
 
 class _OwnSimulation(House):
-    def __init__(self, seed: int, settings: Settings, own: OwnAgents, folder: str) -> None:
+    def __init__(self, seed: int, settings: Settings, own: OwnAgents, events: Mapping[int, Event], folder: str) -> None:
         super().__init__(seed, settings)
         self._own = own
         self._stream = stream = self.world.streams.named("workload")
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
-        self.limits = replace(own.agents[0].limits, reannounce=reannounce, nudge_first_s=5, nudge_max_s=30)
-        self._files = {agent.name: f"{folder}/{agent.name}.db" for agent in own.agents}
-        urls = {name: f"sqlite:///{path}?durability=relaxed" for name, path in self._files.items()}
-        if len(urls) != len(own.agents):
-            raise ConfigurationError(
-                "two of the agents have the same name; name each agent once, the simulator makes several of it"
-            )
+        self.limits = Limits(reannounce=reannounce)
+        urls = {agent.name: f"sqlite:///{folder}/{agent.name}.db?durability=relaxed" for agent in own.agents}
         self._readers: dict[str, WholeStore] = {name: make_store(url, inline=True) for name, url in urls.items()}
         self.processes = {
             agent.name: [OwnProcess(self, agent, urls[agent.name], number) for number in range(1 + stream.below(2))]
             for agent in own.agents
         }
         self._origin = own.agents[0].name
-        _require_owners(own)
-        self._events = {number: own.start(number, random.Random(f"{seed}/{number}")) for number in self._numbers}  # noqa: S311  a seed
+        self._events = events
         self._records: dict[str, list[Record]] = {}
         self._thinking: set[tuple[UUID, str, int]] = set()
         self._outcomes: list[Outcome] = []
         self._quiet_rounds = 0
-
-    @property
-    def _numbers(self) -> Sequence[int]:
-        asked = self.world.settings
-        return [number for number in range(asked.sagas) if asked.keep is None or number in asked.keep]
 
     def run(self) -> Verdict:
         self.run_loop(self._main())
@@ -96,7 +94,7 @@ class _OwnSimulation(House):
                 for process in agents:
                     process.boot()
             hurt_s = self._stream.between(10, 30)
-            for number in self._numbers:
+            for number in self._events:
                 bad = self.world.hit("deadline")
                 deadline = None if bad is None else timedelta(seconds=1 + bad * 59)
                 self.world.after(int(self._stream.random() ** 2 * hurt_s * SECOND), self._start, number, deadline)
@@ -162,7 +160,7 @@ class _OwnSimulation(House):
 
     def _is_quiet(self) -> bool:
         is_up = all(process.is_up for agents in self.processes.values() for process in agents)
-        is_over = len(self._records) >= len(self._numbers) and all(
+        is_over = len(self._records) >= len(self._events) and all(
             is_finished(record.row) and record.announced >= record.version for saga in self._records.values() for record in saga
         )
         self._quiet_rounds = self._quiet_rounds + 1 if is_up and is_over and self.is_bus_empty else 0
@@ -171,22 +169,30 @@ class _OwnSimulation(House):
 
     async def _judge(self) -> None:
         """The records, then the user's own tables."""
-        world, fetch = self.world, fetch_from(self._files)
+        world, fetch = self.world, fetch_from(self._readers)
         await self.stop([process for agents in self.processes.values() for process in agents])
         await self._read()
-        for number in self._numbers:
-            key = f"SAGA-{number}"
-            if key not in self._records:
-                world.broken("L1", f"the saga {key!r} could not be started at {self._origin!r} in {_PATIENCE_S} s", number)
+        definitions = await self._readers[self._origin].definitions()
+        for number in self._events:
+            saga = self._records.get(f"SAGA-{number}")
+            if saga is None:
+                world.broken("L1", f"saga 'SAGA-{number}' could not be started at {self._origin!r} in {_PATIENCE_S} s", number)
                 continue
-            saga = self._records[key]
+            view, plan = view_of(saga, None), plan_from(definitions, saga[0].definition)
+            assert plan is not None, "an origin keeps the definitions of its sagas"
             self._outcomes.append(next(record.row.outcome for record in saga if record.step == ORIGIN))
-            saga_id, state, wrong = findings(key, saga)
-            world.note("END", f"{key} {saga_id} {state.value} {[(r.service, r.step, r.row.state.name) for r in saga]}")
+            states = ", ".join(f"{plan.step(one.step).name}={one.row.state.name}" for one in saga if one.step != ORIGIN)
+            world.note("END", f"{view.key} {view.saga_id} {view.state.value}: {states}")
+            wrong = findings(plan, saga)
             if not wrong and self._own.check is not None:
-                wrong = [("CHECK", f"saga {key!r} ({state.value}): {text}") for text in self._own.check(saga_id, state, fetch)]
+                found = await self._own.check(view.saga_id, view.state, fetch)
+                wrong = [("CHECK", f"saga {view.key!r} ({view.state.value}): {text}") for text in found]
             for code, text in wrong:
                 world.broken(code, text, number)
+        await self._judge_rest()
+
+    async def _judge_rest(self) -> None:
+        world = self.world
         for service, reader in self._readers.items():
             for lost in await reader.quarantined(service):
                 world.broken("L5", f"service {service!r} quarantined a message of {lost.channel!r}: {lost.detail}")
@@ -194,9 +200,21 @@ class _OwnSimulation(House):
             world.broken("L5", "messages are still on the broker long after everything was healed")
 
 
-def _require_owners(own: OwnAgents) -> None:
-    """A saga with a step that nobody runs would only never begin."""
+def _require_fit(own: OwnAgents, events: Collection[Event]) -> None:
+    """A saga that nobody starts, or with a step that nobody runs, would only never begin."""
+    first = own.agents[0]
+    starts = {form.start for form in (*first.choreographies, first.open_choreography) if form is not None}
+    others = [event for event in events if not isinstance(cast("object", event), Event)]
+    if others:
+        raise ConfigurationError(f"the start function gave {others[0]!r}, not an Event; return the event that starts the saga")
+    strange = next((event for event in events if event.event not in starts), None)
+    if strange is not None:
+        raise ConfigurationError(
+            f"{str(strange.event)!r} starts no choreography of agent {first.name!r}; name the agent first that starts the sagas"
+        )
     names = {agent.name for agent in own.agents}
+    if len(names) < len(own.agents):
+        raise ConfigurationError("two of the agents have the same name; name each agent once, the simulator makes several of it")
     for form in own.agents[0].choreographies:
         missing = [owner for owner in form.owners if owner not in names]
         if missing:

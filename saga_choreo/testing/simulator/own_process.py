@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
@@ -30,11 +31,13 @@ class OwnProcess(AgentProcess):
         super().__init__(house, agent.name, number)
         self._agent = agent
         self._url = url
+        # Announcements are repeated sooner, so that a run is over sooner.
+        self._limits = replace(agent.limits, reannounce=house.limits.reannounce, nudge_first_s=5, nudge_max_s=30)
 
     def _new_session(self, broker: FaultyBroker) -> Session:
         mortal = cast("MortalStore", make_store(self._url, inline=True, clock=self._clock))
-        self._own_store = OwnStore(self._world, mortal, self._boundary)
-        return self._agent.session_on(self._own_store, broker, self._clock, self._house.limits)
+        self._own_store = OwnStore(self._world, mortal, self._boundary, self.name)
+        return self._agent.session_on(self._own_store, broker, self._clock, self._limits)
 
     def _lose_store(self) -> None:
         self._own_store.inner.crash()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -16,9 +16,9 @@ from saga_choreo.runtime.agent import Agent
 __all__ = ["Check", "FaultMark", "Fetch", "OwnAgents", "Settings", "StartEvent", "Verdict", "Violation"]
 
 StartEvent = Callable[[int, Random], Event]
-# `fetch(service, statement, *parameters)`: rows of that service's database.
-Fetch = Callable[..., list[tuple[Any, ...]]]
-Check = Callable[[UUID, SagaState, Fetch], Sequence[str]]
+# `await fetch(service, statement, *parameters)`: rows of that service's database.
+Fetch = Callable[..., Awaitable[list[Any]]]
+Check = Callable[[UUID, SagaState, Fetch], Awaitable[Sequence[str]]]
 # One opportunity for a fault: its class, and the how-many-th draw of that class it was.
 FaultMark = tuple[str, int]
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from saga_choreo.testing.simulator.layers import run_one
 from saga_choreo.testing.simulator.settings import FaultMark, Settings, Verdict
+from saga_choreo.testing.simulator.simulate import silence
 
 __all__ = ["shrink"]
 
@@ -59,8 +60,9 @@ class _Shrinking:
 def shrink(verdict: Verdict, settings: Settings, runs_max: int = 300) -> tuple[Verdict, Settings]:
     """A smaller run that breaks the same promise, traced; at most so many runs are tried."""
     shrinking = _Shrinking(verdict, settings, runs_max)
-    shrinking.drop_sagas()
-    shrinking.drop_classes()
-    shrinking.drop_faults()
-    traced = replace(shrinking.settings, trace=True)
-    return run_one(verdict.seed, traced), traced
+    with silence():
+        shrinking.drop_sagas()
+        shrinking.drop_classes()
+        shrinking.drop_faults()
+        traced = replace(shrinking.settings, trace=True)
+        return run_one(verdict.seed, traced), traced

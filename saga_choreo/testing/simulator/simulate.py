@@ -16,7 +16,7 @@ from saga_choreo.testing.simulator.situations import LIVE_SITUATIONS, SITUATIONS
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Result", "replay_command", "simulate", "simulate_every_crash"]
+__all__ = ["Result", "replay_command", "silence", "simulate", "simulate_every_crash"]
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def replay_command(seed: int, settings: Settings, app: str = "") -> str:
 
 
 @contextmanager
-def _silence() -> Generator[None]:
+def silence() -> Generator[None]:
     """What agents log in a simulation is about faults that are there on purpose."""
     logger = logging.getLogger("saga_choreo")
     before, logger.disabled = logger.level, True
@@ -112,7 +112,7 @@ def simulate(
     settings = settings or Settings()
     result = Result(settings.layer, settings.own is not None)
     began = time.perf_counter()
-    with _silence():
+    with silence():
         for seed in seeds:
             verdict = run_one(seed, settings)
             result.add(verdict)
@@ -130,7 +130,7 @@ def simulate_every_crash(seed: int, settings: Settings | None = None, *, faults:
     calm = replace(settings or Settings(), only=faults)
     began = time.perf_counter()
     result = Result(calm.layer, calm.own is not None)
-    with _silence():
+    with silence():
         whole = run_one(seed, calm)
         result.add(whole)
         for number in range(1, whole.operations + 1):
