@@ -10,6 +10,7 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
     (47, {}, "simulator: what a person did by hand counts before the word about it"),
     (96, {}, "simulator: an undo that was passed by is a debt for good, also while it is tried once more"),
     (16363, {}, "simulator: an undo passed by lets its predecessor in the same service be undone in the very same commit"),
+    (7000096, {}, "simulator: an undo waived lets its predecessor in the same service be undone in the very same commit"),
     (7, {"layer": "c"}, "the memory store kept a lock that it had handed to a process killed before it woke up"),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saga_choreo.core.graph import Plan
 from saga_choreo.model.record import ORIGIN, Record, Row
-from saga_choreo.model.states import State
+from saga_choreo.model.states import Parked, State
 
 __all__ = ["Ledger", "descendants_of"]
 
@@ -76,6 +76,12 @@ class Ledger:
             return f"its predecessor {self.plan.step(source).name!r} is neither done nor skipped"
         wanted = all(edges) if self.plan.steps[step].needs_all else any(edges)
         return "" if wanted else "the events it waits for did not come"
+
+    def is_waived(self, before: Row, record: Record) -> bool:
+        """A person let its undo be."""
+        row = record.row
+        parked = before.parked is not Parked.NO and row.state is State.COMPENSATED
+        return parked and row.debt and not self.undone[record.step]
 
     def is_settled(self, step: int) -> bool:
         """Nothing of it is left in the world, or somebody answers for what is; a step that only reads leaves nothing."""

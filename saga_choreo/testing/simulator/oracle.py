@@ -63,8 +63,8 @@ class Oracle:
             ledger.rows[new.step] = new.row
             if new.row.vetoer and ledger.vetoed_by is None:
                 ledger.vetoed_by = new.step
-            # Before the effects: what is passed by in this commit may let an undo of the same service happen in it.
-            if new.row.parked is Parked.PASSED:
+            # Before the effects: what is passed by or waived in this commit may let an undo of the same service happen in it.
+            if new.row.parked is Parked.PASSED or (old is not None and ledger.is_waived(old.row, new)):
                 ledger.debts.add(new.step)
             if old is not None and old.row.pending and new.row.state in (State.TOMB, State.SKIPPED):
                 ledger.forward[new.step] = 0  # the provider took the order, and now says that it will not do it
@@ -154,8 +154,6 @@ class Oracle:
             case State.SKIPPED:
                 self._skipped(ledger, before, number)
             case State.COMPENSATED:
-                if before.parked is not Parked.NO and not ledger.undone[number] and row.debt:
-                    ledger.debts.add(number)  # a person let it be
                 self._compensated(ledger, number)
             case State.TOMB if ledger.forward[number] and step.external:
                 self._broken("S7", ledger, f"{ledger.name(number)} left a tombstone though the outside has done it")
