@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.core.facts import DeadlinePassed, Fact, Refusal, Resolved
+from saga_choreo.core.facts import DeadlinePassed, Fact, OutcomeCame, Refusal, Resolved
 from saga_choreo.core.notices import notices
 from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
@@ -24,6 +24,7 @@ from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Record, RecordKey, Row
+from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.arrivals import Arrival, Sorted, sort_arrivals
 from saga_choreo.runtime.catalog import Catalog, Known
@@ -243,6 +244,11 @@ class Pipeline:
 
     def _nudge(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, list[Outgoing]]:
         """Say everything again, flagged: repairs whatever the broker lost."""
+        ended = next((one for one in ws.of_saga(record.saga_id) if one.row.outcome is not Outcome.OPEN), None)
+        if ended is not None and ended.definition == record.definition:
+            # Another step here has heard the end, and whoever reads this one's words may be this very service: nobody else will say.
+            ws.act(record.record_key, OutcomeCame(ended.row.outcome, ended.row.cause), known)
+            return []
         now_ns, _ = yield Now()
         ws.touch(record.record_key, nudges=record.nudges + 1)
         letters = [letter_of(m, record, known.plan, now_ns, again=True) for m in everything(record, known.plan)]
