@@ -20,6 +20,7 @@ from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.gates import Gates
+from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.parked import Published, done_by_hand, find_step
 from saga_choreo.runtime.pipeline import Pipeline
@@ -45,10 +46,7 @@ class _StoreOnly:
         self.catalog = catalog
         self.clock: Clock = SystemClock()
         self.gates = Gates(self.clock)
-
-    @property
-    def lease_s(self) -> float:
-        return Limits().lease_s
+        self.leases = Leases(service, catalog, Limits(), {})
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         del publications, loose

@@ -28,6 +28,7 @@ from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
+from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
@@ -90,6 +91,7 @@ class Session:
         self.incarnation = clock.entropy(4).hex()
         self.relay = Relay(service, broker, store, clock, limits)
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
+        self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
         self.timers = Timers(service, store, clock, limits, self._work_on)
@@ -104,10 +106,6 @@ class Session:
     @property
     def is_working(self) -> bool:
         return self._work is not None
-
-    @property
-    def lease_s(self) -> float:
-        return self.limits.lease_s
 
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
@@ -174,6 +172,7 @@ class Session:
                 background.create_task(self.relay.mark_for_ever()),
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
+                background.create_task(self._renew_for_ever()),
             ]
             try:
                 await self._work_until(stop)
@@ -323,6 +322,19 @@ class Session:
 
     async def _send_copies(self, letters: Sequence[Outgoing]) -> bool:
         return await self.relay.publish((), letters)
+
+    async def _renew_for_ever(self) -> None:
+        """Keep alive what runs here. An attempt that was taken over meanwhile is not cut short: its answer will not count."""
+        while True:
+            await self.clock.sleep(self.leases.every_s)
+            ageing = self.leases.ageing(self.clock.time_ns() // 1_000_000)
+            if not ageing:
+                continue
+            try:
+                for key in await Driver(self).run(self.leases.renewal(ageing)):
+                    _log.info("saga %s, step %d: its attempt here has ended, or does not count any more", key.saga_id, key.step)
+            except SagaError as error:
+                _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
 
     async def _forget_for_ever(self) -> None:
         while True:
