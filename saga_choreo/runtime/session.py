@@ -41,7 +41,6 @@ from saga_choreo.runtime.together import Together
 __all__ = ["OnOutcome", "SagaOutcome", "Session"]
 
 _log = logging.getLogger("saga_choreo.agent")
-_UNKNOWN_WAIT_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _FORGET_MAX = 1000
 _TRY_AGAIN_FIRST_S = 0.5
@@ -94,7 +93,7 @@ class Session:
         self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
-        self.timers = Timers(service, store, clock, limits, self._work_on)
+        self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self.serves = False
         self._work: asyncio.TaskGroup | None = None
@@ -300,9 +299,6 @@ class Session:
                 _log.info("%d messages could not be handed back (%s); the broker delivers them again later", len(deliveries), error)
 
     async def _work_on(self, key: RecordKey) -> bool:
-        if self.catalog.get(key.definition) is None:  # written by an agent of another release; its DEFINE is on its way
-            await self.clock.sleep(_UNKNOWN_WAIT_S)
-            return False
         return bool(await Driver(self).run(self.pipeline.work(key)))
 
     async def _republish(self, records: Sequence[Record]) -> None:
