@@ -12,7 +12,7 @@ from saga_choreo.core.facts import CancelRequested, Fact, Refusal, Resolved
 from saga_choreo.core.resolutions import possible
 from saga_choreo.errors import Refused, SagaNotFound, StoreConflict
 from saga_choreo.model.event import Event
-from saga_choreo.model.record import ORIGIN, Record, Row
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import State
 from saga_choreo.ports.broker import Broker, Outgoing
 from saga_choreo.ports.clock import Clock
@@ -47,6 +47,7 @@ class _StoreOnly:
         self.clock: Clock = SystemClock()
         self.gates = Gates(self.clock)
         self.leases = Leases(service, catalog, Limits(), {})
+        self.executing: dict[RecordKey, str] = {}
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         del publications, loose

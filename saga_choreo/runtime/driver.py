@@ -78,6 +78,8 @@ class Surroundings(Protocol):
 
     @property
     def leases(self) -> Leases: ...
+    @property
+    def executing(self) -> dict[RecordKey, str]: ...
 
 
 class Driver:
@@ -182,10 +184,15 @@ class Driver:
             self._leased = operation.record.record_key
             self._around.leases.hold(operation.record)
         began = self._around.clock.monotonic()
-        answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+        key = operation.record.record_key
+        self._around.executing[key] = known.plan.step(key.step).name
+        try:
+            answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+        finally:
+            self._around.executing.pop(key, None)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
-        self._end_permit(operation.record.record_key, Broke("timed out") if timed_out else answer)
+        self._end_permit(key, Broke("timed out") if timed_out else answer)
         level = logging.INFO if isinstance(answer, Rejected) or is_undo(operation.duty) else logging.DEBUG
         if _step_log.isEnabledFor(level):
             _report(level, operation, known, answer, 1000 * (self._around.clock.monotonic() - began))

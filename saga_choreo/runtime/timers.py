@@ -12,6 +12,7 @@ from saga_choreo.errors import SagaError
 from saga_choreo.model.record import RecordKey
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Scans
+from saga_choreo.runtime.stopping import CANCEL_S
 from saga_choreo.runtime.timing import Limits
 
 __all__ = ["Timers"]
@@ -74,15 +75,17 @@ class Timers:
                 await self._sleep()
 
     async def stop(self, grace_s: float) -> list[RecordKey]:
-        """Wait for what is under way, then cancel it. Returns the records whose attempts were cut short, to be handed back."""
+        """Wait for what is under way, then cancel it. Returns the records whose attempts were cut short, to be handed back; not the
+        one whose handler runs on in spite of it, since that may still do something."""
         running = dict(self._running)
         if not running:
             return []
         _, late = await asyncio.wait(running.values(), timeout=grace_s)
         for task in late:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        return [key for key, task in running.items() if task in late]
+        if late:
+            await asyncio.wait(late, timeout=CANCEL_S)
+        return [key for key, task in running.items() if task in late and task.done()]
 
     async def _start_due(self, group: asyncio.TaskGroup) -> int:
         free = self._limits.slow_at_once - len(self._running)
