@@ -12,6 +12,8 @@ import psycopg
 import pytest
 
 from saga_choreo.errors import ConfigurationError
+from saga_choreo.testing.kafka_jars import find_jars, find_java
+from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo.testing.postgres_server import PostgresServer
 from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.redis_server import RedisServer
@@ -96,6 +98,32 @@ def shared_rabbitmq() -> Iterator[RabbitMqServer]:
     """A server of ours for the whole session. Whoever stops or kills it starts it again: that takes seconds, so do it seldom."""
     require_rabbitmq()
     with TemporaryDirectory(prefix="saga-rabbitmq-") as folder, RabbitMqServer(folder) as server:
+        yield server
+
+
+def require_kafka() -> None:
+    try:
+        find_java()
+        find_jars()
+    except ConfigurationError as error:
+        missing("kafka", str(error))
+
+
+@pytest.fixture(scope="session")
+def kafka_url(request: pytest.FixtureRequest) -> str:
+    """One server for all tests that do not hurt it: the one that SAGA_TEST_KAFKA_URL names, or one of our own."""
+    given = os.environ.get("SAGA_TEST_KAFKA_URL", "")
+    if given:
+        return given
+    server: KafkaServer = request.getfixturevalue("shared_kafka")
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def shared_kafka() -> Iterator[KafkaServer]:
+    """A server of ours for the whole session. Whoever stops or kills it starts it again: that takes seconds, so do it seldom."""
+    require_kafka()
+    with TemporaryDirectory(prefix="saga-kafka-") as folder, KafkaServer(folder) as server:
         yield server
 
 

@@ -12,11 +12,10 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from aiokafka.errors import KafkaError
-
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Notice, Outgoing, Topology
 from saga_choreo_kafka import topology as channels
+from saga_choreo_kafka.bare import KafkaError
 from saga_choreo_kafka.clients import Pace, make_admin, probe
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.notices import watch
@@ -53,7 +52,7 @@ class KafkaBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="kafka")
+        return BrokerFeatures(name="kafka", balances_backlog=False, refuses_when_full=False, keeps_read=True)
 
     async def open(self, topology: Topology) -> None:
         """Raises BrokerUnavailable within `open_timeout` (8 s), ConfigurationError for missing topics or refused credentials. The

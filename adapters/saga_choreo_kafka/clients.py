@@ -9,34 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import create_conn
-from aiokafka.errors import (
+from saga_choreo.errors import BrokerUnavailable, ConfigurationError
+from saga_choreo_kafka.bare import (
+    AIOKafkaAdminClient,
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
     IllegalSaslStateError,
     KafkaError,
     SaslAuthenticationFailed,
+    TopicPartition,
     UnsupportedSaslMechanismError,
+    create_conn,
 )
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
-
-from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo_kafka.options import Options
 
 __all__ = [
-    "OffsetAndMetadata",
     "Pace",
-    "TopicPartition",
     "committed_offset",
     "discard",
     "fail_batches",
+    "has_batch_waiting",
     "make_admin",
     "make_consumer",
     "make_producer",
@@ -57,6 +57,17 @@ _REFUSED = (
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
+
+
+class _NoSecrets(logging.Filter):
+    """At level DEBUG aiokafka logs all that it sends, passwords included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        args = record.args if isinstance(record.args, tuple) else ()
+        return not any(type(arg).__name__.startswith("SaslAuthenticate") for arg in args)
+
+
+logging.getLogger("aiokafka.conn").addFilter(_NoSecrets())
 
 
 class Pace:
@@ -100,7 +111,7 @@ class Pace:
 
 
 def _settings(options: Options, name: str, request_timeout_s: float) -> dict[str, Any]:
-    protocol = f"{'SASL_' if options.user else ''}{'SSL' if options.tls else 'PLAINTEXT'}"
+    protocol = f"{'SASL_' if options.user else ''}{'SSL' if options.secure else 'PLAINTEXT'}"
     settings: dict[str, Any] = {
         "bootstrap_servers": list(options.servers),
         "client_id": name,
@@ -108,7 +119,7 @@ def _settings(options: Options, name: str, request_timeout_s: float) -> dict[str
         "metadata_max_age_ms": int(_METADATA_AGE_S * 1000),
         "retry_backoff_ms": 200,
         "security_protocol": protocol,
-        "ssl_context": options.tls,
+        "ssl_context": options.tls(),
     }
     if options.user:
         settings |= {
@@ -137,14 +148,14 @@ async def probe(options: Options, timeout_s: float) -> None:
         except ssl.SSLCertVerificationError as exc:
             raise ConfigurationError(
                 f"Kafka at {options.shown!r} shows a certificate that is not trusted ({exc.verify_message}); name the authority's "
-                "certificate in the option 'ca' of the broker URL, and the host as the certificate has it"
+                "certificate in the option 'ca_file' of the broker URL, and the host as the certificate has it"
             ) from exc
         except (OSError, TimeoutError, KafkaError) as exc:
             reason = exc
         else:
             connection.close()
             return
-    hint = "" if options.tls else "; if it speaks TLS, write kafka+ssl://"
+    hint = "" if options.secure else "; if it speaks TLS, write kafka+ssl://"
     raise BrokerUnavailable(
         f"Kafka at {options.shown!r} cannot be reached ({reason or 'no answer'}){hint}; start it or correct the broker URL"
     ) from reason
@@ -233,6 +244,11 @@ async def committed_offset(consumer: Any, partition: TopicPartition) -> tuple[in
 def fail_batches(producer: Any, error: Exception) -> None:
     """Answer all that is queued or in flight: its caller decides whether to publish it again."""
     producer._message_accumulator.fail_all(error)
+
+
+def has_batch_waiting(producer: Any, partition: TopicPartition) -> bool:
+    """A batch of this partition has not been sent yet: `send_batch` would wait for that."""
+    return bool(producer._message_accumulator._batches.get(partition))
 
 
 async def discard(client: Any, *, politely: bool = True) -> None:

@@ -6,6 +6,7 @@ import ipaddress
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from saga_choreo.errors import ConfigurationError
@@ -26,11 +27,16 @@ class Options:
     partition; `commit_every`: seconds between two commits of offsets; `session`, `heartbeat`: of the group;
     `partitions`, `replicas`, `min_insync`, `horizon` (seconds kept): of topics that are made; `publish_timeout`: seconds until an
     unconfirmed publish counts as unknown; `request_timeout`: the same for any other request; `open_timeout`: for all of `open`;
-    `in_flight`, `in_flight_bytes`: unconfirmed publishes; `batch_bytes`: most that is sent to a partition at once.
+    `in_flight`, `in_flight_bytes`: unconfirmed publishes; `batch_bytes`: most that is sent to a partition at once. Files, for
+    `kafka+ssl://`: `ca_file` (who may have issued the server's certificate), `cert_file` and `key_file` (our own); they are read again
+    for every client that is made.
     """
 
     servers: tuple[str, ...]
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    secure: bool = False
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
     user: str = ""
     password: str = field(default="", repr=False)
     mechanism: str = "PLAIN"
@@ -54,19 +60,32 @@ class Options:
     @property
     def shown(self) -> str:
         """The servers, without user and password: for logs and errors."""
-        return f"{'kafka+ssl' if self.tls else 'kafka'}://{','.join(self.servers)}"
+        return f"{'kafka+ssl' if self.secure else 'kafka'}://{','.join(self.servers)}"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Raises ConfigurationError where a file is missing or not what it should be."""
+        if not self.secure:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file or None)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"a file for TLS cannot be used ({exc}): ca_file {self.ca_file!r}, cert_file {self.cert_file!r},"
+                f" key_file {self.key_file!r}; correct the broker URL"
+            ) from exc
+        return context
 
 
-_TEXTS = ("servers", "tls", "user", "password", "mechanism")
-_FILES = ("ca", "cert", "key")
+_FILES = ("ca_file", "cert_file", "key_file")
 _NUMBERS: dict[str, Callable[[str], float]] = {
-    each.name: int if each.type == "int" else float for each in fields(Options) if each.name not in _TEXTS
+    each.name: int if each.type == "int" else float for each in fields(Options) if each.type in ("int", "float")
 }
 
 
 def parse_url(url: str) -> Options:
-    """`kafka://[user:password@]host[:port][,host...][?option=value&...]`; `kafka+ssl://` for TLS, with `ca`, `cert` and `key` naming
-    files in PEM form; `mechanism` is PLAIN or a SCRAM."""
+    """`kafka://[user:password@]host[:port][,host...][?option=value&...]`; `kafka+ssl://` for TLS, `mechanism` is PLAIN or a SCRAM."""
     scheme, found, rest = url.partition("://")
     if not found or scheme not in _SCHEMES:
         raise ConfigurationError(
@@ -84,19 +103,13 @@ def parse_url(url: str) -> Options:
     if mechanism not in _MECHANISMS:
         raise ConfigurationError(f"broker URL option 'mechanism' is {mechanism!r}; use one of: {', '.join(_MECHANISMS)}")
     if files and scheme != "kafka+ssl":
-        raise ConfigurationError(f"broker URL has the option {next(iter(files))!r} but no TLS; write kafka+ssl:// before the host")
+        raise ConfigurationError(f"broker URL has {sorted(files)!r} but asks for no TLS; write kafka+ssl:// before the host")
     if user and scheme == "kafka" and not all(_is_loopback(server) for server in servers):
         raise ConfigurationError(
             f"broker URL would send user and password in the clear to {','.join(servers)!r}; write kafka+ssl:// before the host"
         )
-    return Options(
-        servers=servers,
-        tls=_tls(files) if scheme == "kafka+ssl" else None,
-        user=user,
-        password=password,
-        mechanism=mechanism,
-        **{name: _number(name, text) for name, text in texts.items()},  # type: ignore[arg-type]  # each was read as its field's own type
-    )
+    rest_of_them: dict[str, Any] = {**files, **{name: _number(name, text) for name, text in texts.items()}}
+    return Options(servers=servers, secure=scheme == "kafka+ssl", user=user, password=password, mechanism=mechanism, **rest_of_them)
 
 
 def _server(host: str) -> str:
@@ -116,18 +129,6 @@ def _is_loopback(server: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _tls(files: dict[str, str]) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=files.get("ca"))
-        if "cert" in files:
-            context.load_cert_chain(files["cert"], files.get("key"))
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigurationError(
-            f"the certificates of the broker URL cannot be read ({exc}); name files in PEM form in its options 'ca', 'cert' and 'key'"
-        ) from exc
-    return context
 
 
 def _number(name: str, text: str) -> float:

@@ -1,55 +1,47 @@
-"""Publishing with confirmation: messages are put together by partition, and one future waits for all answers of a call.
+"""Publishing with confirmation: one future waits for all answers of a call, and batches go out by partition (see `lanes`).
 
-aiokafka gives a future per message, or one per batch; a batch costs half. A lane per partition sends one batch at a time and fills the
-next one meanwhile. The producer is idempotent: what it repeats by itself is stored once. It never gives up, though, and once a batch was
-refused its numbers do not fit any more: so a producer that let anything wait too long, or refused a batch, is replaced by a new one.
+aiokafka gives a future per message, or one per batch; a batch costs half. The producer is idempotent: what it repeats by itself is
+stored once. It never gives up, though, and once a batch was refused its numbers do not fit any more: so a producer that let anything
+wait too long, or had a batch refused, is replaced by a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    InvalidTimestampError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-)
-from aiokafka.partitioner import murmur2
+from typing import Any
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError, PublishRefused
 from saga_choreo.ports import Channel, ChannelKind, Outgoing
+from saga_choreo_kafka.bare import (
+    ClusterAuthorizationFailedError,
+    InvalidTimestampError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    TopicPartition,
+    murmur2,
+)
 from saga_choreo_kafka.clients import Pace, discard, fail_batches, make_producer
+from saga_choreo_kafka.lanes import BATCH_BYTES, TOO_LARGE, Headers, Lanes, Sending
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
 from saga_choreo_kafka.topology import BODY_MAX
 
 __all__ = ["Publisher"]
 
-_log = logging.getLogger("saga_choreo.kafka")
-
 # Above this, best-effort messages are dropped rather than queued behind the ones that matter.
 _OBSERVED_MAX = 256
 # Of a record in a batch of its own: lengths, offsets, checksums.
-_BATCH_BYTES, _RECORD_BYTES, _HEADER_BYTES = 61, 32, 10
+_RECORD_BYTES, _HEADER_BYTES = 32, 10
 # However steadily the answers drip in, a call ends after this many time-outs.
 _EXTENSIONS_MAX = 11
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _REFUSED = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError, InvalidTimestampError)
 _RESTART_S = 0.5
 
-Headers = list[tuple[str, bytes]]
 
-
-class _Unanswered(Exception):  # noqa: N818  (a placeholder, never raised)
+class _Unanswered(Exception):
     pass
 
 
@@ -79,30 +71,9 @@ class _Call:
             self.done.set_result(None)
 
 
-class _Sending(NamedTuple):
-    call: _Call
-    index: int
-    channel: Channel
-    key: bytes
-    headers: Headers
-    body: bytes
-    size: int
-
-
 @lru_cache(maxsize=8192)
 def _hashed(key: bytes) -> int:
     return int(murmur2(key)) & 0x7FFFFFFF
-
-
-class _Lane:
-    """One partition. `alone` says how many of the next messages go each in a batch of its own."""
-
-    __slots__ = ("alone", "queue", "task")
-
-    def __init__(self) -> None:
-        self.queue: deque[_Sending] = deque()
-        self.task: asyncio.Task[None] | None = None
-        self.alone = 0
 
 
 class Publisher:
@@ -122,12 +93,12 @@ class Publisher:
         self._make_topic = make_topic
         self._on_metadata = on_metadata
         self._producer: Any = None
-        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._sick = asyncio.Event()
+        self._lanes = Lanes(self._answer, self._sick.set)
         self._pending = 0
         self._pending_bytes = 0
         self._observed = 0
         self._room: asyncio.Future[None] | None = None
-        self._sick = asyncio.Event()
         self._retired: set[asyncio.Task[None]] = set()
         self.up = asyncio.Event()
         self.limits: dict[str, int] = {}
@@ -152,15 +123,17 @@ class Publisher:
                     raise
                 self._producer = producer
                 self.up.set()
+                sending = asyncio.ensure_future(self._lanes.run(producer))
+                sick = asyncio.ensure_future(self._sick.wait())
                 try:
-                    await self._sick.wait()
+                    await asyncio.wait((sending, sick), return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     self._retire()
+                    sending.cancel()
+                    sick.cancel()
+                    await asyncio.gather(sending, sick, return_exceptions=True)
+                    self._lanes.empty(self.down())
         finally:
-            self.up.clear()
-            for lane in self._lanes.values():
-                if lane.task is not None:
-                    lane.task.cancel()
             await asyncio.gather(*self._retired, return_exceptions=True)
 
     def _retire(self) -> None:
@@ -230,12 +203,10 @@ class Publisher:
             self._finish(call, index, None)
             self._observed += 1
             call, index = _Call(1, self._options.publish_timeout), 0
-        lane = self._lanes.setdefault((topic, _hashed(key) % count), _Lane())
-        lane.queue.append(_Sending(call, index, channel, key, headers, message.body, size))
         self._pending += 1
         self._pending_bytes += size
-        if lane.task is None:
-            lane.task = asyncio.ensure_future(self._drain(topic, _hashed(key) % count, lane))
+        sending = Sending(call, index, channel, key, headers, message.body, size)
+        self._lanes.put(TopicPartition(topic, _hashed(key) % count), sending, min(limit, self._options.batch_bytes))
 
     def _partitions(self, topic: str) -> int:
         if self._producer is None:
@@ -266,64 +237,15 @@ class Publisher:
             return 0
         raise ConfigurationError(f"topic {topic!r} is missing and this agent may not make it; make it, or open with create=True")
 
-    async def _drain(self, topic: str, partition: int, lane: _Lane) -> None:
-        try:
-            while lane.queue:
-                batch = await self._send(topic, partition, lane)
-                if batch is not None:
-                    self._answer(lane, *batch)
-        finally:
-            lane.task = None
-            if lane.queue:
-                rest = list(lane.queue)
-                lane.queue.clear()
-                self._answer(lane, rest, KafkaError("the producer was stopped"))
+    def _answer(self, sending: Sending, error: Exception | None) -> None:
+        self._free(sending)
+        if not sending.call.over:
+            self._finish(sending.call, sending.place, self._meaning(sending, error))
 
-    async def _send(self, topic: str, partition: int, lane: _Lane) -> tuple[list[_Sending], Exception | None] | None:
-        """One batch and what became of it. None: there was nothing left to send."""
-        producer = self._producer
-        if producer is None:
-            rest = list(lane.queue)
-            lane.queue.clear()
-            return rest, self.down()
-        builder, batch, size = producer.create_batch(), [], _BATCH_BYTES
-        largest = min(self._options.batch_bytes, self.limits.get(topic, BODY_MAX))
-        while lane.queue and (not batch or (size + lane.queue[0].size <= largest and not lane.alone)):
-            sending = lane.queue.popleft()
-            lane.alone -= lane.alone > 0
-            if sending.call.over:
-                self._free(sending)
-                continue
-            builder.append(timestamp=None, key=sending.key, value=sending.body, headers=sending.headers)
-            batch.append(sending)
-            size += sending.size
-        if not batch:
-            return None
-        try:
-            sent = await producer.send_batch(builder, topic, partition=partition)
-            sent.add_done_callback(_look)
-            await asyncio.wait((sent,))
-            return batch, sent.exception()
-        except (KafkaError, AssertionError) as exc:  # asserted: the partition is still there
-            return batch, exc
-
-    def _answer(self, lane: _Lane, batch: list[_Sending], error: Exception | None) -> None:
-        if error is not None and not isinstance(error, BrokerUnavailable):
-            # Its numbers do not fit any more: all that comes after a batch that failed would be refused as out of order.
-            self._sick.set()
-        if isinstance(error, _TOO_LARGE) and len(batch) > 1:
-            lane.queue.extendleft(reversed(batch))
-            lane.alone += len(batch)
-            return
-        for sending in batch:
-            self._free(sending)
-            if not sending.call.over:
-                self._finish(sending.call, sending.index, self._meaning(sending, error))
-
-    def _meaning(self, sending: _Sending, error: Exception | None) -> Exception | None:
+    def _meaning(self, sending: Sending, error: Exception | None) -> Exception | None:
         if error is None or isinstance(error, BrokerUnavailable):
             return error
-        if isinstance(error, _TOO_LARGE):
+        if isinstance(error, TOO_LARGE):
             return _too_large(sending.channel, sending.size, None)
         if isinstance(error, _REFUSED):
             return PublishRefused(
@@ -331,7 +253,7 @@ class Publisher:
             )
         return BrokerUnavailable(f"Kafka did not confirm the message for {str(sending.channel)!r} ({error!r}); publish it again")
 
-    def _free(self, sending: _Sending) -> None:
+    def _free(self, sending: Sending) -> None:
         self._pending -= 1
         self._pending_bytes -= sending.size
         if sending.channel.kind is ChannelKind.OBSERVE:
@@ -359,14 +281,9 @@ def _late(options: Options) -> BrokerUnavailable:
     return BrokerUnavailable(f"Kafka did not confirm within {options.publish_timeout:g} s; publish it again")
 
 
-def _look(sent: asyncio.Future[Any]) -> None:
-    if not sent.cancelled():
-        sent.exception()
-
-
 def _size(key: bytes, headers: Iterable[tuple[str, bytes]], body: bytes) -> int:
     """At least what the record takes in a batch of its own."""
-    return _BATCH_BYTES + _RECORD_BYTES + len(key) + len(body) + sum(len(n) * 3 + len(v) + _HEADER_BYTES for n, v in headers)
+    return BATCH_BYTES + _RECORD_BYTES + len(key) + len(body) + sum(len(n) * 3 + len(v) + _HEADER_BYTES for n, v in headers)
 
 
 def _too_large(channel: Channel, size: int, limit: int | None) -> PublishRefused:

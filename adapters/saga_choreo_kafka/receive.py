@@ -17,11 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from aiokafka import ConsumerRebalanceListener
-from aiokafka.errors import KafkaError
-
 from saga_choreo.ports import Delivery
-from saga_choreo_kafka.clients import OffsetAndMetadata, Pace, TopicPartition, committed_offset, discard, make_consumer
+from saga_choreo_kafka.bare import ConsumerRebalanceListener, KafkaError, OffsetAndMetadata, TopicPartition
+from saga_choreo_kafka.clients import Pace, committed_offset, discard, make_consumer
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
 from saga_choreo_kafka.window import Held, Window
@@ -38,11 +36,11 @@ _COMMIT_S = 5.0
 _RESTART_S = 0.5
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+class _Listener(ConsumerRebalanceListener):
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
 
-    async def on_partitions_revoked(self, revoked: Any) -> None:
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002  (all of them, always)
         await self._receiver.revoked()
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
@@ -260,6 +258,8 @@ class Receiver:
             self._is_receiving, self._has_resigned = True, False
             self._moved.set()
             try:
+                # Whoever takes and hands back all the time must not keep others from coming in.
+                await asyncio.sleep(0)
                 while not self._has_something():
                     await self._wait(1, self._until_due(loop.time()))
                 until = loop.time() + max_wait_s
@@ -339,7 +339,7 @@ class Receiver:
             self._resign_if_stalled()
             try:
                 await self._commit(self._windows)
-            except KafkaError as exc:
+            except (OSError, TimeoutError, KafkaError) as exc:
                 # Refused because the group has moved on, or not answered: the next owner, or the next commit, mends it.
                 _log.info("offsets of group %r were not committed (%r)", self.group, exc)
                 await asyncio.sleep(_RESTART_S)
@@ -353,8 +353,10 @@ class Receiver:
             for partition, window in windows
             if marks or window.commit_at > max(window.committed, 0)
         }
-        mine = consumer.assignment() if consumer is not None else ()
-        offsets = {partition: OffsetAndMetadata(at, window.mark) for partition, (window, at) in due.items() if partition in mine}
+        if consumer is None:
+            return
+        mine = consumer.assignment()
+        offsets = {tp: OffsetAndMetadata(at, window.mark) for tp, (window, at) in due.items() if tp in mine}
         if not offsets:
             return
         async with asyncio.timeout(_COMMIT_S if politely else _FLUSH_S):

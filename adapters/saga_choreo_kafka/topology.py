@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiokafka.admin import NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
-
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo.ports import Channel, ChannelKind, Topology
+from saga_choreo_kafka.bare import ConfigResource, ConfigResourceType, KafkaError, NewTopic, TopicAlreadyExistsError, for_code
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
 
@@ -46,10 +43,8 @@ def wanted_topics(names: Names, topology: Topology) -> list[str]:
 def _config(names: Names, options: Options, topic: str) -> dict[str, str]:
     if topic == names.defs:
         return {"cleanup.policy": "compact", "min.insync.replicas": str(options.min_insync)}
-    if topic == names.dlq:
-        kept_ms = "-1"
-    else:
-        kept_ms = str(int(1000 * (_OBSERVE_S if topic == names.observe else options.horizon)))
+    kept_s = _OBSERVE_S if topic == names.observe else options.horizon
+    kept_ms = "-1" if topic == names.dlq else str(int(1000 * kept_s))
     return {"cleanup.policy": "delete", "retention.ms": kept_ms, "min.insync.replicas": str(options.min_insync)}
 
 

@@ -50,7 +50,7 @@ class Window:
     live: bool = True
     marked: bool = False
     paused: bool = False
-    held: dict[int, Held] = field(default_factory=dict)
+    held: dict[int, Held] = field(default_factory=dict[int, Held])
 
     @classmethod
     def taken_over(cls, committed: int, mark: str) -> Window:
