@@ -50,6 +50,8 @@ _RETRY_S = 1.6
 _METADATA_PAUSE_S = 0.1
 _METADATA_AGE_S = 10.0
 _STOP_S = 2.0
+# The clients of one broker object come back one after the other: only the first of them waits.
+_SETTLED_S = 2.0
 _REFUSED = (
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
@@ -75,6 +77,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._failed = 0
+        self._dropped_at = 0.0
         self._next = 0.0
         self._changed = asyncio.Event()
         self.closing = False
@@ -100,6 +103,13 @@ class Pace:
     def won(self) -> None:
         self._failed = 0
         self._changed.set()
+
+    def dropped(self) -> None:
+        """A connection ended that was up. Agents that lose the server together shall not come back all at once."""
+        now = asyncio.get_running_loop().time()
+        if self._failed == 0 and now - self._dropped_at > _SETTLED_S:
+            self._dropped_at = now
+            self.lost()
 
     def lost(self) -> None:
         self._failed += 1
@@ -163,7 +173,7 @@ async def probe(options: Options, timeout_s: float) -> None:
 
 def _tame(client: Any, pace: Pace, on_metadata: Callable[[Any], None] | None = None) -> None:
     """Connections at our pace, metadata requests with a pause between them, and a look at what each of them brought."""
-    connect, update = client._get_conn, client._metadata_update
+    connect, update, bootstrap = client._get_conn, client._metadata_update, client.bootstrap
     looked = 0.0
     client.saga_dead = False
 
@@ -171,6 +181,8 @@ def _tame(client: Any, pace: Pace, on_metadata: Callable[[Any], None] | None = N
         found = client._conns.get((node_id, how.get("group", 0)))
         if found is not None and found.connected():
             return found
+        if found is not None:
+            pace.dropped()
         if client.saga_dead or not await pace.turn() or client.saga_dead:
             return None
         made = await connect(node_id, **how)
@@ -194,7 +206,17 @@ def _tame(client: Any, pace: Pace, on_metadata: Callable[[Any], None] | None = N
             on_metadata(cluster)
         return answer
 
-    client._get_conn, client._metadata_update = get_conn, metadata_update
+    async def paced_bootstrap() -> None:
+        if not await pace.turn():
+            raise KafkaError("the broker is being closed")
+        try:
+            await bootstrap()
+        except BaseException:
+            pace.lost()
+            raise
+        pace.won()
+
+    client._get_conn, client._metadata_update, client.bootstrap = get_conn, metadata_update, paced_bootstrap
 
 
 def make_producer(

@@ -8,7 +8,6 @@ wait too long, or had a batch refused, is replaced by a new one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -38,6 +37,8 @@ _RECORD_BYTES, _HEADER_BYTES = 32, 10
 # However steadily the answers drip in, a call ends after this many time-outs.
 _EXTENSIONS_MAX = 11
 _REFUSED = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError, InvalidTimestampError)
+_START_S = 10.0
+_ASKED_MAX = 3
 _RESTART_S = 0.5
 
 
@@ -51,12 +52,12 @@ _UNANSWERED = _Unanswered()
 class _Call:
     """One `publish`. `deadline` moves with every answer: it is over only when nothing comes any more."""
 
-    __slots__ = ("_at_last", "_loop", "_timeout_s", "answers", "deadline", "done", "missing", "over")
+    __slots__ = ("_at_last", "_loop", "_timeout_s", "answers", "deadline", "done", "missing", "over", "queued_by")
 
     def __init__(self, size: int, timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
-        self.deadline = self._loop.time() + timeout_s
+        self.deadline = self.queued_by = self._loop.time() + timeout_s
         self._at_last = self.deadline + _EXTENSIONS_MAX * timeout_s
         self.answers: list[Exception | None] = [_UNANSWERED] * size
         # One more than the messages, so that the call cannot be done before all are queued.
@@ -112,8 +113,9 @@ class Publisher:
                 producer = make_producer(self._options, name, self._pace, self.topics, self._on_metadata)
                 self._sick.clear()
                 try:
-                    async with asyncio.timeout(self._options.publish_timeout):
+                    async with asyncio.timeout(_START_S):
                         await producer.start()
+                        await producer.client.force_metadata_update()
                 except (OSError, TimeoutError, KafkaError):
                     await discard(producer, politely=False)
                     await asyncio.sleep(_RESTART_S)
@@ -195,7 +197,7 @@ class Publisher:
         if size > limit:
             self._finish(call, index, _too_large(channel, size, limit))
             return
-        count = self._partitions(topic) or await self._missing(topic, message)
+        count = self._partitions(topic) or await self._missing(call, topic, message)
         if not count:
             self._finish(call, index, None)
             return
@@ -213,29 +215,32 @@ class Publisher:
             raise self.down()
         return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
 
-    async def _missing(self, topic: str, message: Outgoing) -> int:
-        """Not known yet, or not there. 0: it is not there and need not be. Bounded like a publish."""
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(asyncio.timeout(self._options.publish_timeout))
-                made = False
-                while True:
-                    producer = self._producer
-                    if producer is None:
-                        raise self.down()
-                    await producer.client.add_topic(topic)
-                    await producer.client.force_metadata_update()
-                    if count := self._partitions(topic):
-                        return count
-                    if not made:
-                        made = True
-                        if not await self._make_topic(topic):
-                            break
-            except TimeoutError:
-                raise BrokerUnavailable(f"Kafka does not say where topic {topic!r} is; publish it again") from None
+    async def _missing(self, call: _Call, topic: str, message: Outgoing) -> int:
+        """Not known yet, or not there. 0: it is not there and need not be. All messages of a call share one time to wait."""
+        try:
+            async with asyncio.timeout_at(call.queued_by):
+                if (count := await self._ask_for(topic)) or (
+                    await self._make_topic(topic) and (count := await self._ask_for(topic))
+                ):
+                    return count
+        except TimeoutError:
+            raise BrokerUnavailable(f"Kafka does not say where topic {topic!r} is; publish it again") from None
         if not message.must_route:
             return 0
         raise ConfigurationError(f"topic {topic!r} is missing and this agent may not make it; make it, or open with create=True")
+
+    async def _ask_for(self, topic: str) -> int:
+        """How many partitions the topic has; it may not be known at once to whoever is asked."""
+        for _ in range(_ASKED_MAX):
+            producer = self._producer
+            if producer is None:
+                raise self.down()
+            producer.client.add_topic(topic)
+            if not await producer.client.force_metadata_update():
+                raise self.down()
+            if count := self._partitions(topic):
+                return count
+        return 0
 
     def _answer(self, sending: Sending, error: Exception | None) -> None:
         self._free(sending)

@@ -90,14 +90,16 @@ class KafkaTools:
 
     @asynccontextmanager
     async def blocked(self) -> AsyncIterator[None]:
-        """More replicas have to confirm than there are."""
+        """Every record is too large. (A node that is alone always has enough replicas, whatever is asked of it.)"""
         async with self._admin() as client:
             topics = [topic for topic in await self._topics(client) if ".event." in topic]
-            resources = [(ConfigResource(ConfigResourceType.TOPIC, topic, {"min.insync.replicas": "2"})) for topic in topics]
-            await client.alter_configs(resources)
+            await self._limit(client, topics, 1)
             yield
-            resources = [(ConfigResource(ConfigResourceType.TOPIC, topic, {"min.insync.replicas": "1"})) for topic in topics]
-            await client.alter_configs(resources)
+            await self._limit(client, topics, 1_048_588)
+
+    async def _limit(self, client: Any, topics: list[str], record_bytes: int) -> None:
+        wanted = {"max.message.bytes": str(record_bytes)}
+        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted) for topic in topics])
 
     async def rewind(self, where: Literal["start", "end"]) -> None:
         async with self._consumer() as (consumer, partitions):
