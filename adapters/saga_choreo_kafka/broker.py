@@ -106,11 +106,13 @@ class KafkaBroker:
             await asyncio.sleep(_RETRY_S)
 
     async def _declare(self, topology: Topology, topics: Sequence[str]) -> dict[str, int]:
-        admin = make_admin(self._options, f"saga-choreo {self._names.prefix}")
+        admin = make_admin(self._options, f"saga-choreo {self._names.prefix}", self._pace)
         try:
             await admin.start()
             if topology.create:
-                return await channels.declare(admin, self._names, self._options, topics)
+                limits = await channels.declare(admin, self._names, self._options, topics)
+                await channels.settled(admin, topics)
+                return limits
             return await channels.check(admin, self._names, self._options, topics, topology.service)
         except (KafkaError, OSError) as exc:
             raise BrokerUnavailable(f"Kafka at {self._options.shown!r} does not answer as it should ({exc!r}); try again") from exc

@@ -33,7 +33,7 @@ from saga_choreo_kafka.options import Options
 
 __all__ = [
     "Pace",
-    "committed_offset",
+    "committed_offsets",
     "discard",
     "fail_batches",
     "has_batch_waiting",
@@ -253,19 +253,28 @@ def make_consumer(
     return consumer
 
 
-def make_admin(options: Options, name: str) -> Any:
-    return AIOKafkaAdminClient(**_settings(options, name, options.request_timeout))
+def make_admin(options: Options, name: str, pace: Pace | None = None) -> Any:
+    admin: Any = AIOKafkaAdminClient(**_settings(options, name, options.request_timeout))
+    if pace is not None:
+        _tame(admin._client, pace)
+    return admin
 
 
-async def committed_offset(consumer: Any, partition: TopicPartition) -> tuple[int, str]:
-    """What the group has committed, with the text beside it; -1 for nothing. aiokafka's own `committed` leaves out the text."""
-    found = await consumer._subscription.subscription.assignment.state_value(partition).fetch_committed()
-    return found.offset, found.metadata
+async def committed_offsets(consumer: Any, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
+    """What the group has committed, with the text beside it; -1 for nothing. aiokafka's own `committed` leaves out the text, and
+    waits for ever in a rebalance when the coordinator is lost meanwhile: nobody else looks for it then."""
+    wanted = list(partitions)
+    found = await consumer._coordinator.fetch_committed_offsets(wanted)
+    return {tp: (found[tp].offset, found[tp].metadata) if tp in found else (-1, "") for tp in wanted}
 
 
 def fail_batches(producer: Any, error: Exception) -> None:
     """Answer all that is queued or in flight: its caller decides whether to publish it again."""
-    producer._message_accumulator.fail_all(error)
+    accumulator = producer._message_accumulator
+    batches = [*accumulator._pending_batches, *(batch for queue in accumulator._batches.values() for batch in queue)]
+    accumulator.fail_all(error)
+    for batch in batches:
+        _drop_error(batch._drain_waiter)
 
 
 def has_batch_waiting(producer: Any, partition: TopicPartition) -> bool:
@@ -312,6 +321,7 @@ def _tasks(client: Any, inner: Any) -> list[Any]:
     return [task for task in found if task is not None and not task.done()]
 
 
-def _drop_error(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
+def _drop_error(future: asyncio.Future[Any]) -> None:
+    """So that asyncio does not report it as never looked at."""
+    if future.done() and not future.cancelled():
+        future.exception()

@@ -19,7 +19,7 @@ from typing import Any
 
 from saga_choreo.ports import Delivery
 from saga_choreo_kafka.bare import ConsumerRebalanceListener, KafkaError, OffsetAndMetadata, TopicPartition
-from saga_choreo_kafka.clients import Pace, committed_offset, discard, make_consumer
+from saga_choreo_kafka.clients import Pace, committed_offsets, discard, make_consumer
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
 from saga_choreo_kafka.window import Held, Window
@@ -69,6 +69,7 @@ class Receiver:
         self._received_at = 0.0
         self._is_receiving = False
         self._has_resigned = False
+        self._broken: Exception | None = None
         self.joined = asyncio.Event()
         self.topics: list[str] = []
         self.group = ""
@@ -95,14 +96,14 @@ class Receiver:
         consumer = make_consumer(
             self._options, f"saga-choreo {self.group}", self._pace, group=self.group, on_metadata=self._on_metadata
         )
-        self._consumer = consumer
+        self._consumer, self._broken = consumer, None
         self._received_at = asyncio.get_running_loop().time()
         consumer.subscribe(self.topics, listener=_Listener(self))
         await consumer.start()
         self.joined.set()
         committing = asyncio.ensure_future(self._keep_committing())
         try:
-            while not self._has_resigned and not committing.done():
+            while not self._has_resigned and not committing.done() and self._broken is None:
                 room = self._options.prefetch - self._held
                 if room <= 0:
                     await self._change(_POLL_S)
@@ -110,6 +111,8 @@ class Receiver:
                 found = await consumer.getmany(timeout_ms=int(_POLL_S * 1000), max_records=room)
                 for partition, records in found.items():
                     await self._take(partition, records)
+            if self._broken is not None:
+                raise self._broken
             if committing.done():
                 committing.result()
         finally:
@@ -162,8 +165,14 @@ class Receiver:
         """What we had before and nobody else has worked on since goes on as it is; the rest begins at the committed offset."""
         consumer, mine = self._consumer, set(assigned)
         self._forget([partition for partition in self._windows if partition not in mine])
-        for partition in mine:
-            committed, mark = await committed_offset(consumer, partition)
+        try:
+            async with asyncio.timeout(self._options.request_timeout):
+                found = await committed_offsets(consumer, mine)
+        except (OSError, TimeoutError, KafkaError) as exc:
+            self._broken = exc  # with no offsets there is no way to tell what is ours: join again
+            self._moved.set()
+            return
+        for partition, (committed, mark) in found.items():
             window = self._windows.get(partition)
             if window is not None and window.agrees_with(committed):
                 consumer.seek(partition, window.position)

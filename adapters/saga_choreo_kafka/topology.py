@@ -5,7 +5,8 @@ Declaring again is cheap and safe at any time, so it is also the cure for a topi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
@@ -14,12 +15,14 @@ from saga_choreo_kafka.bare import ConfigResource, ConfigResourceType, KafkaErro
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
 
-__all__ = ["BODY_MAX", "bindings", "check", "declare", "wanted_topics"]
+__all__ = ["BODY_MAX", "bindings", "check", "declare", "settled", "wanted_topics"]
 
 # What a topic takes unless it says otherwise.
 BODY_MAX = 1_048_588
 # Observations are for whoever looks right now.
 _OBSERVE_S = 3600.0
+# Two seconds in all.
+_LOOKS, _LOOK_S = 40, 0.05
 _SET_ON_TOPIC = 1
 _ALREADY_THERE = TopicAlreadyExistsError.errno
 
@@ -83,6 +86,15 @@ async def check(admin: Any, names: Names, options: Options, topics: Iterable[str
             f"Kafka lacks what service {service!r} needs: {'; '.join(faults)}; create it, or let the agent do it (create=True)"
         )
     return {topic: int(config.get("max.message.bytes", BODY_MAX)) for topic, config in found.items()}
+
+
+async def settled(admin: Any, topics: Sequence[str]) -> None:
+    """Wait, at most a moment, until all partitions have a leader: a topic that was just made is not known everywhere at once."""
+    for _ in range(_LOOKS):
+        described = await admin.describe_topics(list(topics))
+        if all(topic["error_code"] == 0 and all(p["leader"] >= 0 for p in topic["partitions"]) for topic in described):
+            return
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _create(admin: Any, names: Names, options: Options, topics: list[str]) -> None:

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
-from aiokafka.errors import GroupIdNotFound
+from aiokafka.errors import GroupIdNotFound, MessageSizeTooLargeError
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -94,12 +94,26 @@ class KafkaTools:
         async with self._admin() as client:
             topics = [topic for topic in await self._topics(client) if ".event." in topic]
             await self._limit(client, topics, 1)
+            await self._until_refused(topics)
             yield
             await self._limit(client, topics, 1_048_588)
 
     async def _limit(self, client: Any, topics: list[str], record_bytes: int) -> None:
         wanted = {"max.message.bytes": str(record_bytes)}
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted) for topic in topics])
+
+    async def _until_refused(self, topics: list[str]) -> None:
+        """A new setting is in force a moment after it was confirmed."""
+        producer: Any = AIOKafkaProducer(bootstrap_servers=self._address)
+        await producer.start()
+        try:
+            async with asyncio.timeout(10):
+                for topic in topics:
+                    with contextlib.suppress(MessageSizeTooLargeError):
+                        while True:
+                            await producer.send_and_wait(topic, b"is it in force?")
+        finally:
+            await producer.stop()
 
     async def rewind(self, where: Literal["start", "end"]) -> None:
         async with self._consumer() as (consumer, partitions):
