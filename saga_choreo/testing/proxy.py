@@ -17,6 +17,7 @@ __all__ = ["FaultProxy"]
 Direction = Literal["up", "down"]
 
 _CHUNK_BYTES = 64 * 1024
+_HOST, _NET = b"127.0.0.1", b"127."
 
 
 @dataclass
@@ -28,10 +29,26 @@ class _Way:
     jitter_s: float = 0.0
 
 
+class _Address:
+    """A server's address in Kafka's binary form: the host's name, then the port in four bytes. It may fall between two chunks."""
+
+    def __init__(self, target: int, port: int) -> None:
+        self._theirs, self._ours = (_HOST + number.to_bytes(4, "big") for number in (target, port))
+        self._held = b""
+
+    def replace_in(self, chunk: bytes) -> bytes:
+        chunk = (self._held + chunk).replace(self._theirs, self._ours)
+        # No server ends what it says in the middle of its address, so holding this back never keeps a client waiting.
+        cut = next((n for n in range(len(self._theirs) - 1, len(_NET) - 1, -1) if chunk.endswith(self._theirs[:n])), 0)
+        self._held = chunk[len(chunk) - cut :]
+        return chunk[: len(chunk) - cut]
+
+
 class FaultProxy:
     """`async with FaultProxy(port) as proxy:` listens on `proxy.port` and forwards to 127.0.0.1:`port`.
 
-    `connections` counts what was accepted, so that a test can see how often a client tried.
+    `connections` counts what was accepted, so that a test can see how often a client tried. A server that tells its clients
+    where it is, as Kafka does, would lead them past the proxy: its address is replaced by the proxy's in what it says.
     """
 
     def __init__(self, port: int, *, seed: int = 0) -> None:
@@ -95,7 +112,7 @@ class FaultProxy:
             self._writers.add(up_writer)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, up_writer, self._ways["up"]))
-                pumps.create_task(self._pump(up_reader, writer, self._ways["down"]))
+                pumps.create_task(self._pump(up_reader, writer, self._ways["down"], _Address(self.target, self.port)))
         except (OSError, ExceptionGroup):
             pass  # one side is gone: so is the other, below
         except asyncio.CancelledError:
@@ -106,8 +123,12 @@ class FaultProxy:
             self._writers -= writers
             self._handlers.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Way) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Way, address: _Address | None = None
+    ) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
+            if address is not None:
+                chunk = address.replace_in(chunk)
             if way.delay_s or way.jitter_s:
                 await asyncio.sleep(way.delay_s + way.jitter_s * self._random.random())
             await way.open.wait()
