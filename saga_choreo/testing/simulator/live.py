@@ -16,9 +16,11 @@ from saga_choreo.memory.store import MemoryStore
 from saga_choreo.model.record import ORIGIN
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
+from saga_choreo.testing.simulator.guards import Guards, Watch
 from saga_choreo.testing.simulator.live_handlers import LiveHandlers
 from saga_choreo.testing.simulator.live_house import House
 from saga_choreo.testing.simulator.live_ports import Committed
@@ -28,12 +30,14 @@ from saga_choreo.testing.simulator.people import People
 from saga_choreo.testing.simulator.settings import Settings, Verdict
 from saga_choreo.testing.simulator.shapes import random_choreography
 from saga_choreo.testing.simulator.simulation import random_options, verdict_of
-from saga_choreo.testing.simulator.store import Write
+from saga_choreo.testing.simulator.store import LockWrites, Write
 from saga_choreo.testing.simulator.world import SECOND
 
 __all__ = ["LiveSimulation", "run_live_seed"]
 
 _PATIENCE_S = 3600
+# From the permission to run to the handler: the commit that claims the attempt, in a slow store.
+_ON_THE_WAY_S = 15.0
 
 
 def run_live_seed(seed: int, settings: Settings) -> Verdict:
@@ -57,9 +61,10 @@ class LiveSimulation(House):
         ]
         self._services = sorted({*self._services, *(owner for plan in self._plans for owner in plan.owners)})
         by_definition = {plan.definition: plan for plan in self._plans}
-        self.oracle = Oracle(self.world, by_definition)
+        self._guards = Guards(self.world)
+        self.oracle = Oracle(self.world, by_definition, self._guards.locks)
         self.provider = Provider(self.world, self.oracle.outside)
-        self._handlers = LiveHandlers(self.world, self.provider)
+        self._handlers = LiveHandlers(self.world, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider)
         self._started: dict[str, None] = {}
@@ -68,17 +73,16 @@ class LiveSimulation(House):
     def _agents(self, service: str) -> list[LiveProcess]:
         store, known = Committed(service, self._committed), list[Known]()
         for plan in self._plans:
-            definitions = plan.choreography.steps
-            bound = {
-                step.index: self._handlers.bound(
-                    definitions[step.index], step, random_options(definitions[step.index], self._stream)
-                )
-                for step in plan.owned_by(service)
-            }
+            bound: dict[int, BoundStep] = {}
+            for step in plan.owned_by(service):
+                definition = plan.choreography.steps[step.index]
+                guards = self._guards.of(plan.definition, step.index, definition)
+                options = random_options(definition, self._stream, guards)
+                bound[step.index] = self._handlers.bound(definition, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
         return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
 
-    def _committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
+    def _committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect], locks: LockWrites) -> None:
         for old, new in writes:
             if new.step == ORIGIN and old is None and new.saga_id not in self.oracle.ledgers:
                 number = int(new.key.removeprefix("SAGA-"))
@@ -87,7 +91,7 @@ class LiveSimulation(House):
                 self._started[new.key] = None
                 self.oracle.expect(number, new)
                 self.people.cancel_later(service, new)
-        self.oracle.committed(writes, effects)
+        self.oracle.committed(writes, effects, locks)
         for _, new in writes:
             self.people.notice(new)
 

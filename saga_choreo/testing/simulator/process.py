@@ -12,11 +12,13 @@ from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.pipeline import Pipeline, Steps
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import Letter, SimulatedBroker
 from saga_choreo.testing.simulator.driving import Ended, Run
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import Handlers
 from saga_choreo.testing.simulator.publishing import Publishing
 from saga_choreo.testing.simulator.store import SimulatedStore
@@ -40,11 +42,41 @@ class House(Protocol):
     def died(self, process: Process) -> None: ...
 
 
+class _ProcessClock:
+    """A `Clock`, as far as limits ask one."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def time_ns(self) -> int:
+        return self._process.world.wall_ns(self._process.skew_ns)
+
+    def monotonic(self) -> float:
+        return self._process.world.now_ns / 1e9
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody sleeps in here", seconds)
+
+    def chance(self) -> float:
+        return self._process.jitter.random()
+
+    def entropy(self, size: int) -> bytes:
+        return self._process.jitter.entropy(size)
+
+
 class Process:
     """An agent of a service. `number` tells the agents of one service apart."""
 
     def __init__(
-        self, house: House, world: World, store: SimulatedStore, catalog: Catalog, handlers: Handlers, limits: Limits, number: int
+        self,
+        house: House,
+        world: World,
+        store: SimulatedStore,
+        catalog: Catalog,
+        handlers: Handlers,
+        limits: Limits,
+        watch: Watch,
+        number: int,
     ) -> None:
         self.house = house
         self.world = world
@@ -52,6 +84,7 @@ class Process:
         self.catalog = catalog
         self.handlers = handlers
         self.limits = limits
+        self.watch = watch
         self.name = f"{store.service}/{number}"
         self.jitter = world.streams.named(f"process/{self.name}")
         self.skew_ns = int(self.jitter.between(-1, 1) * SECOND)
@@ -64,6 +97,7 @@ class Process:
         """A new incarnation, with nothing in memory but what the store tells."""
         self.is_up = True
         self.publishing = Publishing(self)
+        self.gates = Gates(_ProcessClock(self))
         self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, self.publishing.announcing.known)
         self._runs: dict[Run, None] = {}
         self._working: dict[RecordKey, None] = {}

@@ -17,6 +17,7 @@ from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import SimulatedBroker
 from saga_choreo.testing.simulator.external import Provider
+from saga_choreo.testing.simulator.guards import GuardOptions, Guards, Watch
 from saga_choreo.testing.simulator.handlers import Handlers
 from saga_choreo.testing.simulator.oracle import Oracle
 from saga_choreo.testing.simulator.people import People
@@ -50,7 +51,9 @@ class Simulation:
         reannounce = self._stream.chance(0.4)
         self._limits = Limits(reannounce=reannounce if settings.reannounce is None else settings.reannounce)
         self._plans = self._draw_plans(settings)
-        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans})
+        self._guards = Guards(world)
+        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks)
+        self._watch = Watch(world)
         self.provider = Provider(world, self.oracle.outside)
         readers = {
             event.name: sorted(
@@ -80,10 +83,14 @@ class Simulation:
         catalog = Catalog(service)
         for plan in self._plans:
             own = plan.owned_by(service)
-            bound = {step.index: _bound(plan.choreography.steps[step.index], self._stream) for step in own}
+            bound: dict[int, BoundStep] = {}
+            for step in own:
+                definition = plan.choreography.steps[step.index]
+                guards = self._guards.of(plan.definition, step.index, definition)
+                bound[step.index] = _bound(definition, random_options(definition, self._stream, guards), guards.lock)
             catalog.add(plan, bound)
         count = 1 + self._stream.below(2)
-        return [Process(self, self.world, store, catalog, handlers, self._limits, number) for number in range(count)]
+        return [Process(self, self.world, store, catalog, handlers, self._limits, self._watch, number) for number in range(count)]
 
     def _went_pending(self, record: Record) -> None:
         del record  # people notice it by its record
@@ -170,13 +177,13 @@ async def _never(*arguments: object) -> None:
     raise AssertionError("a simulated step has no function of its own", arguments)
 
 
-def _bound(step: ChoreographyStep, stream: Stream) -> BoundStep:
+def _bound(step: ChoreographyStep, options: StepOptions, lock: str) -> BoundStep:
     """A step with random options and without handlers."""
     never = cast("Invocation", _never)
-    return BoundStep(step, random_options(step, stream), never, never if step.undo is not Undo.NONE else None, ())
+    return BoundStep(step, options, never, never if step.undo is not Undo.NONE else None, (), lambda _: lock)
 
 
-def random_options(step: ChoreographyStep, stream: Stream) -> StepOptions:
+def random_options(step: ChoreographyStep, stream: Stream, guards: GuardOptions) -> StepOptions:
     vetoes = stream.chance(0.4) and step.may_veto
     return StepOptions(
         retry=Retry(attempts=1 + stream.below(5), delay_max_s=8.0, on_exhausted=OnExhausted.VETO if vetoes else OnExhausted.PARK),
@@ -184,4 +191,9 @@ def random_options(step: ChoreographyStep, stream: Stream) -> StepOptions:
         own_transaction=stream.chance(0.1) and not step.external,
         on_park_continue=stream.chance(0.2),
         deadline_s=stream.between(2, 20) if step.deadline_event is not None else None,
+        concurrency=guards.concurrency,
+        rate_per_s=guards.rate_per_s,
+        breaker=guards.breaker,
+        lock=(lambda: guards.lock) if guards.lock else None,
+        on_conflict="refuse" if guards.refuses else "wait",
     )
