@@ -250,7 +250,9 @@ class Run:
             self._store.when_lock_free(transaction, busy, lambda: self._save_again(operation))
             return _WAITING
         self._store.save(transaction, operation.records)
-        transaction.quarantined += len(operation.quarantined)
+        transaction.quarantined += operation.quarantined
+        transaction.held += operation.held
+        transaction.unheld += operation.unhold
         for (_, name), count in operation.counters.items():
             transaction.counters[name] = transaction.counters.get(name, 0) + count
         self._saved.extend(operation.records)
@@ -285,6 +287,8 @@ class Run:
         transaction.effects[:0] = self._effects  # they were done by hand before the word was said
         self._effects = []
         records = self._store.commit(transaction)
+        if transaction.held:
+            self.process.expect_held()
         self.process.house.changed(self.process, records)
         if unknown is not None:
             world.saw("commit unknown, applied")

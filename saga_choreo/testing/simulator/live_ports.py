@@ -49,7 +49,8 @@ class Committed:
     def __init__(self, service: str, told: Callable[[str, Sequence[Write], Sequence[Effect], LockWrites], None]) -> None:
         self.service = service
         self.records: dict[UUID, dict[RecordKey, Record]] = {}
-        self.quarantined = 0
+        self.quarantined: list[Quarantined] = []
+        self.held: dict[int, Held] = {}
         self.counters: dict[str, int] = {}
         self.saga_locks: dict[str, UUID] = {}
         self._told = told
@@ -166,7 +167,6 @@ class _WatchedTransaction(FaultyTransaction):
         records = [draft.records[place] for place in sorted(draft.records)]
         effects = [Effect(*values) for table, values in draft.lists if table == "effects"]
         committed = self._committed
-        committed.quarantined += len(draft.quarantined)
         for (_, name), count in draft.counters.items():
             committed.counters[name] = committed.counters.get(name, 0) + count
         locks = dict(draft.saga_locks)

@@ -33,7 +33,6 @@ class Judged(Protocol):
 
     service: str
     records: dict[UUID, dict[RecordKey, Record]]
-    quarantined: int
     counters: dict[str, int]
     saga_locks: dict[str, UUID]
 
@@ -47,6 +46,7 @@ class Oracle:
         self._plans = plans
         self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
         self.ledgers: dict[UUID, Ledger] = {}
+        self.effects = 0
         self._locks = LockLedger(world, locks)
 
     def expect(self, number: int, first: Record) -> None:
@@ -111,6 +111,7 @@ class Oracle:
         self._locks.forward(ledger, effect.step)
 
     def _forward(self, ledger: Ledger, step: int) -> None:
+        self.effects += 1
         ledger.forward[step] += 1
         self._world.note("EFFECT", ledger.name(step))
         if ledger.forward[step] > 1:
@@ -124,6 +125,7 @@ class Oracle:
 
     def undo(self, effect: Effect) -> None:
         ledger, step = self.ledgers[effect.saga_id], effect.step
+        self.effects += 1
         ledger.undone[step] += 1
         self._world.note("UNDO", ledger.name(step))
         if ledger.undone[step] > ledger.forward[step]:
@@ -195,8 +197,6 @@ class Oracle:
             for rows in store.records.values():
                 for record in rows.values():
                     self._settled(record)
-            if store.quarantined:
-                self._world.broken("L5", f"{store.quarantined} messages were quarantined at {store.service!r}, all were good")
             if store.counters.get("contradictions"):
                 self._world.broken("S6", f"service {store.service!r} heard an outcome that contradicts what it did")
         self._locks.finish([(one.service, name) for one in stores for name in one.saga_locks], list(self.ledgers.values()))

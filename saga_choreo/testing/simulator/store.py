@@ -13,7 +13,7 @@ from uuid import UUID
 
 from saga_choreo.errors import StoreConflict
 from saga_choreo.model.record import ORIGIN, Record, RecordKey
-from saga_choreo.ports.store import AnnouncedMark, SagaLock
+from saga_choreo.ports.store import AnnouncedMark, Held, Quarantined, SagaLock
 from saga_choreo.testing.simulator.effects import Effect
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ class Watcher(Protocol):
 class SimulatedTransaction:
     """What one transaction has locked and wants to write."""
 
-    __slots__ = ("counters", "effects", "is_over", "locks", "quarantined", "saga_locks", "writes")
+    __slots__ = ("counters", "effects", "held", "is_over", "locks", "quarantined", "saga_locks", "unheld", "writes")
 
     def __init__(self) -> None:
         self.locks: list[Hashable] = []
         self.writes: dict[RecordKey, Record] = {}
         self.effects: list[Effect] = []
-        self.quarantined = 0
+        self.quarantined: list[Quarantined] = []
+        self.held: list[Held] = []
+        self.unheld: list[int] = []
         self.counters: dict[str, int] = {}
         self.saga_locks: dict[str, UUID | None] = {}
         self.is_over = False
@@ -57,7 +59,9 @@ class SimulatedStore:
         self.records: dict[UUID, dict[RecordKey, Record]] = {}
         self.timed: dict[RecordKey, int] = {}
         self.unsaid: dict[RecordKey, Record] = {}
-        self.quarantined = 0
+        self.quarantined: list[Quarantined] = []
+        self.held: dict[int, Held] = {}
+        self._held_number = 0
         self.counters: dict[str, int] = {}
         self.saga_locks: dict[str, UUID] = {}
         self._owners: dict[Hashable, SimulatedTransaction] = {}
@@ -146,6 +150,11 @@ class SimulatedStore:
             rows[key] = record
             self._index(key, record)
         self.quarantined += transaction.quarantined
+        for waiting in transaction.held:
+            self._held_number += 1
+            self.held[self._held_number] = replace(waiting, number=self._held_number)
+        for number in transaction.unheld:
+            self.held.pop(number, None)
         for name, count in transaction.counters.items():
             self.counters[name] = self.counters.get(name, 0) + count
         for lock, saga_id in transaction.saga_locks.items():
