@@ -70,19 +70,20 @@ class SimulatedBroker:
             if self.stray is not None and world.hit("stray") is not None:
                 stray = self.stray(message, service)
                 if stray is not None:
-                    self.send(service, stray)
+                    self.send(service, stray, may_be_lost=False)
         if world.hit("publish_unknown") is not None:
             world.saw("publish accepted, but an error")
             return BrokerUnavailable("the connection was lost while waiting for the confirmation")
         return None
 
-    def send(self, service: str, message: Outgoing) -> None:
+    def send(self, service: str, message: Outgoing, *, may_be_lost: bool = True) -> None:
+        """What nobody says again must not be lost."""
         world = self._world
         more = world.hit("duplicate")
         if more is not None:
             world.saw("message duplicated")
         for _ in range(1 if more is None else 2 + int(more * 3)):
-            if world.hit("loss") is not None:
+            if may_be_lost and world.hit("loss") is not None:
                 world.saw("message lost")
                 continue
             letter = Letter(service, message.channel, message.headers, message.body)
