@@ -26,6 +26,7 @@ from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
+from saga_choreo.runtime.hopeless import later_s, set_aside
 from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
@@ -293,11 +294,14 @@ class Session:
         except SagaError:
             await self._hand_back([one for one in deliveries if id(one) not in driver.acked], 1.0)
             raise
-        except Exception:  # noqa: BLE001  a bug of ours in one message must not stop the others
+        except Exception as error:  # noqa: BLE001  a bug of ours in one message must not stop the others
             left = [one for one in deliveries if id(one) not in driver.acked]
             _log.exception("a batch of %d messages met an unexpected error", len(left))
+            if len(left) == 1 and left[0].attempt >= self.limits.deliveries_max:
+                await Driver(self).run(set_aside(self.service, left[0], error))
+                return
             if len(left) == 1:
-                await self._hand_back(left, 5.0)
+                await self._hand_back(left, later_s(left[0].attempt))
                 return
             for one in left:
                 await self._handle([one])
