@@ -19,6 +19,7 @@ from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
@@ -87,6 +88,7 @@ class Session:
         self._work: asyncio.TaskGroup | None = None
         self.serves = False
         self._waiters: dict[UUID, asyncio.Event] = {}
+        self._parked_log = ParkedLog(catalog)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
@@ -268,6 +270,7 @@ class Session:
 
     def saved(self, records: Sequence[Record]) -> None:
         self.relay.saved(records)
+        self._parked_log.saved(records)
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
