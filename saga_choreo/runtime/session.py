@@ -19,6 +19,7 @@ from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
@@ -26,6 +27,7 @@ from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
+from saga_choreo.runtime.hopeless import later_s, set_aside
 from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
@@ -86,6 +88,7 @@ class Session:
         self._work: asyncio.TaskGroup | None = None
         self.serves = False
         self._waiters: dict[UUID, asyncio.Event] = {}
+        self._parked_log = ParkedLog(catalog)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
@@ -267,6 +270,7 @@ class Session:
 
     def saved(self, records: Sequence[Record]) -> None:
         self.relay.saved(records)
+        self._parked_log.saved(records)
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
@@ -293,11 +297,14 @@ class Session:
         except SagaError:
             await self._hand_back([one for one in deliveries if id(one) not in driver.acked], 1.0)
             raise
-        except Exception:  # noqa: BLE001  a bug of ours in one message must not stop the others
+        except Exception as error:  # noqa: BLE001  a bug of ours in one message must not stop the others
             left = [one for one in deliveries if id(one) not in driver.acked]
             _log.exception("a batch of %d messages met an unexpected error", len(left))
+            if len(left) == 1 and left[0].attempt >= self.limits.deliveries_max:
+                await Driver(self).run(set_aside(self.service, left[0], error))
+                return
             if len(left) == 1:
-                await self._hand_back(left, 5.0)
+                await self._hand_back(left, later_s(left[0].attempt))
                 return
             for one in left:
                 await self._handle([one])

@@ -31,6 +31,8 @@ class Limits:
     lease_s: float = 4.0
     # A message delivered more often may have killed its agent: its step runs in the slow lane, where dying is counted.
     deliveries_fast: int = 3
+    # One over which we fail unexpectedly every time is quarantined then, a quarter of an hour after it came first.
+    deliveries_max: int = 20
     reannounce: bool = True
     nudge_first_s: float = 30.0
     nudge_max_s: float = 3600.0
