@@ -10,12 +10,18 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.testing.postgres_server import PostgresServer
+from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.redis_server import RedisServer
 
 _numbers = itertools.count()
+
+# A busy machine is no fault of the code under test.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 def missing(server: str, reason: str) -> None:
@@ -71,6 +77,31 @@ def postgres_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         for name in made:
             connection.execute(f"DROP SCHEMA {name} CASCADE")  # type: ignore[arg-type]  # a name of ours
+
+
+def require_rabbitmq() -> None:
+    try:
+        RabbitMqServer.programs()
+    except ConfigurationError as error:
+        missing("rabbitmq", str(error))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(request: pytest.FixtureRequest) -> str:
+    """One server for all tests that do not hurt it: the one that SAGA_TEST_RABBITMQ_URL names, or one of our own."""
+    given = os.environ.get("SAGA_TEST_RABBITMQ_URL", "")
+    if given:
+        return given
+    server: RabbitMqServer = request.getfixturevalue("shared_rabbitmq")
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def shared_rabbitmq() -> Iterator[RabbitMqServer]:
+    """A server of ours for the whole session. Whoever stops or kills it starts it again: that takes seconds, so do it seldom."""
+    require_rabbitmq()
+    with TemporaryDirectory(prefix="saga-rabbitmq-") as folder, RabbitMqServer(folder) as server:
+        yield server
 
 
 def require_redis() -> None:

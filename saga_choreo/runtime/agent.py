@@ -31,8 +31,9 @@ from saga_choreo.runtime.parked import ParkedStep, parked_steps
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
 from saga_choreo.runtime.sagas import SagaHandle, Start, start
-from saga_choreo.runtime.session import OnOutcome, Session
+from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
+from saga_choreo.runtime.telling import OnOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import SagaView, view_of
 
@@ -161,7 +162,8 @@ class Agent(StepDecorators):
 
     async def run(self, *, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set, then finish or hand back what is under way. Waits for a broker or store that cannot be
-        reached, and says so; raises ConfigurationError and DefinitionError at once."""
+        reached, and says so; raises ConfigurationError and DefinitionError at once, and StopCutShort when something would not
+        end within `Limits.stop_grace_s` and was left behind."""
         stop = stop or asyncio.Event()
         session = self._new_session()
         try:

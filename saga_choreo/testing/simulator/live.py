@@ -49,7 +49,8 @@ class LiveSimulation(House):
         self._stream = stream = self.world.streams.named("workload")
         self._services = [f"s{number}" for number in range(3 + stream.below(2))]
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
-        self.limits = Limits(reannounce=reannounce, nudge_first_s=5, nudge_max_s=30)
+        # Looking for what nobody published is what idle agents do most; looking less often finds the same a little later.
+        self.limits = Limits(reannounce=reannounce, nudge_first_s=5, nudge_max_s=30, scan_every_s=1.0)
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
             plan_of(random_choreography(stream, self._services, shape, f"drawn-{number}")) for number in range(2)

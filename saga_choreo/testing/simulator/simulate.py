@@ -21,7 +21,8 @@ __all__ = ["Result", "replay_command", "silence", "simulate", "simulate_every_cr
 
 @dataclass(slots=True)
 class Result:
-    """What a run of many seeds found. `failures` are the verdicts of the seeds that broke a promise."""
+    """What a run of many seeds found. `failures` are the verdicts of the seeds that broke a promise; `seconds` are of CPU time, so
+    that sagas a second are those of one core, whatever else the machine does."""
 
     layer: str = "b"
     is_own: bool = False
@@ -111,7 +112,7 @@ def simulate(
     """Run these seeds, until so many have failed. `told` hears of every verdict."""
     settings = settings or Settings()
     result = Result(settings.layer, settings.own is not None)
-    began = time.perf_counter()
+    began = time.process_time()
     with silence():
         for seed in seeds:
             verdict = run_one(seed, settings)
@@ -120,7 +121,7 @@ def simulate(
                 told(verdict)
             if len(result.failures) >= failures_max:
                 break
-    result.seconds = time.perf_counter() - began
+    result.seconds = time.process_time() - began
     return result
 
 
@@ -128,12 +129,12 @@ def simulate_every_crash(seed: int, settings: Settings | None = None, *, faults:
     """Run the seed once without crashes, then once for every operation of that run, killing the process that is at it. Other
     faults are off, but for `faults`."""
     calm = replace(settings or Settings(), only=faults)
-    began = time.perf_counter()
+    began = time.process_time()
     result = Result(calm.layer, calm.own is not None)
     with silence():
         whole = run_one(seed, calm)
         result.add(whole)
         for number in range(1, whole.operations + 1):
             result.add(run_one(seed, replace(calm, crash_at=number)))
-    result.seconds = time.perf_counter() - began
+    result.seconds = time.process_time() - began
     return result
