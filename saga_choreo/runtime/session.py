@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from saga_choreo.core.states import end_state
 from saga_choreo.errors import BrokerUnavailable, SagaError, StoreUnavailable
@@ -37,7 +38,7 @@ from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
 
-__all__ = ["OnOutcome", "SagaOutcome", "Session"]
+__all__ = ["OnOutcome", "SagaOutcome", "Session", "Watched"]
 
 _log = logging.getLogger("saga_choreo.agent")
 _UNKNOWN_WAIT_S = 1.0
@@ -57,6 +58,14 @@ class SagaOutcome:
     origin: str
     state: SagaState
     reason: str
+
+
+class Watched:
+    """The end of one saga, once this process has recorded it."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+        self.state: SagaState | None = None
 
 
 OnOutcome = Callable[[SagaOutcome], Awaitable[None]]
@@ -94,10 +103,9 @@ class Session:
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
         self.timers = Timers(service, store, clock, limits, self._work_on)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
-        self.serves = False
         self._work: asyncio.TaskGroup | None = None
         self.serves = False
-        self._waiters: dict[UUID, asyncio.Event] = {}
+        self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
         # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
         self.starts: Together[Any, Any] | None = None
 
@@ -240,16 +248,14 @@ class Session:
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            waiter = self._waiters.get(record.saga_id)
-            if waiter is not None and record.row.outcome is not Outcome.OPEN:
-                waiter.set()
+            row, watched = record.row, self._watched.get(record.saga_id)
+            if watched is not None and row.outcome is not Outcome.OPEN:
+                watched.state = end_state(row.outcome, row.cause)
+                watched.heard.set()
 
-    def waiter(self, saga_id: UUID) -> asyncio.Event:
-        """Set when this process records the saga's end. Drop it with `forget_waiter`."""
-        return self._waiters.setdefault(saga_id, asyncio.Event())
-
-    def forget_waiter(self, saga_id: UUID) -> None:
-        self._waiters.pop(saga_id, None)
+    def watched(self, saga_id: UUID) -> Watched:
+        """Kept up to date for as long as somebody holds it."""
+        return self._watched.setdefault(saga_id, Watched())
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
         """Call the callbacks. Returns the sagas of which one has to be told again."""
