@@ -12,7 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
+from saga_choreo.core.states import end_state
 from saga_choreo.errors import BrokerUnavailable, SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
@@ -36,7 +38,7 @@ from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
 from saga_choreo.runtime.stopping import within_grace
-from saga_choreo.runtime.telling import OnOutcome, Telling
+from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
@@ -88,7 +90,7 @@ class Session:
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self._work: asyncio.TaskGroup | None = None
         self.serves = False
-        self._waiters: dict[UUID, asyncio.Event] = {}
+        self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
         self._parked_log = ParkedLog(catalog)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
@@ -285,16 +287,14 @@ class Session:
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            waiter = self._waiters.get(record.saga_id)
-            if waiter is not None and record.row.outcome is not Outcome.OPEN:
-                waiter.set()
+            row, watched = record.row, self._watched.get(record.saga_id)
+            if watched is not None and row.outcome is not Outcome.OPEN:
+                watched.state = end_state(row.outcome, row.cause)
+                watched.heard.set()
 
-    def waiter(self, saga_id: UUID) -> asyncio.Event:
-        """Set when this process records the saga's end. Drop it with `forget_waiter`."""
-        return self._waiters.setdefault(saga_id, asyncio.Event())
-
-    def forget_waiter(self, saga_id: UUID) -> None:
-        self._waiters.pop(saga_id, None)
+    def watched(self, saga_id: UUID) -> Watched:
+        """Kept up to date for as long as somebody holds it."""
+        return self._watched.setdefault(saga_id, Watched())
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
         return await self._telling.tell(endings)
