@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from saga_choreo.ports import Broker, BrokerFeatures, Channel, ChannelKind, Delivery, Outgoing, Topology
@@ -26,6 +26,7 @@ __all__ = [
     "opened",
     "publish",
     "topology",
+    "unread",
 ]
 
 Feature = Literal["counts_deliveries", "delays_release", "survives_restart", "real"]
@@ -116,6 +117,11 @@ async def opened(
 def event(body: bytes | int = b"", name: str = "order.created", **headers: str) -> Outgoing:
     data = body if isinstance(body, bytes) else b"%d" % body
     return Outgoing(channel=Channel(ChannelKind.EVENT, name), key="saga-1", headers=headers or {"ce-type": name}, body=data)
+
+
+def unread(outgoing: Outgoing) -> Outgoing:
+    """The same for an event that no service of the choreography reads."""
+    return replace(outgoing, must_route=False)
 
 
 def control(service: str, body: bytes = b"") -> Outgoing:
