@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo.ports import BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo_rabbitmq import topology as channels
-from saga_choreo_rabbitmq.errors import WireError
+from saga_choreo_rabbitmq.errors import Closed, WireError
 from saga_choreo_rabbitmq.later import Later
 from saga_choreo_rabbitmq.link import Link
 from saga_choreo_rabbitmq.names import Names
@@ -72,12 +72,21 @@ class RabbitMqBroker:
 
     async def _prepare_publishing(self, wire: Wire) -> None:
         await self._declare(wire)
+        if self._may_declare:
+            try:
+                await channels.declare_defs(wire, self._names)
+            except Closed as exc:
+                _log.error("the stream %r of definitions is missing, and is tried again: %s", self._names.defs, exc)
         await self._publisher.attach(wire)
 
     async def _declare(self, wire: Wire) -> None:
         assert self._topology is not None
-        act = channels.declare if self._topology.create and self._options.declare else channels.check
+        act = channels.declare if self._may_declare else channels.check
         await act(wire, self._names, self._options, self._topology)
+
+    @property
+    def _may_declare(self) -> bool:
+        return self._topology is not None and self._topology.create and self._options.declare
 
     def _lost_consuming(self, _reason: str) -> None:
         self._receiver.lost()
@@ -92,7 +101,7 @@ class RabbitMqBroker:
             if wire is None or not self._consuming.up.is_set():
                 continue
             try:
-                if topology.create and self._options.declare:
+                if self._may_declare:
                     await channels.assert_bindings(wire, self._names, topology)
                 self._report(await channels.undeliverable_count(wire, self._names))
             except WireError as exc:
@@ -147,7 +156,7 @@ class RabbitMqBroker:
 
     def notices(self) -> AsyncIterator[Notice]:
         self._must_be_open()
-        return Watch(self._consuming, self._publisher, self._names).run()
+        return Watch(self._consuming, self._publisher, self._names, may_declare=self._may_declare).run()
 
     def _must_be_open(self) -> None:
         if self._topology is None:

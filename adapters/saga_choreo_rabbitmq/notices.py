@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections import deque
@@ -28,9 +29,12 @@ from saga_choreo_rabbitmq.errors import WireError
 from saga_choreo_rabbitmq.link import Link
 from saga_choreo_rabbitmq.names import Names
 from saga_choreo_rabbitmq.publish import Letter, Publisher
+from saga_choreo_rabbitmq.topology import declare_defs
 from saga_choreo_rabbitmq.wire import Channel, Wire
 
 __all__ = ["Watch", "notice_letter"]
+
+_log = logging.getLogger("saga_choreo.rabbitmq")
 
 _SUBJECT, _MARK, _REPEATS, _SENT = "saga-subject", "saga-mark", "saga-repeats", "saga-sent"
 _PREFETCH = 500
@@ -67,14 +71,16 @@ def notice_letter(names: Names, notice: Notice, repeats: int | None = None) -> L
 class Watch:
     """One watcher. What it knows outlives its connection, and the stream."""
 
-    def __init__(self, link: Link, publisher: Publisher, names: Names) -> None:
+    def __init__(self, link: Link, publisher: Publisher, names: Names, *, may_declare: bool) -> None:
         self._link = link
         self._publisher = publisher
         self._names = names
+        self._may_declare = may_declare
         self._known: dict[str, _Known] = {}
         self._unread: deque[_Entry] = deque()
         self._heard = asyncio.Event()
         self._mark = ""
+        self._said = ""
 
     async def run(self) -> AsyncGenerator[Notice]:
         while True:
@@ -88,20 +94,29 @@ class Watch:
                 async with contextlib.aclosing(self._read(channel)) as notices:
                     async for notice in notices:
                         yield notice
-            except (WireError, BrokerUnavailable):
-                await asyncio.sleep(_RETRY_S)  # the link says what is wrong
+            except (WireError, BrokerUnavailable) as exc:
+                self._say(wire, exc)
+                await asyncio.sleep(_RETRY_S)
             finally:
                 if channel is not None:
                     self._leave(channel)
 
+    def _say(self, wire: Wire | None, error: Exception) -> None:
+        """Once for each thing that is wrong with the stream alone; what is wrong with the connection, the link says."""
+        if wire is not None and wire.error is None and str(error) != self._said:
+            self._said = str(error)
+            _log.error("the stream %r of definitions cannot be read, and is tried again: %s", self._names.defs, error)
+
     async def _subscribe(self, wire: Wire) -> Channel:
         self._unread.clear()
+        if self._may_declare:
+            await declare_defs(wire, self._names)
         channel = await wire.channel()
         try:
             await channel.call(commands.Basic.Qos(0, _PREFETCH, False), commands.Basic.QosOk)
             channel.on_deliver = lambda arrived, content, body: self._take(channel, arrived, content, body)
-            channel.on_cancel = lambda: wire.lose(WireError(f"the stream {self._names.defs!r} was deleted"))
-            channel.on_closed = lambda error: self._closed(wire, error)
+            channel.on_cancel = channel.leave  # the stream was deleted
+            channel.on_closed = self._closed
             consume = commands.Basic.Consume(0, self._names.defs, "watch", arguments={"x-stream-offset": "first"})
             await channel.call(consume, commands.Basic.ConsumeOk)
             self._mark = str(uuid4())
@@ -114,9 +129,8 @@ class Watch:
             raise
         return channel
 
-    def _closed(self, wire: Wire, error: WireError) -> None:
+    def _closed(self, _error: WireError) -> None:
         self._heard.set()
-        wire.lose(error)
 
     def _leave(self, channel: Channel) -> None:
         """Nobody waits for the server's answer: whoever watched may have been cancelled."""
@@ -129,7 +143,7 @@ class Watch:
         self._unread.append(_Entry(offset if isinstance(offset, int) else 0, content.table, body))
         self._heard.set()
         if len(self._unread) > _UNREAD_MAX:
-            channel.fail(WireError("too many unread notices"))
+            channel.leave()
 
     async def _read(self, channel: Channel) -> AsyncGenerator[Notice]:
         """Until the channel ends. The past first, condensed; then everything as it comes."""

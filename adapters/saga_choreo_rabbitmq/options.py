@@ -22,17 +22,18 @@ _DEFAULT = "guest"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Every option may be given in the URL's query, e.g. `amqps://user@host/shop?password_file=/run/secrets/mq&prefetch=100`.
-
     `ack_wait`: seconds after which a message that was handed out and not settled is handed back; `prefetch`: messages one
     agent holds unsettled; `horizon`: seconds a message waits for a reader that is away; `delivery_limit`: deliveries after
-    which the server itself puts a message aside; `queue_max_bytes`: space of a service's queue, -1 for no limit; `replicas`:
-    members of each quorum queue, 0 for the server's choice. `publish_timeout`: seconds until an unconfirmed publish counts as
-    unknown; `answer_timeout` the same for any other request; `connect_timeout`: seconds for one attempt, `open_timeout` for
-    all of `open`; `heartbeat`: seconds, half-open connections are noticed after two of them. `in_flight`, `in_flight_bytes`:
-    unconfirmed publishes; `message_max_bytes`: body and headers of one message. `watch_every`: seconds between two looks at
-    bindings and at what was put aside. `declare=false`: check what is there and create nothing. `password_file`: read at each
-    connect, so that a password can be changed under way. `cafile`, `certfile`, `keyfile`: for `amqps://`; `auth=external`:
-    the client certificate is the user.
+    which the server itself puts a message aside; `queue_max_bytes`: space of a service's queue, -1 for no limit;
+    `replicas`: members of each quorum queue, 0 for the server's choice. `publish_timeout`: seconds until an unconfirmed
+    publish counts as unknown; `answer_timeout` the same for any other request; `connect_timeout`: seconds for one attempt,
+    `open_timeout` for all of `open`; `heartbeat`: seconds, half-open connections are noticed after two of them.
+    `in_flight`, `in_flight_bytes`: unconfirmed publishes; `message_max_bytes`: body and headers of one message.
+    `watch_every`: seconds between two looks at bindings and at what was put aside. `settle`: seconds to wait once after a
+    queue was made: RabbitMQ writes its name down a little later, and a node that is killed before that has lost the queue.
+    `declare=false`: check what is there and create nothing. `password_file`: read at each connect, so that a password can
+    be changed under way. `cafile`, `certfile`, `keyfile`: for `amqps://`; `auth=external`: the client certificate is the
+    user.
     """
 
     servers: tuple[tuple[str, int], ...]
@@ -55,6 +56,7 @@ class Options:
     in_flight_bytes: int = 16 * 1024 * 1024
     message_max_bytes: int = 1024 * 1024
     watch_every: float = 30.0
+    settle: float = 1.0
     declare: bool = True
     password_file: str = ""
     cafile: str = ""
@@ -102,7 +104,7 @@ def _bool(text: str) -> bool:
 _KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _bool, "str": str}
 _FROM_URL = ("servers", "tls", "vhost", "user", "password")
 _KNOWN = {each.name: _KINDS[str(each.type)] for each in fields(Options) if each.name not in _FROM_URL}
-_MAY_BE_UNSET = {"queue_max_bytes": -1, "replicas": 0}
+_MAY_BE_UNSET = {"queue_max_bytes": -1, "replicas": 0, "settle": 0}
 
 
 def _option(name: str, text: str) -> Any:

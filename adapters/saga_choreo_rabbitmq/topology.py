@@ -7,6 +7,7 @@ releases of one service that overlap may react to different events, and the queu
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from saga_choreo_rabbitmq.names import Names
 from saga_choreo_rabbitmq.options import Options
 from saga_choreo_rabbitmq.wire import Wire
 
-__all__ = ["assert_bindings", "check", "declare", "declare_delay", "undeliverable_count"]
+__all__ = ["assert_bindings", "check", "declare", "declare_defs", "declare_delay", "undeliverable_count"]
 
 _log = logging.getLogger("saga_choreo.rabbitmq")
 
@@ -53,7 +54,6 @@ def _queues(names: Names, options: Options, topology: Topology) -> dict[str, Arg
     queues: dict[str, Arguments] = {
         names.undeliverable: _quorum(options, _NO_LIMIT),
         names.dlq: _quorum(options, _NO_LIMIT),
-        names.defs: _DEFS,
     }
     if topology.receives:
         space = {"x-max-length-bytes": options.queue_max_bytes} if options.queue_max_bytes > 0 else {}
@@ -68,7 +68,7 @@ def _queues(names: Names, options: Options, topology: Topology) -> dict[str, Arg
 
 def _bindings(names: Names, topology: Topology) -> list[tuple[str, str]]:
     """Queue and routing key."""
-    bound = [(names.defs, "defs"), (names.dlq, "dlq")]
+    bound = [(names.dlq, "dlq")]
     if topology.receives:
         channels = [Channel(ChannelKind.CONTROL, topology.service), Channel(ChannelKind.OUTCOME)]
         channels += [Channel(ChannelKind.EVENT, event) for event in sorted(set(topology.events))]
@@ -77,11 +77,23 @@ def _bindings(names: Names, topology: Topology) -> list[tuple[str, str]]:
 
 
 async def declare(wire: Wire, names: Names, options: Options, topology: Topology) -> None:
-    """Make everything this agent needs. Raises ConfigurationError where what is there would lose messages."""
+    """Make everything this agent needs, except the stream. Raises ConfigurationError where what is there would lose messages."""
     await _declare_exchange(wire, names.exchange, "topic")
+    has_made_some = False
     for queue, arguments in _queues(names, options, topology).items():
+        has_made_some |= not await _is_there(wire, queue)
         await _declare_queue(wire, queue, arguments)
     await assert_bindings(wire, names, topology)
+    if has_made_some:
+        await asyncio.sleep(options.settle)
+
+
+async def declare_defs(wire: Wire, names: Names) -> None:
+    """The stream of the definitions. It stands for itself: an agent works on while it is down."""
+    await _declare_queue(wire, names.defs, _DEFS)
+    channel = await wire.channel()
+    await channel.call(commands.Queue.Bind(0, names.defs, names.exchange, "defs"), commands.Queue.BindOk)
+    await channel.close()
 
 
 async def assert_bindings(wire: Wire, names: Names, topology: Topology) -> None:
@@ -158,7 +170,7 @@ async def check(wire: Wire, names: Names, options: Options, topology: Topology) 
         await channel.close()
     except Closed as exc:
         faults.append(_fault("exchange", names.exchange, exc))
-    for queue in _queues(names, options, topology):
+    for queue in (*_queues(names, options, topology), names.defs):
         try:
             await _look_at(wire, queue)
         except Closed as exc:
@@ -172,6 +184,16 @@ async def check(wire: Wire, names: Names, options: Options, topology: Topology) 
 
 def _fault(kind: str, name: str, error: Closed) -> str:
     return f"{kind} {name!r} is missing" if error.code == _NOT_FOUND else f"{kind} {name!r}: {error.text}"
+
+
+async def _is_there(wire: Wire, queue: str) -> bool:
+    try:
+        await _look_at(wire, queue)
+    except Closed as exc:
+        if exc.code != _NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _look_at(wire: Wire, queue: str) -> int:

@@ -75,7 +75,7 @@ class RabbitMqHarness:
         self.features: BrokerFeatures = self.broker().features
 
     def broker(self, port: int | None = None) -> Broker:
-        options = f"ack_wait={self.ack_wait_s}&publish_timeout=3&open_timeout=15"
+        options = f"ack_wait={self.ack_wait_s}&publish_timeout=3&open_timeout=15&settle=0"
         return RabbitMqBroker(f"amqp://127.0.0.1:{port or self.server.port}?{options}", prefix=self.prefix)
 
     async def destroy(self, what: Literal["bindings", "channels"]) -> None:
