@@ -27,6 +27,7 @@ from saga_choreo_rabbitmq.wire import Wire
 __all__ = ["RabbitMqBroker"]
 
 _log = logging.getLogger("saga_choreo.rabbitmq")
+_LIMIT_FOR_DEATHS_MIN = 20
 
 
 class RabbitMqBroker:
@@ -47,7 +48,7 @@ class RabbitMqBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="rabbitmq")
+        return BrokerFeatures(name="rabbitmq", reports_unread=True, bounds_deliveries=True)
 
     async def open(self, topology: Topology) -> None:
         """Raises BrokerUnavailable within `open_timeout` (8 s), ConfigurationError for missing queues or refused credentials."""
@@ -130,10 +131,12 @@ class RabbitMqBroker:
     async def release(self, deliveries: Sequence[Delivery], delay_s: float = 0.0) -> None:
         """What cannot be sent on for later now comes again when `ack_wait` is over.
 
-        A message that is near the server's own limit of deliveries is sent on as well, since that limit is for agents that die.
+        A message that is near the server's own limit of deliveries is sent on as well, since that limit is for agents that die. A limit
+        below twenty is taken to be meant, and counts what is handed back too.
         """
         self._must_be_open()
-        near = self._options.delivery_limit // 2
+        limit = self._options.delivery_limit
+        near = limit // 2 if limit >= _LIMIT_FOR_DEATHS_MIN else limit + 1
         later = [one for one in self._receiver.ours(deliveries) if delay_s > 0 or one.token.in_queue >= near]
         again = [one for one in deliveries if one not in later] if delay_s <= 0 else []
         self._receiver.hand_back(again)
