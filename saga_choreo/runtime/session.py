@@ -12,13 +12,16 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
+from saga_choreo.core.states import end_state
 from saga_choreo.errors import BrokerUnavailable, SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
@@ -27,6 +30,7 @@ from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.freezing import require_external
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
+from saga_choreo.runtime.hopeless import later_s, set_aside
 from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
@@ -34,7 +38,7 @@ from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
 from saga_choreo.runtime.stopping import within_grace
-from saga_choreo.runtime.telling import OnOutcome, Telling
+from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
@@ -86,7 +90,8 @@ class Session:
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self._work: asyncio.TaskGroup | None = None
         self.serves = False
-        self._waiters: dict[UUID, asyncio.Event] = {}
+        self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
+        self._parked_log = ParkedLog(catalog)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
@@ -278,19 +283,18 @@ class Session:
 
     def saved(self, records: Sequence[Record]) -> None:
         self.relay.saved(records)
+        self._parked_log.saved(records)
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            waiter = self._waiters.get(record.saga_id)
-            if waiter is not None and record.row.outcome is not Outcome.OPEN:
-                waiter.set()
+            row, watched = record.row, self._watched.get(record.saga_id)
+            if watched is not None and row.outcome is not Outcome.OPEN:
+                watched.state = end_state(row.outcome, row.cause)
+                watched.heard.set()
 
-    def waiter(self, saga_id: UUID) -> asyncio.Event:
-        """Set when this process records the saga's end. Drop it with `forget_waiter`."""
-        return self._waiters.setdefault(saga_id, asyncio.Event())
-
-    def forget_waiter(self, saga_id: UUID) -> None:
-        self._waiters.pop(saga_id, None)
+    def watched(self, saga_id: UUID) -> Watched:
+        """Kept up to date for as long as somebody holds it."""
+        return self._watched.setdefault(saga_id, Watched())
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
         return await self._telling.tell(endings)
@@ -304,11 +308,14 @@ class Session:
         except SagaError:
             await self._hand_back([one for one in deliveries if id(one) not in driver.acked], 1.0)
             raise
-        except Exception:  # noqa: BLE001  a bug of ours in one message must not stop the others
+        except Exception as error:  # noqa: BLE001  a bug of ours in one message must not stop the others
             left = [one for one in deliveries if id(one) not in driver.acked]
             _log.exception("a batch of %d messages met an unexpected error", len(left))
+            if len(left) == 1 and left[0].attempt >= self.limits.deliveries_max:
+                await Driver(self).run(set_aside(self.service, left[0], error))
+                return
             if len(left) == 1:
-                await self._hand_back(left, 5.0)
+                await self._hand_back(left, later_s(left[0].attempt))
                 return
             for one in left:
                 await self._handle([one])
