@@ -25,6 +25,7 @@ from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.freezing import require_external
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
 from saga_choreo.runtime.hopeless import later_s, set_aside
@@ -102,9 +103,11 @@ class Session:
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
         self.serves = serves
+        if serves:
+            require_external(self.part, self.store.features)
         holders = (self.service,) if serves else ()
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
-            self.store.open,
+            self._open_store,
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
             lambda: self.broker.open(self._topology(serves=serves)),
@@ -114,6 +117,14 @@ class Session:
             if not await self._patiently(step, stop):
                 return False
         return True
+
+    async def _open_store(self) -> None:
+        await self.store.open()
+        features = self.store.features
+        if features.shared and not features.durable:
+            _log.warning(
+                "the %s store of service %r is not durable: a crash may undo commits it has confirmed", features.name, self.service
+            )
 
     async def _patiently(self, step: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event | None) -> bool:
         wait_s = _TRY_AGAIN_FIRST_S
