@@ -23,7 +23,7 @@ _COMMANDS = {
     "demo": LazyCommand("saga_choreo.cli.demo", "demo", "Run four services on a real broker here, and judge the outcome."),
     "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),
     "run": LazyCommand("saga_choreo.cli.run", "run", "Run one participant's agent."),
-    "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show and cancel the sagas of a participant."),
+    "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show, wait for and cancel sagas of a participant."),
     "steps": LazyCommand("saga_choreo.cli.steps", "steps", "List parked steps, and decide what becomes of them."),
     "store": LazyCommand("saga_choreo.cli.store", "store", "Migrate and check a participant's store."),
     "check-model": LazyCommand("saga_choreo.cli.check_model", "check_model", "Explore every interleaving of a choreography."),
