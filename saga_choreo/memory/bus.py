@@ -122,13 +122,17 @@ class Bus:
         return self.queues.setdefault(service, Queue())
 
     def targets(self, channel: Channel) -> list[Queue]:
+        return [self.queues[service] for service in self.receivers(channel)]
+
+    def receivers(self, channel: Channel) -> list[str]:
+        """The services that a message on this channel goes to."""
         match channel.kind:
             case ChannelKind.EVENT:
-                return [self.queues[service] for service, events in self.readers.items() if channel.name in events]
+                return [service for service, events in self.readers.items() if channel.name in events]
             case ChannelKind.CONTROL:
-                return [self.queues[channel.name]] if channel.name in self.queues else []
+                return [channel.name] if channel.name in self.queues else []
             case ChannelKind.OUTCOME:
-                return list(self.queues.values())
+                return list(self.queues)
             case ChannelKind.DEFS | ChannelKind.DLQ | ChannelKind.OBSERVE:
                 return []
 

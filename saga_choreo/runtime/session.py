@@ -12,20 +12,25 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
+from saga_choreo.core.states import end_state
 from saga_choreo.errors import BrokerUnavailable, SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.freezing import require_external
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
+from saga_choreo.runtime.hopeless import later_s, set_aside
 from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
@@ -33,7 +38,7 @@ from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
 from saga_choreo.runtime.stopping import within_grace
-from saga_choreo.runtime.telling import OnOutcome, Telling
+from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
@@ -85,7 +90,8 @@ class Session:
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self._work: asyncio.TaskGroup | None = None
         self.serves = False
-        self._waiters: dict[UUID, asyncio.Event] = {}
+        self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
+        self._parked_log = ParkedLog(catalog)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
@@ -99,9 +105,11 @@ class Session:
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
         self.serves = serves
+        if serves:
+            require_external(self.part, self.store.features)
         holders = (self.service,) if serves else ()
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
-            self.store.open,
+            self._open_store,
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
             lambda: self.broker.open(self._topology(serves=serves)),
@@ -111,6 +119,14 @@ class Session:
             if not await self._patiently(step, stop):
                 return False
         return True
+
+    async def _open_store(self) -> None:
+        await self.store.open()
+        features = self.store.features
+        if features.shared and not features.durable:
+            _log.warning(
+                "the %s store of service %r is not durable: a crash may undo commits it has confirmed", features.name, self.service
+            )
 
     async def _patiently(self, step: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event | None) -> bool:
         wait_s = _TRY_AGAIN_FIRST_S
@@ -177,6 +193,7 @@ class Session:
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
                 background.create_task(self._renew_for_ever()),
+                background.create_task(self._beat_for_ever()),
             ]
             try:
                 await self._work_until(stop)
@@ -267,19 +284,18 @@ class Session:
 
     def saved(self, records: Sequence[Record]) -> None:
         self.relay.saved(records)
+        self._parked_log.saved(records)
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            waiter = self._waiters.get(record.saga_id)
-            if waiter is not None and record.row.outcome is not Outcome.OPEN:
-                waiter.set()
+            row, watched = record.row, self._watched.get(record.saga_id)
+            if watched is not None and row.outcome is not Outcome.OPEN:
+                watched.state = end_state(row.outcome, row.cause)
+                watched.heard.set()
 
-    def waiter(self, saga_id: UUID) -> asyncio.Event:
-        """Set when this process records the saga's end. Drop it with `forget_waiter`."""
-        return self._waiters.setdefault(saga_id, asyncio.Event())
-
-    def forget_waiter(self, saga_id: UUID) -> None:
-        self._waiters.pop(saga_id, None)
+    def watched(self, saga_id: UUID) -> Watched:
+        """Kept up to date for as long as somebody holds it."""
+        return self._watched.setdefault(saga_id, Watched())
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
         return await self._telling.tell(endings)
@@ -293,11 +309,14 @@ class Session:
         except SagaError:
             await self._hand_back([one for one in deliveries if id(one) not in driver.acked], 1.0)
             raise
-        except Exception:  # noqa: BLE001  a bug of ours in one message must not stop the others
+        except Exception as error:  # noqa: BLE001  a bug of ours in one message must not stop the others
             left = [one for one in deliveries if id(one) not in driver.acked]
             _log.exception("a batch of %d messages met an unexpected error", len(left))
+            if len(left) == 1 and left[0].attempt >= self.limits.deliveries_max:
+                await Driver(self).run(set_aside(self.service, left[0], error))
+                return
             if len(left) == 1:
-                await self._hand_back(left, 5.0)
+                await self._hand_back(left, later_s(left[0].attempt))
                 return
             for one in left:
                 await self._handle([one])
@@ -342,6 +361,15 @@ class Session:
                     _log.info("saga %s, step %d: its attempt here has ended, or does not count any more", key.saga_id, key.step)
             except SagaError as error:
                 _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
+
+    async def _beat_for_ever(self) -> None:
+        """Best effort: a word that does not get through is followed by the next one."""
+        while True:
+            try:
+                await self.directory.beat(self.incarnation, self.limits.alive_every_s)
+            except SagaError as error:
+                _log.debug("the sign of life did not get through: %s", error)
+            await self.clock.sleep(self.limits.alive_every_s * (0.75 + 0.5 * self.clock.chance()))
 
     async def _forget_for_ever(self) -> None:
         while True:

@@ -43,6 +43,7 @@ async def admin(address: str) -> AsyncIterator[Any]:
 
 class KafkaTools:
     def __init__(self, server: KafkaServer, prefix: str) -> None:
+        self._server = server
         self._address = f"127.0.0.1:{server.inner_port}"
         self._prefix = prefix
 
@@ -51,6 +52,10 @@ class KafkaTools:
 
     async def _topics(self, client: Any) -> list[str]:
         return [topic for topic in await client.list_topics() if topic.startswith(self._prefix)]
+
+    async def restart(self) -> None:
+        self._server.stop()
+        await started(self._server)
 
     async def drop_topics(self) -> None:
         async with self._admin() as client:
