@@ -1,0 +1,169 @@
+"""The list: which fault, on which brokers and stores, with how many sagas; and how one is run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+
+from saga_choreo.testing.postgres_server import PostgresServer
+from saga_choreo.testing.proxy import FaultProxy
+from saga_choreo.testing.services import SERVICES
+from tests.scenarios.chaos import broker_faults, disk, store_faults
+from tests.scenarios.chaos.judge import Verdict
+from tests.scenarios.chaos.place import Place
+from tests.scenarios.chaos.services import DECLARE
+
+__all__ = ["BROKERS", "SCENARIOS", "STORES", "Scenario", "Servers", "run"]
+
+BROKERS = ("nats", "rabbitmq", "kafka")
+STORES = ("sqlite", "postgres")
+_ALL = frozenset(BROKERS)
+_NATS = frozenset({"nats"})
+_SQLITE = frozenset({"sqlite"})
+_POSTGRES = frozenset({"postgres"})
+_numbers = itertools.count()
+# How long sagas may take to end once everything is healed.
+_HEALED_S = 120.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`act` hurts and heals, and returns how often. Faults of the broker are tried on SQLite, faults of the database on NATS.
+    `through`: the services reach the broker or the database through a proxy. `on_small_disk`: their database can be filled up."""
+
+    act: Callable[..., Awaitable[int]]
+    sagas: int = 60
+    brokers: frozenset[str] = _ALL
+    stores: frozenset[str] = _SQLITE
+    through: str = ""
+    on_small_disk: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.act.__name__.replace("_", "-")
+
+
+SCENARIOS = (
+    Scenario(broker_faults.killed_everywhere, 3, stores=_SQLITE | _POSTGRES, brokers=_NATS),
+    Scenario(broker_faults.agents_killed, 100, stores=_SQLITE | _POSTGRES),
+    Scenario(broker_faults.broker_killed, 200),
+    Scenario(broker_faults.broker_restarted, 200),
+    Scenario(broker_faults.broker_wiped),
+    Scenario(broker_faults.queues_deleted),
+    Scenario(broker_faults.messages_purged),
+    Scenario(broker_faults.alarm),
+    Scenario(broker_faults.copies),
+    Scenario(broker_faults.redelivery_storm, 100),
+    Scenario(broker_faults.rebalance_storm, 100),
+    Scenario(broker_faults.partition, through="broker"),
+    Scenario(broker_faults.one_way_partition, through="broker"),
+    Scenario(broker_faults.slow_network, through="broker"),
+    Scenario(store_faults.backlog, 500, stores=_SQLITE | _POSTGRES),
+    Scenario(store_faults.database_restarted, 1000, brokers=_NATS, stores=_POSTGRES),
+    Scenario(store_faults.commits_cut, 200, brokers=_NATS, stores=_POSTGRES),
+    Scenario(store_faults.serialization_failures, 100, brokers=_NATS, stores=_POSTGRES),
+    Scenario(store_faults.slow_statements, brokers=_NATS, stores=_POSTGRES, through="store"),
+    Scenario(store_faults.table_locked, brokers=_NATS, stores=_POSTGRES),
+    Scenario(store_faults.foreign_transaction, 200, brokers=_NATS, stores=_POSTGRES),
+    Scenario(store_faults.writer_held, brokers=_NATS),
+    Scenario(disk.disk_full, 200, brokers=_NATS, stores=_SQLITE | _POSTGRES, on_small_disk=True),
+)
+
+
+class Servers:
+    """Servers of ours, started when they are first needed, for all scenarios. NATS is started anew for each: it takes no time."""
+
+    def __init__(self) -> None:
+        self._all = ExitStack()
+        self._running: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._all.close()
+
+    def get(self, name: str) -> Any:
+        """Raises ConfigurationError where there is no such server."""
+        server = self._running.get(name)
+        if server is None:
+            SERVICES[name].check()
+            folder = Path(self._all.enter_context(TemporaryDirectory(prefix=f"saga-{name}-")))
+            server = SERVICES[name].local(folder)
+            self._all.callback(server.stop)
+        if name != "nats":
+            self._running[name] = server
+        server.start()
+        return server
+
+
+async def run(
+    scenario: Scenario, broker: str, store: str, servers: Servers, *, sagas: int = 0, seed: int = 0
+) -> tuple[int, Verdict]:
+    """How often it was hurt, and what the ledgers say. Keeps the folder with the services' logs when something is wrong."""
+    folder = Path(mkdtemp(prefix="saga-chaos-"))
+    async with AsyncExitStack() as around:
+        if scenario.on_small_disk:
+            around.enter_context(disk.small(folder / "disk", disk.SIZES[store]))
+        place, proxies = await _place(scenario, broker, store, servers, folder, around)
+        place.random.seed(seed)
+        async with place.open():
+            times = await scenario.act(place, sagas or scenario.sagas, *proxies)
+            verdict = await place.verdict(_HEALED_S)
+    if verdict.lost or verdict.repeated or verdict.violations:
+        verdict.violations.append(f"the services' logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return times, verdict
+
+
+async def _place(
+    scenario: Scenario, broker: str, store: str, servers: Servers, folder: Path, around: AsyncExitStack
+) -> tuple[Place, list[FaultProxy]]:
+    server = servers.get(broker)
+    database: PostgresServer | None = None
+    if store == "sqlite":
+        files = folder / "disk" if scenario.on_small_disk else folder
+        stores = {service: f"sqlite:///{files}/{service}.db" for service in DECLARE}
+    else:
+        database = around.enter_context(disk.postgres(folder)) if scenario.on_small_disk else servers.get("postgres")
+        stores = {service: await _schema(database.url) for service in DECLARE}
+    place = Place(
+        broker=broker,
+        broker_url=server.url,
+        # NATS is this scenario's own; the others are shared.
+        prefix="saga" if broker == "nats" else f"chaos{os.getpid()}-{next(_numbers)}",
+        folder=folder,
+        stores=stores,
+        plain_stores=stores,
+        broker_server=server,
+        database=database,
+    )
+    proxies: list[FaultProxy] = []
+    if scenario.through:
+        port = server.port if scenario.through == "broker" else database.port if database else 0
+        proxy = await around.enter_async_context(FaultProxy(port))
+        proxies.append(proxy)
+        if scenario.through == "broker":
+            place.broker_url = place.broker_url.replace(f":{port}", f":{proxy.port}")
+        else:
+            place.stores = {service: url.replace(f":{port}", f":{proxy.port}") for service, url in stores.items()}
+    return place, proxies
+
+
+async def _schema(url: str) -> str:
+    name = f"chaos_{os.getpid()}_{next(_numbers)}"
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"create schema {name}")
+    await connection.close()
+    return f"{url}?search_path={name}"
