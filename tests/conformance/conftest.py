@@ -5,15 +5,31 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import apsw
 import pytest
 
+from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.services import SERVICES
+from tests.conformance.rabbitmq_tools import Guarded
+from tests.conftest import require_local
 
 _SUITES = {"test_a_broker_keeps_its_promises": "broker", "test_store": "store", "test_postgres": "store", "test_redis": "store"}
 _counts: dict[tuple[str, str], Counter[str]] = {}
+
+
+@pytest.fixture(scope="session")
+def guarded_rabbitmq() -> Iterator[Guarded]:
+    """A server with TLS and a password, for all behaviours that are about those."""
+    require_local("rabbitmq")
+    with TemporaryDirectory(prefix="saga-rabbitmq-") as folder:
+        guarded = Guarded(Path(folder), lambda settings, tls_port: RabbitMqServer(folder, settings=settings, tls_port=tls_port))
+        with guarded.server:
+            yield guarded
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
