@@ -21,7 +21,7 @@ from saga_choreo_postgres.transaction import PostgresTransaction
 if TYPE_CHECKING:
     from saga_choreo.ports import Transaction
 
-__all__ = ["JoinedTransaction", "joined"]
+__all__ = ["JoinedTransaction", "joined", "speaker_of"]
 
 T = TypeVar("T")
 _CALL, _UNDO, _CALLED = (
@@ -36,10 +36,11 @@ def joined(connection: Any, pool: Pool, incarnation: str, *, durable: bool) -> T
     """Raises ConfigurationError when this is no connection of a known driver with an open transaction."""
     if not incarnation:
         raise ConfigurationError(f"the store at {pool.where!r} is not open; await store.open() before joining a transaction")
-    return JoinedTransaction(connection, _speaker_of(connection), pool, incarnation, durable=durable)
+    return JoinedTransaction(connection, speaker_of(connection), pool, incarnation, durable=durable)
 
 
-def _speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+def speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError."""
     root = type(connection).__module__.partition(".")[0]
     if isinstance(connection, asyncpg.Connection):
         if not connection.is_in_transaction():
