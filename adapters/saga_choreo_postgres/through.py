@@ -61,7 +61,7 @@ class OwnTransaction(JoinedTransaction):
             await self._driver_transaction.start()
         return await speaker_of(self._given)()
 
-    def savepoint(self) -> Savepoint:
+    def savepoint(self, *, hopeful: bool = False) -> Savepoint:  # noqa: ARG002  (the port's own; nobody shares this transaction)
         return _Point(self)
 
     async def leave(self, point: Savepoint, depth: int, *, failed: bool) -> None:
@@ -186,8 +186,8 @@ class StepTransaction:
     def raw(self) -> Any:
         return self._handlers().raw
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        return self._handlers().savepoint()
+    def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
+        return self._handlers().savepoint(hopeful=hopeful)
 
     async def claim(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
         return await self._toolkits().claim(service, sagas)

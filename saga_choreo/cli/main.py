@@ -25,6 +25,7 @@ _COMMANDS = {
     "run": LazyCommand("saga_choreo.cli.run", "run", "Run one participant's agent."),
     "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show, wait for and cancel sagas of a participant."),
     "steps": LazyCommand("saga_choreo.cli.steps", "steps", "List parked steps, and decide what becomes of them."),
+    "store": LazyCommand("saga_choreo.cli.store", "store", "Migrate and check a participant's store."),
     "check-model": LazyCommand("saga_choreo.cli.check_model", "check_model", "Explore every interleaving of a choreography."),
     "simulate": LazyCommand("saga_choreo.cli.simulate", "simulate", "Run sagas under random faults, in virtual time."),
     "verify": LazyCommand("saga_choreo.cli.verify", "verify", "Check that a choreography is well-formed."),

@@ -13,7 +13,7 @@ from saga_choreo.model.states import SagaState
 from saga_choreo.runtime.attempt import is_cancelled
 from saga_choreo.runtime.operations import Ending
 
-__all__ = ["OnOutcome", "SagaOutcome", "Telling"]
+__all__ = ["OnOutcome", "SagaOutcome", "Telling", "Watched"]
 
 _log = logging.getLogger("saga_choreo.agent")
 
@@ -28,6 +28,14 @@ class SagaOutcome:
     origin: str
     state: SagaState
     reason: str
+
+
+class Watched:
+    """The end of one saga, once this process has recorded it."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+        self.state: SagaState | None = None
 
 
 OnOutcome = Callable[[SagaOutcome], Awaitable[None]]

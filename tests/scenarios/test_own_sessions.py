@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -16,8 +17,8 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import saga_choreo_postgres
-from saga_choreo import Agent, Choreography, ChoreographyStep, Event, Reject, Retry, SagaState, StepContext
-from saga_choreo.errors import ConfigurationError
+from saga_choreo import Agent, Choreography, ChoreographyStep, Event, Limits, Reject, Retry, SagaState, StepContext
+from saga_choreo.errors import ConfigurationError, SagaNotFound
 from tests.scenarios.world import QUICK, eventually, run
 
 _numbers = itertools.count()
@@ -147,13 +148,13 @@ WAYS: Mapping[str, tuple[Any, str, Write]] = {
 class Shop:
     """`refuses`, `breaks`: what happens after the write, by what the start event says."""
 
-    def __init__(self, url: str, broker: str, tx: Any, write: Write) -> None:
+    def __init__(self, url: str, broker: str, tx: Any, write: Write, limits: Limits = QUICK) -> None:
         prefix = f"own{next(_numbers)}"
         self.tries: list[int] = []
         self.write = write
         self.url = url
-        self.payment = Agent("payment", saga=FORM, broker=broker, store=url, prefix=prefix, limits=QUICK, tx=tx)
-        self.shop = Agent("shop", saga=FORM, broker=broker, store=url, prefix=prefix, limits=QUICK)
+        self.payment = Agent("payment", saga=FORM, broker=broker, store=url, prefix=prefix, limits=limits, tx=tx)
+        self.shop = Agent("shop", saga=FORM, broker=broker, store=url, prefix=prefix, limits=limits)
 
         @self.payment.step(retry=Retry(attempts=3, delay_s=0.05))
         async def book(placed: Placed, ctx: StepContext) -> Booked:
@@ -185,14 +186,14 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop_of(way: str, url: str, broker: str) -> AsyncGenerator[Shop]:
+async def shop_of(way: str, url: str, broker: str, limits: Limits = QUICK) -> AsyncGenerator[Shop]:
     make, driver, write = WAYS[way]
     connection = await asyncpg.connect(url)
     await connection.execute("create table if not exists booking (order_id text primary key, state text)")
     await connection.close()
     async with AsyncExitStack() as stack:
         tx = await stack.enter_async_context(make(url, driver))
-        shop = Shop(url, broker, tx, write)
+        shop = Shop(url, broker, tx, write, limits)
         await stack.enter_async_context(shop.payment.serving())
         await stack.enter_async_context(shop.shop.serving())
         await shop.shop.ready(20)
@@ -269,6 +270,31 @@ def test_a_handler_that_commits_by_itself_parks_and_is_not_repeated(nats_url: st
             await shop.payment.resolve_step(handle.saga_id, "book", "done", operator="ana", reason="is there", event=done)
             assert await handle.wait(15) is SagaState.COMPLETED
             assert await shop.bookings() == [("1", "booked")]
+
+    run(scenario(), 60)
+
+
+def test_a_saga_started_in_a_session_is_published_by_its_commit_without_a_word_more(
+    nats_url: str, postgres_schema: Callable[[], str]
+) -> None:
+    """The scan that would find it otherwise is switched off."""
+
+    async def scenario() -> None:
+        url, limits = postgres_schema(), replace(QUICK, start_unannounced_after_s=3600, unannounced_after_s=3600, reannounce=False)
+        async with shop_of("a SQLAlchemy session over asyncpg", url, nats_url, limits) as shop, sessions(url, "asyncpg") as make:
+            async with make() as session:
+                undone = await shop.shop.start_saga(Placed(order="1"), key="o-1", tx=session)
+                await session.rollback()
+            async with make() as session:
+                async with session.begin_nested():
+                    session.add(Booking(order="by the web process", state="new"))
+                    kept = await shop.shop.start_saga(Placed(order="1"), key="o-1", tx=session)
+                await session.commit()
+            assert await kept.wait(15) is SagaState.COMPLETED
+            assert kept.saga_id != undone.saga_id
+            with pytest.raises(SagaNotFound):
+                await undone.state()
+            assert [order for order, _ in await shop.bookings()] == ["1", "by the web process"]
 
     run(scenario(), 60)
 
