@@ -38,6 +38,7 @@ from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
+from saga_choreo.runtime.standing import Standing
 from saga_choreo.runtime.stopping import within_grace
 from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
@@ -92,6 +93,7 @@ class Session:
         self.serves = False
         self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
         self._parked_log = ParkedLog(catalog)
+        self.standing = Standing(service, store, clock, limits.alive_every_s)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
@@ -171,6 +173,7 @@ class Session:
                 background.create_task(self._forget_for_ever()),
                 background.create_task(self._renew_for_ever()),
                 background.create_task(self._beat_for_ever()),
+                background.create_task(self.standing.look_for_ever()),
             ]
             try:
                 await self._work_until(stop)
