@@ -1,7 +1,7 @@
 """The relay: publishes what committed records say, and finds what a dead process did not get to say.
 
 The hot path publishes from memory right after the commit. That a version is published is remembered here and written down
-lazily: by the next update of the same record, or once a second in bulk. The scan finds records that are not announced for
+lazily: by the next update of the same record, or after a second in bulk. The scan finds records that are not announced for
 too long, whoever wrote them; publishing one twice is harmless.
 """
 
@@ -24,7 +24,8 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Relay"]
 
 _log = logging.getLogger("saga_choreo.relay")
-_MARKS_EVERY_S = 1.0
+# What is published is written down at the second look: before any other agent's scan takes it for lost (`unannounced_after_s`).
+_MARKS_EVERY_S = 0.75
 _SCAN_MAX = 256
 # Between two looks at a store that cannot be read.
 _TROUBLE_S = 2.0
@@ -103,24 +104,26 @@ class Relay:
         """What the store has written down need not be remembered."""
         self._announcing.saved(records)
 
-    async def flush(self) -> None:
-        """Write down what is published: one bulk update."""
-        marks = self._announcing.marks()
+    async def flush(self, *, old: bool = False) -> None:
+        """Write down what is published, or the older part of it only: one bulk update."""
+        marks = self._announcing.old_marks() if old else self._announcing.marks()
         if marks:
             await self._scans.mark_announced(self._service, marks)
             self._announcing.written(marks)
 
-    async def mark_for_ever(self, every_s: float = _MARKS_EVERY_S) -> None:
+    async def mark_for_ever(self, every_s: float = 0.0) -> None:
+        """Without `every_s`: lazily, as an agent does that will mostly write these records again itself."""
         while True:
-            await self._clock.sleep(every_s)
-            await _patiently(self.flush, "noting what is published")
+            await self._clock.sleep(every_s or _MARKS_EVERY_S)
+            await _patiently(lambda: self.flush(old=not every_s), "noting what is published")
 
     async def scan_for_ever(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
         """The crash path. When a scan finds a full batch it goes on at once; otherwise it looks again a little later."""
         while True:
             found = await _patiently(lambda: self.scan(republish), "looking for unannounced records")
             if not found:
-                await self._clock.sleep(self._limits.scan_every_s if found is not None else _TROUBLE_S)
+                busy = _SCAN_BUSY if self._is_busy else 1
+                await self._clock.sleep(busy * self._limits.scan_every_s if found is not None else _TROUBLE_S)
 
     async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool | None:
         """One look. Returns whether there may be more; None when there are some and none of them could be published."""
