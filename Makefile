@@ -31,12 +31,14 @@ PATCH ?=
 MODULES ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
+# Settings of `make bench-brokers`: options of the scripts in tests/benchmarks.
+BENCH_ARGS ?=
 
 # Settings of `make bench`: how many rounds, and how many sagas a round. A first look: make bench ROUNDS=1 SAGAS=200
 ROUNDS ?= 5
 BENCH_SAGAS = $(or $(SAGAS),2000)
 
-.PHONY: help test test-long check demo bench simulate simulate-long mutants mutation format clean distclean $(STATIC_CHECKS)
+.PHONY: help test test-long check demo bench simulate simulate-long mutants mutation bench-brokers format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -87,6 +89,11 @@ mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulato
 
 mutation: .venv/.ready-dev ## plant every small fault in the core, one by one; a unit test has to find each; MODULES=... runs some
 	@$(BIN)/python tests/simulation/mutation.py $(MODULES)
+
+bench-brokers: .venv/.ready-dev ## each adapter against the bare client, a JSON line each; BENCH_ARGS='--count n' changes it
+	@for script in tests/benchmarks/broker_*.py; do \
+	  [ $$script = tests/benchmarks/broker_workload.py ] || PYTHONPATH=. $(BIN)/python $$script $(BENCH_ARGS) || exit 1; \
+	done
 
 format: .venv/.ready-dev ## format all code and sort its imports
 	@$(BIN)/ruff check --select I --fix --quiet .

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.testing.postgres_server import PostgresServer
@@ -17,6 +18,10 @@ from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.redis_server import RedisServer
 
 _numbers = itertools.count()
+
+# A busy machine is no fault of the code under test.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 def missing(server: str, reason: str) -> None:

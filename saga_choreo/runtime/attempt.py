@@ -37,7 +37,7 @@ from saga_choreo.runtime.operations import Admitted, Broke, Execute, Executed, H
 from saga_choreo.runtime.settling import is_undo
 from saga_choreo.runtime.stored import storable
 
-__all__ = ["Attempt", "execute", "is_cancelled", "take_lock"]
+__all__ = ["Attempt", "execute", "inputs_of", "is_cancelled", "take_lock"]
 
 _log = logging.getLogger("saga_choreo.step")
 # A later attempt would end the same way: the code or the definition has to change first.

@@ -25,7 +25,8 @@ from saga_choreo.ports.store import BusinessKey, Transaction
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
-from saga_choreo.runtime.session import Session, Watched
+from saga_choreo.runtime.session import Session
+from saga_choreo.runtime.telling import Watched
 from saga_choreo.runtime.together import Together
 from saga_choreo.runtime.views import SagaView, view_of
 from saga_choreo.runtime.workspace import Workspace

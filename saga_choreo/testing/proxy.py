@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from saga_choreo.testing.servers import free_port
+
 __all__ = ["FaultProxy"]
 
 Direction = Literal["up", "down"]
@@ -45,16 +47,19 @@ class _Address:
 
 
 class FaultProxy:
-    """`async with FaultProxy(port) as proxy:` listens on `proxy.port` and forwards to 127.0.0.1:`port`.
+    """`async with FaultProxy(port) as proxy:` listens on `proxy.port`, which is known before, and forwards to 127.0.0.1:`port`.
 
-    `connections` counts what was accepted, so that a test can see how often a client tried. A server that tells its clients
-    where it is, as Kafka does, would lead them past the proxy: its address is replaced by the proxy's in what it says.
+    `connections` counts what was accepted, so that a test can see how often a client tried; `connected_at` says when. A server
+    that tells its clients where it is, as Kafka does, would lead them past the proxy: its address is replaced by the proxy's in
+    what it says.
     """
 
-    def __init__(self, port: int, *, seed: int = 0) -> None:
+    def __init__(self, port: int, *, listen: int = 0, seed: int = 0) -> None:
         self.target = port
-        self.port = 0
+        self.port = listen or free_port()
         self.connections = 0
+        self.connected_at: list[float] = []
+        self._refuses = False
         self._random = random.Random(seed)  # noqa: S311  (faults that can be played again)
         self._ways: dict[Direction, _Way] = {"up": _Way(), "down": _Way()}
         for way in self._ways.values():
@@ -64,8 +69,7 @@ class FaultProxy:
         self._handlers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._handle, "127.0.0.1", self.port)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,6 +85,16 @@ class FaultProxy:
         """Reset every open connection (RST, as a firewall or a dying host does)."""
         for writer in list(self._writers):
             _reset(writer)
+
+    @contextmanager
+    def refusing(self) -> Generator[None]:
+        """As if the server were down: what is open is reset, and whoever connects is, too."""
+        self._refuses = True
+        self.cut()
+        try:
+            yield
+        finally:
+            self._refuses = False
 
     @contextmanager
     def black_hole(self, *directions: Direction) -> Generator[None]:
@@ -101,6 +115,10 @@ class FaultProxy:
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.connected_at.append(asyncio.get_running_loop().time())
+        if self._refuses:
+            _reset(writer)
+            return
         task = asyncio.current_task()
         assert task is not None
         self._handlers.add(task)

@@ -194,6 +194,11 @@ def _is_over(handle: _Handle) -> bool:
     return life is not None and life.is_over
 
 
+def _end(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
 class VirtualClock:
     """A `Clock` on a virtual loop; `skew_s` is how wrong its wall clock is."""
 
@@ -208,8 +213,16 @@ class VirtualClock:
     def monotonic(self) -> float:
         return self._loop.time()
 
-    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
-        return asyncio.sleep(seconds)
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        over = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
 
     def chance(self) -> float:
         return self._stream.random()
