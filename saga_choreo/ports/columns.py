@@ -189,7 +189,9 @@ def _known(members: Mapping[str, Word], value: str) -> Word:
     try:
         return members[value]
     except KeyError:
-        raise ValueError(f"{value!r} is none of {sorted(members)}; the row was not written by this toolkit or by a newer one") from None
+        raise ValueError(
+            f"{value!r} is none of {sorted(members)}; the row was not written by this toolkit or by a newer one"
+        ) from None
 
 
 def _resolution(stored: str) -> Resolution:
