@@ -24,6 +24,7 @@ from saga_choreo.ports.store import (
     Transaction,
     UserTx,
 )
+from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
 __all__ = [
     "COLUMNS",
@@ -39,6 +40,7 @@ __all__ = [
     "Clock",
     "Column",
     "Delivery",
+    "Epoch",
     "Held",
     "Notice",
     "Outcome",
@@ -56,8 +58,10 @@ __all__ = [
     "State",
     "Store",
     "StoreFeatures",
+    "StoreState",
     "Topology",
     "Transaction",
+    "Upkeep",
     "UserTx",
     "from_columns",
     "pack_payloads",

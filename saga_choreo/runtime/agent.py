@@ -35,9 +35,11 @@ from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
 from saga_choreo.runtime.sagas import SagaHandle, Start, start
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
+from saga_choreo.runtime.stuck import stuck_sagas
 from saga_choreo.runtime.telling import OnOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import SagaView, view_of
+from saga_choreo.runtime.waiting import StuckSaga
 
 __all__ = ["Agent"]
 
@@ -303,6 +305,14 @@ class Agent(StepDecorators):
     async def parked_steps(self, *, choreography: str = "", limit: int = 50) -> list[ParkedStep]:
         """Steps of this service that wait for a person, of the newest sagas first; `resolve_step` says the word."""
         return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
+
+    async def stuck(self, *, longer_than: timedelta = timedelta(minutes=1), limit: int = 50) -> list[StuckSaga]:
+        """Sagas in which nothing has changed here for so long, those that wait longest first: for what, from whom, since when, and
+        why. This service knows its own steps only; while it is open it hears which other services have a live agent."""
+        session = self._opened()
+        now_ms, heard = session.clock.time_ns() // 1_000_000, session.directory.heard
+        longer_ms = int(1000 * longer_than.total_seconds())
+        return await stuck_sagas(session.store, now_ms, longer_ms, service=self.name, heard=heard, limit=limit)
 
     async def resolve_step(
         self,

@@ -1,12 +1,13 @@
 """Who holds which definition: announced on the `defs` channel, remembered in the store, asked before a saga starts.
 
 A saga is started only once every owner has announced, at least once, that it holds this very definition and has bound its
-channels; so no event can be published before all its readers are bound. Three kinds of notices:
+channels; so no event can be published before all its readers are bound. Four kinds of notices:
 
     define.<hash>                    the canonical bytes of a definition
     steps.<choreography>.<service>   a participant's own steps; the origin of an open choreography assembles them, and pins
                                      what comes of it: it is in its store and on `define` before a saga starts with it
     holds.<hash>.<service>           this service can work on sagas of this definition
+    alive.<service>                  an agent of this service was there at that time; see `alive`
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from saga_choreo.model.choreography import Choreography
 from saga_choreo.ports.broker import Broker, Notice
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Reader
+from saga_choreo.runtime.alive import WORD, Sign, alive_notice, read_alive
 from saga_choreo.runtime.assembly import Announcement, Assembly
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.learning import Learned, Learning
@@ -59,6 +61,8 @@ class Directory:
         self._forms: dict[str, Choreography] = {}
         self._complained: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
+        # Service -> when one of its agents last said that it lives.
+        self.heard: dict[str, Sign] = {}
 
     async def recall(self) -> None:
         """What earlier processes have learnt: no waiting after a restart."""
@@ -107,6 +111,11 @@ class Directory:
         await self._broker.notify(Notice(f"holds.{form.definition}.{self._part.service}", orjson.dumps(body)))
         self._said_to_hold.add(form.definition)
 
+    async def beat(self, agent: str, every_s: float) -> None:
+        """Say that an agent of this service is there."""
+        sign = Sign(self._clock.time_ns() // 1_000_000, int(1000 * every_s))
+        await self._broker.notify(alive_notice(self._part.service, agent, sign))
+
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
         async for notice in self._broker.notices():
@@ -140,6 +149,10 @@ class Directory:
             definition, _, service = rest.partition(".")
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
+        elif word == WORD:
+            service, sign = read_alive(notice)
+            self.heard[service] = max(sign, self.heard.get(service, sign))
+            return
         elif word == "steps":
             said = Announcement.of(notice.body)
             if said.notice().subject != notice.subject:

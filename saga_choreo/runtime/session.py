@@ -193,6 +193,7 @@ class Session:
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
                 background.create_task(self._renew_for_ever()),
+                background.create_task(self._beat_for_ever()),
             ]
             try:
                 await self._work_until(stop)
@@ -360,6 +361,15 @@ class Session:
                     _log.info("saga %s, step %d: its attempt here has ended, or does not count any more", key.saga_id, key.step)
             except SagaError as error:
                 _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
+
+    async def _beat_for_ever(self) -> None:
+        """Best effort: a word that does not get through is followed by the next one."""
+        while True:
+            try:
+                await self.directory.beat(self.incarnation, self.limits.alive_every_s)
+            except SagaError as error:
+                _log.debug("the sign of life did not get through: %s", error)
+            await self.clock.sleep(self.limits.alive_every_s * (0.75 + 0.5 * self.clock.chance()))
 
     async def _forget_for_ever(self) -> None:
         while True:
