@@ -168,6 +168,7 @@ class Session:
             self._background = background
             loops = [
                 background.create_task(self.directory.watch()),
+                background.create_task(self.directory.announce_for_ever()),
                 background.create_task(self.relay.mark_for_ever()),
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
