@@ -59,6 +59,8 @@ class Directory:
         self._forms: dict[str, Choreography] = {}
         self._complained: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
+        # What is told of stores: not for the directory, but there is one listener to the channel.
+        self.on_epoch: Callable[[Notice], None] = lambda _notice: None
 
     async def recall(self) -> None:
         """What earlier processes have learnt: no waiting after a restart."""
@@ -140,6 +142,8 @@ class Directory:
             definition, _, service = rest.partition(".")
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
+        elif word in ("epoch", "epoch-asked"):
+            self.on_epoch(notice)
         elif word == "steps":
             said = Announcement.of(notice.body)
             if said.notice().subject != notice.subject:
