@@ -23,6 +23,7 @@ from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
+from saga_choreo.runtime.binding import binding_of
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
@@ -68,6 +69,7 @@ class Session:
         limits: Limits,
         callbacks: Sequence[OnOutcome] = (),
     ) -> None:
+        self.declares = True
         self.service = service = part.service
         self.part = part
         self.catalog = catalog
@@ -153,21 +155,10 @@ class Session:
             pass
 
     def _topology(self, *, serves: bool) -> Topology:
-        """What the steps of all known definitions react to, and what this code reacts to: a definition that is assembled later
-        needs no other channel."""
-        plans = [known.plan for known in self.catalog.all()]
-        steps, opened = self.part.open_steps, self.part.open
-        read = {event for plan in plans for event in plan.events_read_by(self.service)}
-        known = {ref.name for plan in plans for s in (plan.origin, *plan.steps) for ref in s.outputs}
-        owners = {owner for plan in plans for owner in plan.owners} | {step.owner for step in steps}
-        return Topology(
-            service=self.service,
-            agent=self.incarnation,
-            events=tuple(sorted(read | {ref.name for step in steps for ref in step.reads})),
-            known_events=tuple(sorted(known | {ref.name for step in steps for ref in (*step.reads, *step.publishes)})),
-            owners=tuple(sorted(owners.union(() if opened is None else opened.participants))),
-            receives=serves,
-        )
+        plans, opened = [known.plan for known in self.catalog.all()], self.part.open
+        others = () if opened is None else opened.participants
+        how = {"create": self.declares, "receives": serves}
+        return binding_of(self.service, plans, self.part.open_steps, others, agent=self.incarnation, **how)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then finish or hand back what is under way. Raises StopCutShort when that is not done in time."""
