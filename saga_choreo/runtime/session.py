@@ -19,10 +19,11 @@ from saga_choreo.errors import SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
-from saga_choreo.ports.broker import Broker, Delivery, Outgoing
+from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
+from saga_choreo.runtime.binding import binding_of
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
@@ -45,7 +46,6 @@ from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
-from saga_choreo.runtime.topology import topology_of
 
 __all__ = ["Session"]
 
@@ -72,6 +72,7 @@ class Session:
         limits: Limits,
         callbacks: Sequence[OnOutcome] = (),
     ) -> None:
+        self.declares = True
         self.service = service = part.service
         self.part = part
         self.catalog = catalog
@@ -120,7 +121,7 @@ class Session:
             self._open_store,
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
-            lambda: self.broker.open(topology_of(self.part, self.catalog, self.incarnation, serves=serves)),
+            lambda: self.broker.open(self._topology(serves=serves)),
             *((lambda: self.directory.announce(self.incarnation), self.epochs.ask) if serves else ()),
         )
         for step in steps:
@@ -135,6 +136,12 @@ class Session:
             _log.warning(
                 "the %s store of service %r is not durable: a crash may undo commits it has confirmed", features.name, self.service
             )
+
+    def _topology(self, *, serves: bool) -> Topology:
+        plans, opened = [known.plan for known in self.catalog.all()], self.part.open
+        others = () if opened is None else opened.participants
+        how = {"create": self.declares, "receives": serves}
+        return binding_of(self.service, plans, self.part.open_steps, others, agent=self.incarnation, **how)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then finish or hand back what is under way. Raises StopCutShort when that is not done in time."""
