@@ -30,7 +30,7 @@ Arguments = Mapping[str, Any]
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 # Numbers that an operator may have set otherwise, and that lose nothing.
 _TAKEN_AS_FOUND = ("x-message-ttl", "x-max-length-bytes", "x-delivery-limit", "x-quorum-initial-group-size", "x-max-age")
-_INEQUIVALENT = re.compile(r"inequivalent arg '([^']+)' .*?current is (?:the value '([^']*)' of type '\w+'|none)", re.DOTALL)
+_INEQUIVALENT = re.compile(r"inequivalent arg '([^']+)' .*?current is (?:(?:the value )?'([^']*)'|none)", re.DOTALL)
 # RabbitMQ 4 drops a message after twenty deliveries where no limit is set, and 3 knows no word for "none".
 _NO_LIMIT = 1_000_000
 # Announcements come again and again, so an hour is more than enough; `notices` says how what is older is kept.
