@@ -46,6 +46,8 @@ class Limits:
     outcome_max: int = 500
     # One `on_outcome` callback may take so long; after that it has failed, and is called again.
     outcome_timeout_s: float = 5.0
+    # How often an agent says that it is there, for people who ask what a saga waits for.
+    alive_every_s: float = 10.0
     horizon_s: float = 7 * 86_400
     # The bound on clock differences: a saga from further ahead is refused, one past the horizon is kept this much longer.
     clock_bound_s: float = 7200.0
