@@ -57,9 +57,7 @@ def test_a_queue_that_would_lose_messages_is_refused(place: Place) -> None:
     async def scenario() -> None:
         async with channel_of(place.server) as channel:
             await channel.declare_queue(place.queue, durable=True)
-        with pytest.raises(
-            ConfigurationError, match=r"service\.payment' exists with settings that would lose messages"
-        ):
+        with pytest.raises(ConfigurationError, match=r"service\.payment' exists with settings that would lose messages"):
             await place.broker().open(topology())
 
     asyncio.run(scenario())
@@ -111,6 +109,26 @@ def test_a_missing_virtual_host_and_missing_permissions_are_matters_of_configura
         with pytest.raises(ConfigurationError, match=r"does not permit this.*refused") as refusal:
             await RabbitMqBroker(f"amqp://poor:poor-s3cret@127.0.0.1:{place.server.port}").open(topology())
         assert "s3cret" not in str(refusal.value)
+
+    asyncio.run(scenario())
+
+
+def test_an_account_needs_no_more_than_the_documented_permissions(place: Place) -> None:
+    async def scenario() -> None:
+        prefix = place.prefix
+        place.server.ctl("add_user", "modest", "modest-s3cret")
+        place.server.ctl(
+            "set_permissions", "modest", rf"^{prefix}(\..*)?$", rf"^({prefix}(\..*)?|amq\.default)$", rf"^{prefix}(\..*)?$"
+        )
+        url = f"amqp://modest:modest-s3cret@127.0.0.1:{place.server.port}?settle=0&publish_timeout=3"
+        broker = RabbitMqBroker(url, prefix=prefix)
+        await broker.open(topology())
+        await publish(broker, event(b"1"))
+        await broker.release(await collect(broker, 1, ack=False), 0.1)
+        assert bodies(await collect(broker, 1)) == [b"1"]
+        await broker.notify(Notice("a", b"1"))
+        assert await first_notices(broker, "a") == {"a": b"1"}
+        await broker.close()
 
     asyncio.run(scenario())
 
@@ -400,7 +418,7 @@ def test_a_client_certificate_is_shown_and_may_be_the_account(tmp_path: Path) ->
     ):
         server.ctl("add_user", "localhost", "unused")
         server.ctl("set_permissions", "localhost", ".*", ".*", ".*")
-        asyncio.run(scenario(server, f"cafile={certificates.issuer}&certfile={certificate}&keyfile={key}"))
+        asyncio.run(scenario(server, f"ca_file={certificates.issuer}&cert_file={certificate}&key_file={key}"))
 
 
 def test_logs_show_no_password(place: Place, caplog: pytest.LogCaptureFixture) -> None:

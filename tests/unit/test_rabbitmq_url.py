@@ -70,8 +70,8 @@ def test_a_password_in_a_file_is_read_each_time(tmp_path: Path) -> None:
 
 
 def test_certificates_that_are_not_there_are_a_matter_of_configuration() -> None:
-    with pytest.raises(ConfigurationError, match="cafile"):
-        parse_url("amqps://agent:x@host?cafile=/nowhere.pem").tls_context()
+    with pytest.raises(ConfigurationError, match="ca_file"):
+        parse_url("amqps://agent:x@host?ca_file=/nowhere.pem").tls_context()
 
 
 @pytest.mark.parametrize("name", ["order.created", "Pay ment", "a*b#c", "grün", "a:2Eb", "..", "=" * 20])
