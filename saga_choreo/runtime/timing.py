@@ -24,7 +24,7 @@ class Limits:
     # A batch of deliveries shares one transaction; PostgreSQL caches 64 subtransactions, each step may use one.
     batch_max: int = 32
     # While a batch is under way, so long at most until the next one sets out beside it.
-    batch_wait_s: float = 0.02
+    batch_wait_s: float = 0.05
     fast_budget_s: float = 0.25
     slow_timeout_s: float = 30.0
     slow_at_once: int = 16
