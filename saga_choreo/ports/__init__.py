@@ -22,6 +22,7 @@ from saga_choreo.ports.store import (
     Scans,
     Store,
     StoreFeatures,
+    TellsOfCommit,
     Transaction,
     UserTx,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "State",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
     "StoreState",
     "Topology",
     "Transaction",
