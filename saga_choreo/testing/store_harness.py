@@ -49,6 +49,7 @@ class StoreHarness:
             "processes": features.shared and bool(self.url and self.cls),
             "durable": features.durable,
             "join": self.own_connection is not None,
+            "letters": features.letters,
             "versions": self.make_newer is not None,
         }
         return tuple(need for need in needs if not has[need])
