@@ -46,6 +46,8 @@ class _StoreOnly:
         self.clock: Clock = SystemClock()
         self.gates = Gates(self.clock)
 
+    agent = version = ""
+
     @property
     def lease_s(self) -> float:
         return Limits().lease_s

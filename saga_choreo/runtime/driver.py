@@ -16,6 +16,7 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
 from saga_choreo.runtime.attempt import execute, take_lock
 from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.failures import stamped
 from saga_choreo.runtime.gates import Gates, Permit
 from saga_choreo.runtime.operations import (
     Ack,
@@ -78,6 +79,13 @@ class Surroundings(Protocol):
 
     @property
     def lease_s(self) -> float: ...
+    @property
+    def agent(self) -> str:
+        """Which process this is, to be kept with what goes wrong; and `version`, of what code."""
+        ...
+
+    @property
+    def version(self) -> str: ...
 
 
 class Driver:
@@ -177,6 +185,7 @@ class Driver:
         transaction = self._open[1] if self._open is not None else None
         began = self._around.clock.monotonic()
         answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+        answer = stamped(answer, self._around.agent, self._around.version)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
         self._end_permit(operation.record.record_key, Broke("timed out") if timed_out else answer)
@@ -190,8 +199,9 @@ class Driver:
         if operation.records:
             await transaction.save(operation.records)
         if operation.quarantined or operation.held or operation.counters or operation.unhold or operation.unlock:
+            agent, version = self._around.agent, self._around.version
             await transaction.append(
-                quarantined=operation.quarantined,
+                quarantined=[replace(one, agent=agent, version=version) for one in operation.quarantined],
                 held=operation.held,
                 counters=operation.counters,
                 unhold=operation.unhold,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from saga_choreo import __version__
 from saga_choreo.core.states import end_state
 from saga_choreo.errors import BrokerUnavailable, SagaError, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
@@ -104,6 +105,14 @@ class Session:
     @property
     def is_working(self) -> bool:
         return self._work is not None
+
+    @property
+    def agent(self) -> str:
+        return self.incarnation
+
+    @property
+    def version(self) -> str:
+        return f"{__version__} release {self.part.release}" if self.part.release else __version__
 
     @property
     def lease_s(self) -> float:

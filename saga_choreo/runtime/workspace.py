@@ -283,6 +283,8 @@ class Workspace:
         due = due_of(record, step, self._limits, self.now_ms, self._chance, retry_at)
         lock = record.lock if _keeps_lock(record) else ""
         record = replace(record, version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock)
+        if record.failure is not None and not record.error:  # it has succeeded since
+            record = replace(record, failure=None)
         if not is_finished(record.row):
             return record
         if announced < version:  # what it still has to say needs its results
