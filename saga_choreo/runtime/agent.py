@@ -22,6 +22,7 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.clock import SystemClock
+from saga_choreo.runtime.deadletters.door import DeadLetters
 from saga_choreo.runtime.declare.declarations import Declarations, StepDecorators
 from saga_choreo.runtime.freezing import freeze, own_steps
 from saga_choreo.runtime.gates import BreakerView
@@ -299,6 +300,12 @@ class Agent(StepDecorators):
     async def parked_steps(self, *, choreography: str = "", limit: int = 50) -> list[ParkedStep]:
         """Steps of this service that wait for a person, of the newest sagas first. `saga-choreo steps` resolves them."""
         return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Dead letters of this service: quarantined messages and parked steps, to be looked at, replayed and put aside."""
+        session = self._opened()
+        return DeadLetters(session.store, self.name, clock=session.clock, limits=session.limits)
 
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
         """Sagas this service knows, newest first: started here, or with a step here. It knows its own steps of them only. With

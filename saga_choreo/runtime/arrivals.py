@@ -37,8 +37,8 @@ _TOLD_MAX = 10
 
 @dataclass(slots=True)
 class Replay:
-    """A dead letter that is applied once more. If it cannot be, `code` and `detail` say why: it is a letter already, so no other
-    is made of it. `is_suspect`: it may have killed its agent before, so its step goes through the slow lane."""
+    """A dead letter that is applied once more; `detail` says what came of it. If it cannot be applied, `code` says why: it is a
+    letter already, so no other is made of it. `is_suspect`: it may have killed its agent before, so its step goes through the slow lane."""
 
     is_suspect: bool = False
     code: str = ""
@@ -129,6 +129,10 @@ class Sorted:
         if self._is_from_the_future(arrival, envelope):
             return False
         applied = ws.receive(envelope, known)
+        if arrival.replay is not None:
+            arrival.replay.detail = applied.alarm or (
+                "applied" if applied.changed else "changed nothing: it had been applied before"
+            )
         if applied.stale:
             self._answer_stale(arrival, envelope, known, applied.stale)
         if applied.wrong:
@@ -200,6 +204,8 @@ class Sorted:
         if arrival.held_number is not None:
             self._still_held.add(id(arrival))
             return
+        if arrival.replay is not None:
+            arrival.replay.detail = "on hold until its definition comes"
         self._held[id(arrival)] = Held(
             service=self._service,
             definition=envelope.definition,

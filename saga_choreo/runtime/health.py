@@ -15,13 +15,14 @@ __all__ = ["Health", "health_of"]
 class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
-    yet written down in the store."""
+    yet written down in the store. `replays`: replay jobs that this process carries out."""
 
     is_open: bool = False
     is_consuming: bool = False
     batches: int = 0
     attempts: int = 0
     unmarked: int = 0
+    replays: int = 0
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
 
@@ -34,5 +35,6 @@ def health_of(session: Session | None) -> Health:
         batches=session.consumer.in_flight,
         attempts=session.timers.running,
         unmarked=len(session.relay.announced),
+        replays=session.replays.running if session.replays is not None else 0,
         breakers=session.gates.breakers(),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from saga_choreo import __version__
+from saga_choreo.core.facts import Resolved
 from saga_choreo.core.states import end_state
 from saga_choreo.errors import BrokerUnavailable, SagaError, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
@@ -25,6 +26,7 @@ from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.attempt import is_cancelled
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
+from saga_choreo.runtime.deadletters.runner import Replays
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.gates import Gates
@@ -32,7 +34,7 @@ from saga_choreo.runtime.holding import Holding
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
-from saga_choreo.runtime.plugins import WholeStore
+from saga_choreo.runtime.plugins import WholeStore, with_letters
 from saga_choreo.runtime.relay import Relay
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
@@ -94,10 +96,14 @@ class Session:
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
         self.timers = Timers(service, store, clock, limits, self._work_on)
+        self.replays = (
+            Replays(service, self.incarnation, with_letters(store), clock, self._apply, self._speak)
+            if store.features.letters
+            else None
+        )
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self.serves = False
         self._work: asyncio.TaskGroup | None = None
-        self.serves = False
         self._waiters: dict[UUID, asyncio.Event] = {}
         # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
         self.starts: Together[Any, Any] | None = None
@@ -196,12 +202,16 @@ class Session:
             async with asyncio.TaskGroup() as work:
                 self._work = work
                 loops = [work.create_task(self.timers.run(work)), work.create_task(self.holding.run())]
+                if self.replays is not None:
+                    loops.append(work.create_task(self.replays.run()))
                 try:
                     await self.consumer.run(work, stop)
                 finally:
                     for loop in loops:
                         loop.cancel()
                     await self._give_back(await self.timers.stop(self.limits.stop_grace_s))
+                    if self.replays is not None:
+                        await self.replays.let_go()
         except Exception:
             _log.critical("agent of service %r cannot go on and stops working", self.service)
             raise
@@ -329,6 +339,15 @@ class Session:
     async def _apply(self, arrivals: Sequence[Arrival]) -> None:
         """Messages that waited for a definition which this agent knows now."""
         await Driver(self).run(self.pipeline.handle(arrivals))
+
+    async def _speak(self, record: Record, operator: str, reason: str) -> object:
+        """A person's 'retry' of a parked step, for a replay."""
+        word = Resolved("retry", operator)
+        return await Driver(self).run(
+            self.pipeline.command(
+                record.saga_id, record.step, word, reason, definition=record.definition, runs=False, lease_ms=None
+            )
+        )
 
     async def _send_copies(self, letters: Sequence[Outgoing]) -> bool:
         return await self.relay.publish((), letters)
