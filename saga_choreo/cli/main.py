@@ -21,7 +21,9 @@ __all__ = ["cli", "main", "run_command"]
 
 _COMMANDS = {
     "demo": LazyCommand("saga_choreo.cli.demo", "demo", "Run four services on a real broker here, and judge the outcome."),
+    "dlq": LazyCommand("saga_choreo.cli.dlq", "dlq", "Look at dead letters, judge them, replay them, put them aside."),
     "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),
+    "jobs": LazyCommand("saga_choreo.cli.jobs", "jobs", "Watch and steer replays."),
     "run": LazyCommand("saga_choreo.cli.run", "run", "Run one participant's agent."),
     "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show and cancel the sagas of a participant."),
     "steps": LazyCommand("saga_choreo.cli.steps", "steps", "List parked steps, and decide what becomes of them."),

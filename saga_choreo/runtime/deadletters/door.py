@@ -45,12 +45,17 @@ class DeadLetters:
 
     async def get(self, *ids: str) -> list[DeadLetter]:
         """Raises LetterNotFound."""
-        found = await by_ids(self._store, ids)
-        missing = [id_ for id_ in ids if id_ not in found or self._service not in ("", found[id_].service)]
+        found = await self.present(ids)
+        missing = sorted({*ids} - {letter.id for letter in found})
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise LetterNotFound(f"no dead letter {missing[0]!r}{more} is in this store; list them with: saga-choreo dlq list")
-        return list(found.values())
+        return found
+
+    async def present(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of them that are there."""
+        found = await by_ids(self._store, ids)
+        return [letter for letter in found.values() if self._service in ("", letter.service)]
 
     async def preflight(self, letters: Iterable[DeadLetter] | AsyncIterable[DeadLetter]) -> list[Planned]:
         """A verdict for each, before anything moves."""

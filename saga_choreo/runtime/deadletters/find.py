@@ -139,7 +139,7 @@ async def _steps(store: LetterStore, wanted: Wanted) -> AsyncIterator[DeadLetter
         before = groups[-1][0].saga_id
 
 
-async def by_ids(store: LetterStore, ids: Sequence[str], state: str = "all") -> dict[str, DeadLetter]:
+async def by_ids(store: LetterStore, ids: Sequence[str]) -> dict[str, DeadLetter]:
     """Those that are there, by id."""
     found: dict[str, DeadLetter] = {}
     numbers = [number for one in ids if (number := number_in(one)) is not None]
@@ -148,12 +148,13 @@ async def by_ids(store: LetterStore, ids: Sequence[str], state: str = "all") -> 
         found |= {f"m{one.number}": letter_of_quarantined(one) for one in await store.letters(LetterFilter(numbers=some))}
     if any(one.startswith("h") and one[1:].isdecimal() for one in ids):
         found |= {f"h{one.number}": letter_of_held(one) for one in await store.waiting("", _HELD_MAX) if f"h{one.number}" in ids}
-    plans = Plans(await store.definitions())
-    for one in ids:
+    steps = [one for one in ids if ":" in one]
+    plans = Plans(await store.definitions() if steps else {})
+    for one in steps:
         record, plan = await parked_record(store, one, plans)
         if record is not None and record.row.parked is not Parked.NO:
             found[one] = replace(letter_of_step(record, plan), id=one)
-    return {one: found[one] for one in ids if one in found and (state == "all" or found[one].state == state)}
+    return {one: found[one] for one in ids if one in found}
 
 
 def number_in(id_: str) -> int | None:
