@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from saga_choreo.cli.sound import require_sound
+
 if TYPE_CHECKING:
     from saga_choreo.model.choreography import Choreography
     from saga_choreo.testing.model_checker.options import Options, Result
@@ -45,13 +47,15 @@ def _switches(function: _F) -> _F:
 @click.argument("app", required=False)
 @click.option("--all-graphs", type=click.IntRange(1, 5), metavar="N", help="Every well-formed graph of up to N steps.")
 @click.option("--states-max", type=click.IntRange(1), default=4_000_000, show_default=True, help="Give up beyond so many states.")
+@click.option("--anyway", is_flag=True, help="Search it though it is not well-formed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @_switches
 @click.pass_context
 def check_model(
-    ctx: click.Context, /, app: str | None, all_graphs: int | None, states_max: int, as_json: bool, **switches: bool
+    ctx: click.Context, /, app: str | None, all_graphs: int | None, states_max: int, anyway: bool, as_json: bool, **switches: bool
 ) -> None:
-    """Search every interleaving of messages, failures and cancels. Exit code 6 when a promise is broken.
+    """Search every interleaving of messages, failures and cancels. Exit code 6 when a promise is broken, or a choreography is not
+    well-formed.
 
     APP is 'package.module:choreography' or the name of a built-in graph; without it, all ten built-in graphs are searched.
 
@@ -66,7 +70,10 @@ def check_model(
     if app and all_graphs:
         raise click.UsageError("APP and --all-graphs exclude each other; give one of them")
     options = Options(states_max=states_max, **switches)
-    results = [_checked_all(all_graphs, options)] if all_graphs else [*_checked(_choreographies(app), options, as_json=as_json)]
+    chosen = () if all_graphs else tuple(_choreographies(app))
+    if not anyway:
+        require_sound(chosen)
+    results = [_checked_all(all_graphs, options)] if all_graphs else [*_checked(chosen, options, as_json=as_json)]
     if as_json:
         answers = [result.to_json() for result in results]
         click.echo(json.dumps(answers[0] if len(answers) == 1 else answers))

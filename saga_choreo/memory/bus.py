@@ -117,17 +117,22 @@ class Bus:
     dead_letters: list[Outgoing] = field(default_factory=list[Outgoing])
 
     def bind(self, service: str, events: tuple[str, ...]) -> Queue:
-        self.readers[service] = events
+        """Another release of the service may read other events, and runs beside this one: nothing is unbound here."""
+        self.readers[service] = tuple(dict.fromkeys((*self.readers.get(service, ()), *events)))
         return self.queues.setdefault(service, Queue())
 
     def targets(self, channel: Channel) -> list[Queue]:
+        return [self.queues[service] for service in self.receivers(channel)]
+
+    def receivers(self, channel: Channel) -> list[str]:
+        """The services that a message on this channel goes to."""
         match channel.kind:
             case ChannelKind.EVENT:
-                return [self.queues[service] for service, events in self.readers.items() if channel.name in events]
+                return [service for service, events in self.readers.items() if channel.name in events]
             case ChannelKind.CONTROL:
-                return [self.queues[channel.name]] if channel.name in self.queues else []
+                return [channel.name] if channel.name in self.queues else []
             case ChannelKind.OUTCOME:
-                return list(self.queues.values())
+                return list(self.queues)
             case ChannelKind.DEFS | ChannelKind.DLQ | ChannelKind.OBSERVE:
                 return []
 

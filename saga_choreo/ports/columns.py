@@ -177,7 +177,7 @@ def from_columns(values: Sequence[Any]) -> Record:
         version=v[38],
         announced=v[39],
         changed_ms=v[40],
-        failure=None if v[41] is None else _failure(v[41]),
+        failure=None if len(v) < len(COLUMNS) or v[41] is None else _failure(v[41]),  # kept before there was one
     )
 
 

@@ -181,9 +181,12 @@ class Transaction(Protocol):
         """Insert the business key, or return the one that is there already (with its own saga id and digest)."""
         ...
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
+    def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
         """Undo what is written inside when the block is left by an exception (which passes through). Costs nothing until
-        the first write inside it through `user`, `raw` or the methods above."""
+        the first write inside it through `user`, `raw` or the methods above.
+
+        `hopeful`: it will hardly have to be undone. Then a store may set none, and where it has to be undone after all, undo the
+        whole transaction and raise StoreConflict: tried again, it sets real ones."""
         ...
 
     async def commit(self) -> None:

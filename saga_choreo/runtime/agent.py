@@ -13,27 +13,30 @@ from uuid import UUID
 from opentelemetry import propagate
 
 from saga_choreo.core.graph import plan_of
+from saga_choreo.core.states import step_state
 from saga_choreo.errors import ConfigurationError, DefinitionError
 from saga_choreo.model.choreography import Choreography, ChoreographyStep, checked_name
 from saga_choreo.model.event import Event
-from saga_choreo.model.states import SagaState
+from saga_choreo.model.states import SagaState, StepState
 from saga_choreo.ports.broker import Broker
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.clock import SystemClock
+from saga_choreo.runtime.commands import resolve
 from saga_choreo.runtime.deadletters.door import DeadLetters
 from saga_choreo.runtime.declare.declarations import Declarations, StepDecorators
 from saga_choreo.runtime.freezing import freeze, own_steps
 from saga_choreo.runtime.gates import BreakerView
 from saga_choreo.runtime.health import Health, health_of
 from saga_choreo.runtime.outside import complete, decline
-from saga_choreo.runtime.parked import ParkedStep, parked_steps
+from saga_choreo.runtime.parked import ParkedStep, Published, parked_steps
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
 from saga_choreo.runtime.sagas import SagaHandle, Start, start
-from saga_choreo.runtime.session import OnOutcome, Session
+from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
+from saga_choreo.runtime.telling import OnOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import SagaView, view_of
 
@@ -162,7 +165,8 @@ class Agent(StepDecorators):
 
     async def run(self, *, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set, then finish or hand back what is under way. Waits for a broker or store that cannot be
-        reached, and says so; raises ConfigurationError and DefinitionError at once."""
+        reached, and says so; raises ConfigurationError and DefinitionError at once, and StopCutShort when something would not
+        end within `Limits.stop_grace_s` and was left behind."""
         stop = stop or asyncio.Event()
         session = self._new_session()
         try:
@@ -298,7 +302,7 @@ class Agent(StepDecorators):
         await decline(self._opened(), token, reason)
 
     async def parked_steps(self, *, choreography: str = "", limit: int = 50) -> list[ParkedStep]:
-        """Steps of this service that wait for a person, of the newest sagas first. `saga-choreo steps` resolves them."""
+        """Steps of this service that wait for a person, of the newest sagas first; `resolve_step` says the word."""
         return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
 
     @property
@@ -306,6 +310,29 @@ class Agent(StepDecorators):
         """Dead letters of this service: quarantined messages and parked steps, to be looked at, replayed and put aside."""
         session = self._opened()
         return DeadLetters(session.store, self.name, clock=session.clock, limits=session.limits)
+
+    async def resolve_step(
+        self,
+        id_or_key: UUID | str,
+        step: str,
+        verb: str,
+        *,
+        operator: str,
+        reason: str,
+        event: Event | Published | list[Event | Published] | None = None,
+    ) -> StepState:
+        """A person's word on a parked step of this service: 'retry', 'take', 'give_back', 'done', 'fail' or 'waive'; which of them can
+        be said now is in `parked_steps()`. `done` of a step that publishes takes what it has published. Who said it, when and why is
+        kept with the step. Returns the step's state after it.
+
+        Raises Refused (with what is possible), SagaNotFound, ResultTooLarge.
+        """
+        session, handle = self._opened(), self.saga(id_or_key)
+        view = await handle.view()
+        row = await resolve(session.store, view.saga_id, step, verb, operator=operator, reason=reason, event=event)
+        known = session.catalog.get(view.definition)
+        plan = None if known is None else next((one for one in known.plan.steps if one.name == step), None)
+        return step_state(row, plan)
 
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
         """Sagas this service knows, newest first: started here, or with a step here. It knows its own steps of them only. With

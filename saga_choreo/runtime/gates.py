@@ -93,11 +93,11 @@ class _Gate:
         if self.circuit is None:
             return
         match answer:
-            case Ran() | Rejected():
+            case Ran() | Rejected(was_run=True):
                 self._turn(self.circuit.worked(probe=permit.is_probe))
             case Broke():
                 self._turn(self.circuit.failed(now_s, probe=permit.is_probe))
-            case Overran() | HeldBack() | None:
+            case Overran() | HeldBack() | Rejected() | None:
                 self._turn(self.circuit.unknown(probe=permit.is_probe))
 
     def _turn(self, circuit: Circuit | None) -> None:

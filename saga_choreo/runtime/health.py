@@ -15,10 +15,12 @@ __all__ = ["Health", "health_of"]
 class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
-    yet written down in the store. `replays`: replay jobs that this process carries out."""
+    yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine. `replays`: replay jobs
+    that this process carries out."""
 
     is_open: bool = False
     is_consuming: bool = False
+    is_durable: bool = False
     batches: int = 0
     attempts: int = 0
     unmarked: int = 0
@@ -32,6 +34,7 @@ def health_of(session: Session | None) -> Health:
     return Health(
         is_open=True,
         is_consuming=session.is_working and session.consumer.is_well,
+        is_durable=session.store.features.durable,
         batches=session.consumer.in_flight,
         attempts=session.timers.running,
         unmarked=len(session.relay.announced),

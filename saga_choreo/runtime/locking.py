@@ -25,6 +25,6 @@ def on_conflict(record: Record, held: SagaLock, policy: OnConflict, now_ms: int,
     # A call that may have been made (before the step had a lock, say) is not known not to have happened: no refusing any more.
     may_refuse = record.row.state is State.WAITING or record.tried_since_ms is None
     if may_refuse and (policy == "refuse" or held.saga_id < record.saga_id):
-        return Rejected(why)
+        return Rejected(why, was_run=False)
     pause_ms = min(max((now_ms - started_ms(record.saga_id)) // 8, _ASK_FIRST_MS), _ASK_MAX_MS)
     return HeldBack(now_ms + int(pause_ms * (0.5 + chance)), why)

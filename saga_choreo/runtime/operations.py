@@ -105,7 +105,10 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
+    """A business no. `was_run`: the handler said it; otherwise a lock that somebody else holds, and the handler was not called."""
+
     reason: str
+    was_run: bool = True
 
 
 @dataclass(frozen=True, slots=True)

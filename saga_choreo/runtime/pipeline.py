@@ -131,6 +131,10 @@ class Pipeline:
         else:
             yield Rollback()
         untold: frozenset[UUID] = (yield Tell(extras.endings)) if extras.endings else frozenset()
+        if told := sorted_.told_of_hold(done, untold):
+            yield Begin()
+            yield Save((), unhold=told)
+            yield Commit()
         deliveries = [arrival.delivery for arrival in done if arrival.delivery is not None]
         acked = [d for d in deliveries if not untold or sorted_.ending_of(d) not in untold]
         if acked:

@@ -23,6 +23,7 @@ __all__ = [
     "hand_back",
     "hold_back",
     "is_undo",
+    "HELD",
     "settle",
     "settle_uncalled",
     "word_on",

@@ -9,7 +9,6 @@ from typing import Any, cast
 from saga_choreo.errors import ConfigurationError, PublishRefused
 from saga_choreo.ports import Broker, Channel, ChannelKind, Notice, Outgoing, Topology
 from saga_choreo.testing.behaviours import (
-    BrokerHarness,
     BrokerSuite,
     bodies,
     collect,
@@ -20,16 +19,17 @@ from saga_choreo.testing.behaviours import (
     publish,
     topology,
 )
+from saga_choreo.testing.broker_harness import BrokerHarness
 
 __all__ = ["PUBLISHING", "first_notices"]
 
 PUBLISHING = BrokerSuite()
 
 
-async def first_notices(broker: Broker, *subjects: str) -> dict[str, bytes]:
+async def first_notices(broker: Broker, *subjects: str, within_s: float = 20.0) -> dict[str, bytes]:
     """Watch until all these subjects were seen; the last body of each."""
     seen: dict[str, bytes] = {}
-    async with asyncio.timeout(20), aclosing(cast("Any", broker.notices())) as notices:
+    async with asyncio.timeout(within_s), aclosing(cast("Any", broker.notices())) as notices:
         async for notice in notices:
             seen[notice.subject] = notice.body
             if seen.keys() >= set(subjects):

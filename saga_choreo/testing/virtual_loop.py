@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from heapq import heappop, heappush
+from typing import Any
 
 from saga_choreo.testing.simulator.streams import Stream
 
@@ -44,47 +44,43 @@ class Life:
         return context.run(call)
 
 
-class _TimeSelector(selectors.BaseSelector):
-    """Instead of waiting for a file, lets virtual time pass."""
+class _Handle(asyncio.TimerHandle):
+    """A callback that was asked for. Lighter than asyncio's own: nobody debugs it, and the loop compares times, not handles."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+    __slots__ = ("arguments", "call", "inside")
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        raise NotImplementedError("there are no files in virtual time")
+    def __init__(self, call: Callable[..., object], arguments: tuple[Any, ...], inside: contextvars.Context, when: float) -> None:
+        self.call = call
+        self.arguments = arguments
+        self.inside = inside
+        self._when = when
+        self._cancelled = False
 
-    unregister = register  # type: ignore[assignment]
+    def cancel(self) -> None:
+        self._cancelled = True
 
-    def get_map(self) -> Any:
-        return {}
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise NothingLeft("every task waits for something that nobody will ever do")
-        self._loop.pass_time(timeout)
-        return []
+    def __repr__(self) -> str:
+        return f"<{self.call!r} at {self._when:.6f} s>"
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """`stream` decides who goes first; `on_time` hears of every change of the time (seconds)."""
+    """`stream` decides who goes first; `on_time` hears of every change of the time (seconds). Of callbacks that are due at the same
+    time, the one asked for first is ready first."""
 
     def __init__(self, stream: Stream, on_time: Callable[[float], None] | None = None) -> None:
         super().__init__()
         self._stream = stream
         self._on_time = on_time
         self._now_s = 0.0
-        self._selector = _TimeSelector(self)
+        self._soon: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._timed = 0
         self.rounds = 0
         self._made: list[tuple[Life, asyncio.Task[Any]]] = []
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         return self._now_s
-
-    def pass_time(self, seconds: float) -> None:
-        self._now_s += seconds + _ROUND_S
-        if self._on_time is not None:
-            self._on_time(self._now_s)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)
@@ -102,34 +98,62 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def bury(self, life: Life) -> None:
         """The process is dead: none of its callbacks is ever called. Its tasks are kept, so that nothing cleans them up."""
         life.is_over = True
-        waiting: tuple[Any, ...] = (*self._ready, *self._scheduled)  # type: ignore[attr-defined]  # all that may still be called
-        for handle in waiting:
-            if _is_dead(handle):
-                handle.cancel()
 
     def call_soon(  # type: ignore[override]  # the stub's type variables cannot be written in Python 3.11
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = super().call_soon(callback, *args, context=context)
-        if _is_dead(handle):
-            handle.cancel()
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, self._now_s)
+        self._soon.append(handle)
         return handle
 
     def call_at(  # type: ignore[override]  # the same
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        handle = super().call_at(when, callback, *args, context=context)
-        if _is_dead(handle):
-            handle.cancel()
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, when)
+        self._timed += 1
+        heappush(self._timers, (when, self._timed, handle))
         return handle
 
+    def call_later(  # type: ignore[override]  # the same
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
     def _run_once(self) -> None:
-        self.rounds += 1
-        # BaseEventLoop gives what is ready no public name; this is the one place that orders it.
-        ready = cast("deque[asyncio.Handle]", self._ready)  # type: ignore[attr-defined]
-        if len(ready) > 1:
-            ready.rotate(-self._stream.below(len(ready)))
-        super()._run_once()  # type: ignore[misc]  # the scheduler of BaseEventLoop has no public name
+        """Rounds until somebody says stop. `BaseEventLoop.run_forever` calls this, and gives it no public name."""
+        soon, on_time = self._soon, self._on_time
+        life_of = Life.current
+        while not self._stopping:  # type: ignore[attr-defined]  # set by `stop`
+            self.rounds += 1
+            if len(soon) > 1:
+                soon.rotate(-self._stream.below(len(soon)))
+            self._pass_time()
+            if on_time is not None:
+                on_time(self._now_s)
+            for _ in range(len(soon)):
+                handle = soon.popleft()
+                # As `_is_over`, without a call: this line runs more often than any other.
+                if handle.cancelled() or ((life := handle.inside.get(life_of)) is not None and life.is_over):
+                    continue
+                try:
+                    handle.inside.run(handle.call, *handle.arguments)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001  as asyncio does: a callback that fails ends nobody else
+                    self.call_exception_handler({"message": f"exception in {handle!r}", "exception": error, "handle": handle})
+
+    def _pass_time(self) -> None:
+        """A little if anything is ready, else up to the next timer; what is due by then becomes ready."""
+        soon, timers = self._soon, self._timers
+        if not soon:
+            while timers and _is_over(timers[0][2]):
+                heappop(timers)
+            if not timers:
+                raise NothingLeft("every task waits for something that nobody will ever do")
+            self._now_s = max(self._now_s, timers[0][0])
+        self._now_s = now_s = self._now_s + _ROUND_S
+        while timers and timers[0][0] < now_s:
+            soon.append(heappop(timers)[2])
 
     def _process_events(self, event_list: object) -> None:
         del event_list
@@ -162,9 +186,17 @@ def _lay_to_rest(task: asyncio.Task[Any]) -> None:
         return
 
 
-def _is_dead(handle: Any) -> bool:
-    life = handle._context.get(Life.current) if handle._context is not None else None
+def _is_over(handle: _Handle) -> bool:
+    """Cancelled, or of a process that is dead."""
+    if handle.cancelled():
+        return True
+    life = handle.inside.get(Life.current)
     return life is not None and life.is_over
+
+
+def _end(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 class VirtualClock:
@@ -182,7 +214,15 @@ class VirtualClock:
         return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        over = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
 
     def chance(self) -> float:
         return self._stream.random()

@@ -39,6 +39,10 @@ class SimulatedBroker:
         self.open: dict[Letter, None] = {}
         self._held: list[Letter] = []
         self.dead_letters = 0
+        # Called with a message and a service it goes to; may give another one to send there beside it.
+        self.stray: Callable[[Outgoing, str], Outgoing | None] | None = None
+        self.logs = 0
+        self.logged: list[tuple[str, Outgoing]] = []
         self.wake: Callable[[str], object] = str  # set by whoever has the agents
 
     def _receivers(self, channel: Channel) -> Sequence[str]:
@@ -60,19 +64,26 @@ class SimulatedBroker:
             world.saw("publish refused")
             return BrokerUnavailable("the broker does not answer")
         for service in self._receivers(message.channel):
-            self._send(service, message)
+            self.send(service, message)
+            if len(self.logged) < self.logs:
+                self.logged.append((service, message))
+            if self.stray is not None and world.hit("stray") is not None:
+                stray = self.stray(message, service)
+                if stray is not None:
+                    self.send(service, stray, may_be_lost=False)
         if world.hit("publish_unknown") is not None:
             world.saw("publish accepted, but an error")
             return BrokerUnavailable("the connection was lost while waiting for the confirmation")
         return None
 
-    def _send(self, service: str, message: Outgoing) -> None:
+    def send(self, service: str, message: Outgoing, *, may_be_lost: bool = True) -> None:
+        """What nobody says again must not be lost."""
         world = self._world
         more = world.hit("duplicate")
         if more is not None:
             world.saw("message duplicated")
         for _ in range(1 if more is None else 2 + int(more * 3)):
-            if world.hit("loss") is not None:
+            if may_be_lost and world.hit("loss") is not None:
                 world.saw("message lost")
                 continue
             letter = Letter(service, message.channel, message.headers, message.body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
@@ -26,12 +27,15 @@ from saga_choreo.runtime.operations import (
     Operation,
     Pause,
     Publish,
+    Ran,
     Release,
     Rollback,
     Save,
     Tell,
 )
 from saga_choreo.runtime.pipeline import Steps
+from saga_choreo.runtime.settling import is_undo
+from saga_choreo.testing.simulator.admission import Admission
 from saga_choreo.testing.simulator.broker import Letter
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.store import SimulatedTransaction
@@ -71,6 +75,11 @@ class Run:
         self._transaction: SimulatedTransaction | None = None
         self._saved: list[Record] = []
         self._is_dead = False
+        self._admission = Admission(self)
+
+    @property
+    def is_dead(self) -> bool:
+        return self._is_dead
 
     def kill(self) -> None:
         """The process has died."""
@@ -110,6 +119,7 @@ class Run:
     def _end(self, value: Any, error: SagaError | None) -> None:
         self._leave()
         self._is_dead = True
+        self._admission.over()
         self._ended(self, value, error)
 
     def _leave(self) -> None:
@@ -128,12 +138,13 @@ class Run:
             case Claim(sagas=sagas):
                 self._in_store_time(self._claim, self._store.keys_of(sagas))
                 return _WAITING
-            case Admit(record=record):  # simulated steps declare no limits and no locks, so that they are never asked
-                return Admitted(record.lock)
+            case Admit():
+                answer = self._admission.ask(operation, self._open(), self.go)
+                return _WAITING if answer is None else answer
             case Execute():
                 return self._execute(operation)
             case Save():
-                self._save(operation)
+                return self._save(operation)
             case Commit():
                 self._in_store_time(self._commit)
                 return _WAITING
@@ -182,7 +193,10 @@ class Run:
         taken = self._store.claim(self._open(), keys)
         if taken is not None:
             self._world.saw("waited for a row")
-            self._store.when_free(taken, lambda: self._claim(keys))
+            try:
+                self._store.when_free(self._open(), taken, lambda: self._claim(keys))
+            except StoreConflict as conflict:
+                self.go(error=conflict)
             return
         self.go([record for key in keys if (record := self._store.get(key)) is not None])
 
@@ -194,9 +208,18 @@ class Run:
         in_slow_lane = operation.record.lease_ms is not None
         stalled = self._world.hit("stall") if in_slow_lane else None
 
+        record, transaction, lock = operation.record, self._transaction, operation.record.lock
+
+        before = {} if transaction is None else dict(transaction.saga_locks)
+
         def go_on(executed: Executed) -> None:
             self.is_calling = False
-            self.go(executed)
+            if self._is_dead:
+                return
+            if operation.inside and transaction is not None and not isinstance(executed, Ran):
+                transaction.saga_locks = before  # the savepoint is undone
+            self._admission.executed(record, executed)
+            self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
         def answer(executed: Executed) -> None:
             if stalled is None:
@@ -205,16 +228,46 @@ class Run:
                 self._world.saw("attempt stalled")
                 self._world.after(int(stalled * 100 * SECOND), go_on, executed)
 
-        self.process.handlers.run(operation, known, self._transaction, answer)
+        def run(taken: Admitted | Executed) -> None:
+            nonlocal lock
+            if isinstance(taken, Admitted):
+                lock = taken.lock
+                self.process.handlers.run(operation, known, transaction, answer)
+            else:
+                go_on(taken)
+
+        if operation.inside and not is_undo(operation.duty) and transaction is not None:
+            self._admission.take_lock(record, transaction, run)
+        else:
+            self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
 
-    def _save(self, operation: Save) -> None:
+    def _save(self, operation: Save) -> Any:
+        """The rows of locks that it frees may be another transaction's: then it waits."""
         transaction = self._open()
+        busy = self._store.free_locks(transaction, operation.unlock)
+        if busy is not None:
+            self._store.when_lock_free(transaction, busy, lambda: self._save_again(operation))
+            return _WAITING
         self._store.save(transaction, operation.records)
-        transaction.quarantined += len(operation.quarantined)
+        transaction.quarantined += operation.quarantined
+        transaction.held += operation.held
+        transaction.unheld += operation.unhold
         for (_, name), count in operation.counters.items():
             transaction.counters[name] = transaction.counters.get(name, 0) + count
         self._saved.extend(operation.records)
+        return None
+
+    def _save_again(self, operation: Save) -> None:
+        if self._is_dead:
+            return
+        try:
+            answer = self._save(operation)
+        except SagaError as failure:
+            self.go(error=failure)
+            return
+        if answer is not _WAITING:
+            self.go()
 
     def _commit(self) -> None:
         if self._is_dead:
@@ -234,6 +287,8 @@ class Run:
         transaction.effects[:0] = self._effects  # they were done by hand before the word was said
         self._effects = []
         records = self._store.commit(transaction)
+        if transaction.held:
+            self.process.expect_held()
         self.process.house.changed(self.process, records)
         if unknown is not None:
             world.saw("commit unknown, applied")

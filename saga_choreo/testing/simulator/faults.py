@@ -37,6 +37,15 @@ RATES: dict[str, tuple[float, float]] = {
     "tell_fails": (0.01, 0.1),
     "cancel": (0.1, 0.6),
     "deadline": (0.1, 0.5),
+    # Not faults, but what some steps ask for: limits, breakers, locks.
+    "concurrency": (0.1, 0.7),
+    "rate": (0.1, 0.6),
+    "breaker": (0.1, 0.7),
+    "lock": (0.1, 0.7),
+    # Messages that must not count, definitions that come late, and messages that come again after the horizon.
+    "stray": (0.005, 0.05),
+    "late_definition": (0.05, 0.3),
+    "next_week": (0.2, 0.6),
 }
 _ON = 0.6
 _CALM = 0.25

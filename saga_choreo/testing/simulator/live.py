@@ -14,11 +14,14 @@ from datetime import timedelta
 from saga_choreo.core.graph import Plan, plan_of
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.model.record import ORIGIN
+from saga_choreo.ports.broker import Outgoing
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
+from saga_choreo.testing.simulator.guards import Guards, Watch
 from saga_choreo.testing.simulator.live_handlers import LiveHandlers
 from saga_choreo.testing.simulator.live_house import House
 from saga_choreo.testing.simulator.live_ports import Committed
@@ -28,12 +31,16 @@ from saga_choreo.testing.simulator.people import People
 from saga_choreo.testing.simulator.settings import Settings, Verdict
 from saga_choreo.testing.simulator.shapes import random_choreography
 from saga_choreo.testing.simulator.simulation import random_options, verdict_of
-from saga_choreo.testing.simulator.store import Write
+from saga_choreo.testing.simulator.store import LockWrites, Write
+from saga_choreo.testing.simulator.strays import UNKNOWN, Strays
 from saga_choreo.testing.simulator.world import SECOND
 
 __all__ = ["LiveSimulation", "run_live_seed"]
 
 _PATIENCE_S = 3600
+_FOUND_MAX = 100_000
+# From the permission to run to the handler: the commit that claims the attempt, in a slow store.
+_ON_THE_WAY_S = 15.0
 
 
 def run_live_seed(seed: int, settings: Settings) -> Verdict:
@@ -49,35 +56,47 @@ class LiveSimulation(House):
         self._stream = stream = self.world.streams.named("workload")
         self._services = [f"s{number}" for number in range(3 + stream.below(2))]
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
-        self.limits = Limits(reannounce=reannounce, nudge_first_s=5, nudge_max_s=30)
+        # Idle agents do little but look around; looking less often finds the same a little later.
+        self.limits = Limits(reannounce=reannounce, nudge_first_s=5, nudge_max_s=30, scan_every_s=2.0, held_look_s=5.0)
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
             plan_of(random_choreography(stream, self._services, shape, f"drawn-{number}")) for number in range(2)
         ]
         self._services = sorted({*self._services, *(owner for plan in self._plans for owner in plan.owners)})
         by_definition = {plan.definition: plan for plan in self._plans}
-        self.oracle = Oracle(self.world, by_definition)
+        self._guards = Guards(self.world)
+        self.oracle = Oracle(self.world, by_definition, self._guards.locks)
         self.provider = Provider(self.world, self.oracle.outside)
-        self._handlers = LiveHandlers(self.world, self.provider)
+        self._handlers = LiveHandlers(self.world, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider)
         self._started: dict[str, None] = {}
         self._quiet_rounds = 0
+        self._strays = Strays(self.world)
+        self._stream_of_strays = self.world.streams.named("strays/where")
 
     def _agents(self, service: str) -> list[LiveProcess]:
         store, known = Committed(service, self._committed), list[Known]()
         for plan in self._plans:
-            definitions = plan.choreography.steps
-            bound = {
-                step.index: self._handlers.bound(
-                    definitions[step.index], step, random_options(definitions[step.index], self._stream)
-                )
-                for step in plan.owned_by(service)
-            }
+            bound: dict[int, BoundStep] = {}
+            for step in plan.owned_by(service):
+                definition = plan.choreography.steps[step.index]
+                guards = self._guards.of(plan.definition, step.index, definition)
+                options = random_options(definition, self._stream, guards)
+                bound[step.index] = self._handlers.bound(definition, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
         return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
 
-    def _committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
+    def spread(self, message: Outgoing, delay_ns: int) -> None:
+        super().spread(message, delay_ns)
+        services = self.bus.receivers(message.channel)
+        if services and self.world.hit("stray") is not None:
+            service = self._stream_of_strays.pick(services)
+            stray = self._strays.made_from(message, self.processes[service][0].store)
+            if stray is not None:
+                self.world.after(delay_ns, self.bus.queues[service].put, stray)
+
+    def _committed(self, service: str, writes: Sequence[Write], effects: Sequence[Effect], locks: LockWrites) -> None:
         for old, new in writes:
             if new.step == ORIGIN and old is None and new.saga_id not in self.oracle.ledgers:
                 number = int(new.key.removeprefix("SAGA-"))
@@ -86,7 +105,7 @@ class LiveSimulation(House):
                 self._started[new.key] = None
                 self.oracle.expect(number, new)
                 self.people.cancel_later(service, new)
-        self.oracle.committed(writes, effects)
+        self.oracle.committed(writes, effects, locks)
         for _, new in writes:
             self.people.notice(new)
 
@@ -156,12 +175,17 @@ class LiveSimulation(House):
         self.oracle.finish(stores, sum(queue.size for queue in self.bus.queues.values()))
         if not is_quiet and not world.violations:
             world.broken("L6", "something still goes on long after everything was healed")
+        if not world.violations:
+            self._strays.judge(stores)
 
     async def _read_back(self, store: Committed) -> None:
         """What is really stored: announcing is not a change that the oracle hears of."""
         reader = MemoryStore(f"memory://{self.place}-{store.service}")
         await reader.open()
-        for group in await reader.sagas(SagaFilter(service=store.service, limit=100_000)):
+        store.quarantined = [*await reader.quarantined(store.service, _FOUND_MAX)]
+        store.held = {one.number: one for one in await reader.held(store.service, [UNKNOWN], _FOUND_MAX)}
+        store.held |= {one.number: one for one in await reader.untold(store.service, 1 << 62, _FOUND_MAX)}
+        for group in await reader.sagas(SagaFilter(service=store.service, limit=_FOUND_MAX)):
             for record in group:
                 seen = store.records[record.saga_id][record.record_key]
                 if replace(record, announced=0) != replace(seen, announced=0):

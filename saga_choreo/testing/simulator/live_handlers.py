@@ -18,8 +18,10 @@ from saga_choreo.runtime.declare.invoke import Invocation
 from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.results import Pending, choose
 from saga_choreo.testing.simulator.external import Provider, Reply
+from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import choice_of
 from saga_choreo.testing.simulator.world import World
+from saga_choreo.testing.virtual_loop import Life
 
 __all__ = ["LiveHandlers", "event_class"]
 
@@ -32,22 +34,32 @@ def event_class(ref: EventRef) -> type[Event]:
 class LiveHandlers:
     """Makes bound steps whose functions are played here."""
 
-    def __init__(self, world: World, provider: Provider) -> None:
+    def __init__(self, world: World, provider: Provider, watch: Watch) -> None:
         self._world = world
         self._provider = provider
+        self._watch = watch
         self._stream = world.streams.named("handlers")
 
-    def bound(self, definition: ChoreographyStep, step: StepPlan, options: StepOptions) -> BoundStep:
+    def bound(self, definition: ChoreographyStep, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
         async def forward(inputs: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
             del inputs, kept
-            return await self._forward(definition, step, ctx)
+            if not options.is_limited:
+                return await self._forward(definition, step, ctx)
+            place, now = Life.current.get(), self._world.now_s
+            run = self._watch.began(place, step.name, options, now())
+            try:
+                return await self._forward(definition, step, ctx)
+            finally:
+                self._watch.ended(place, step.name, run, now(), failed=None)
 
         async def undo(results: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Event | None:
             del results, kept
             return await self._undo(definition, step, ctx)
 
         play = cast("Invocation", forward)
-        return BoundStep(definition, options, play, cast("Invocation", undo) if step.undo is not Undo.NONE else None, ())
+        return BoundStep(
+            definition, options, play, cast("Invocation", undo) if step.undo is not Undo.NONE else None, (), lambda _: lock
+        )
 
     async def _forward(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Any:
         choice = choice_of(step, self._stream)

@@ -33,7 +33,7 @@ from saga_choreo.ports.store import (
 )
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.testing.simulator.effects import Effect
-from saga_choreo.testing.simulator.store import Write
+from saga_choreo.testing.simulator.store import LockWrites, Write
 from saga_choreo.testing.simulator.world import SECOND, World
 
 __all__ = ["BY_HAND", "Boundary", "Committed", "FaultyBroker", "FaultyStore", "FaultyTransaction", "WatchedStore"]
@@ -47,23 +47,30 @@ S = TypeVar("S", bound=WholeStore)
 class Committed:
     """What one service's agents have committed, as the oracle sees it; shared by all incarnations."""
 
-    def __init__(self, service: str, told: Callable[[str, Sequence[Write], Sequence[Effect]], None]) -> None:
+    def __init__(self, service: str, told: Callable[[str, Sequence[Write], Sequence[Effect], LockWrites], None]) -> None:
         self.service = service
         self.records: dict[UUID, dict[RecordKey, Record]] = {}
-        self.quarantined = 0
+        self.quarantined: list[Quarantined] = []
+        self.held: dict[int, Held] = {}
         self.counters: dict[str, int] = {}
+        self.saga_locks: dict[str, UUID] = {}
         self._told = told
 
     def get(self, key: RecordKey) -> Record | None:
         return self.records.get(key.saga_id, {}).get(key)
 
-    def note(self, records: Sequence[Record], effects: Sequence[Effect]) -> None:
+    def note(self, records: Sequence[Record], effects: Sequence[Effect], locks: Mapping[tuple[str, str], UUID | None]) -> None:
         writes: list[Write] = []
         for record in records:
             rows = self.records.setdefault(record.saga_id, {})
             writes.append((rows.get(record.record_key), record))
             rows[record.record_key] = record
-        self._told(self.service, writes, effects)
+        for (_, name), saga_id in locks.items():
+            if saga_id is None:
+                self.saga_locks.pop(name, None)
+            else:
+                self.saga_locks[name] = saga_id
+        self._told(self.service, writes, effects, [*locks.items()])
 
 
 class _Block:
@@ -125,8 +132,8 @@ class FaultyTransaction:
         await self._store.boundary()
         return await self._inner.register(key)
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        return self._inner.savepoint()
+    def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
+        return self._inner.savepoint(hopeful=hopeful)
 
     async def commit(self) -> None:
         await self._store.moment()
@@ -161,12 +168,12 @@ class _WatchedTransaction(FaultyTransaction):
         records = [draft.records[place] for place in sorted(draft.records)]
         effects = [Effect(*values) for table, values in draft.lists if table == "effects"]
         committed = self._committed
-        committed.quarantined += len(draft.quarantined)
         for (_, name), count in draft.counters.items():
             committed.counters[name] = committed.counters.get(name, 0) + count
+        locks = dict(draft.saga_locks)
         await self._memory.commit()
         by_hand = BY_HAND.get() if records else ()
-        committed.note(records, [*by_hand, *effects])
+        committed.note(records, [*by_hand, *effects], locks)
 
 
 class FaultyStore(Generic[S]):

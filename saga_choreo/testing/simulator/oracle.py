@@ -16,9 +16,10 @@ from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
 from saga_choreo.testing.simulator.situations import notice
-from saga_choreo.testing.simulator.store import Write
+from saga_choreo.testing.simulator.store import LockWrites, Write
 from saga_choreo.testing.simulator.world import World
 
 __all__ = ["Judged", "Oracle"]
@@ -32,18 +33,21 @@ class Judged(Protocol):
 
     service: str
     records: dict[UUID, dict[RecordKey, Record]]
-    quarantined: int
     counters: dict[str, int]
+    saga_locks: dict[str, UUID]
 
 
 class Oracle:
     """One world's judge."""
 
-    def __init__(self, world: World, plans: Mapping[str, Plan]) -> None:
+    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str]) -> None:
+        """`locks`: the name of the lock that a step of a definition takes."""
         self._world = world
         self._plans = plans
         self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
         self.ledgers: dict[UUID, Ledger] = {}
+        self.effects = 0
+        self._locks = LockLedger(world, locks)
 
     def expect(self, number: int, first: Record) -> None:
         """A saga that is about to be started."""
@@ -53,7 +57,8 @@ class Oracle:
     def _broken(self, code: str, ledger: Ledger, text: str) -> None:
         self._world.broken(code, text, ledger.number)
 
-    def committed(self, writes: Sequence[Write], effects: Sequence[Effect]) -> None:
+    def committed(self, writes: Sequence[Write], effects: Sequence[Effect], locks: LockWrites = ()) -> None:
+        self._locks.written(locks)
         before: dict[tuple[UUID, int], Row] = {}
         for old, new in writes:
             ledger = self.ledgers[new.saga_id]
@@ -73,6 +78,7 @@ class Oracle:
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
             notice(self._world, old, new)
+        self._locks.judge()
 
     def _identity(self, ledger: Ledger, record: Record) -> None:
         if (record.definition, record.origin, record.deadline_ms, record.key) != ledger.identity:
@@ -90,6 +96,8 @@ class Oracle:
         if after.state not in _MAY_HAVE_RUN:
             self._broken("S3", ledger, f"{ledger.name(effect.step)} took effect, but its record says {after.state.name}")
         self._forward(ledger, effect.step)
+        if effect.by != "person":  # what a person does by hand needs no lock
+            self._locks.forward(ledger, effect.step)
 
     def outside(self, effect: Effect) -> None:
         """An effect at a provider, with nothing committed here at the same time."""
@@ -100,8 +108,10 @@ class Oracle:
         if ledger.state(effect.step) is State.TOMB:
             self._broken("S5", ledger, f"{ledger.name(effect.step)} took effect outside after its tombstone")
         self._forward(ledger, effect.step)
+        self._locks.forward(ledger, effect.step)
 
     def _forward(self, ledger: Ledger, step: int) -> None:
+        self.effects += 1
         ledger.forward[step] += 1
         self._world.note("EFFECT", ledger.name(step))
         if ledger.forward[step] > 1:
@@ -115,6 +125,7 @@ class Oracle:
 
     def undo(self, effect: Effect) -> None:
         ledger, step = self.ledgers[effect.saga_id], effect.step
+        self.effects += 1
         ledger.undone[step] += 1
         self._world.note("UNDO", ledger.name(step))
         if ledger.undone[step] > ledger.forward[step]:
@@ -186,10 +197,9 @@ class Oracle:
             for rows in store.records.values():
                 for record in rows.values():
                     self._settled(record)
-            if store.quarantined:
-                self._world.broken("L5", f"{store.quarantined} messages were quarantined at {store.service!r}, all were good")
             if store.counters.get("contradictions"):
                 self._world.broken("S6", f"service {store.service!r} heard an outcome that contradicts what it did")
+        self._locks.finish([(one.service, name) for one in stores for name in one.saga_locks], list(self.ledgers.values()))
         if unacknowledged:
             self._world.broken("L5", f"{unacknowledged} messages are still on the broker")
 

@@ -6,23 +6,27 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from saga_choreo.core.facts import Fact
+from saga_choreo.core.graph import Plan
 from saga_choreo.errors import SagaError
 from saga_choreo.model.envelope import ChannelKind
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.pipeline import Pipeline, Steps
+from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import Letter, SimulatedBroker
 from saga_choreo.testing.simulator.driving import Ended, Run
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import Handlers
 from saga_choreo.testing.simulator.publishing import Publishing
 from saga_choreo.testing.simulator.store import SimulatedStore
 from saga_choreo.testing.simulator.world import SECOND, World
 
-__all__ = ["House", "Process"]
+__all__ = ["House", "LateCatalog", "Process"]
 
 _BATCHES = (1, 1, 2, 4, 32)
 
@@ -40,11 +44,56 @@ class House(Protocol):
     def died(self, process: Process) -> None: ...
 
 
+class LateCatalog(Catalog):
+    """One that knows which definitions are still to come."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self._late: set[str] = set()
+
+    def expect(self, plan: Plan) -> None:
+        self._late.add(plan.definition)
+
+    def awaits(self, definition: str) -> bool:
+        """It is known, or will be."""
+        return definition in self._late or self.get(definition) is not None
+
+
+class _ProcessClock:
+    """A `Clock`, as far as limits ask one."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def time_ns(self) -> int:
+        return self._process.world.wall_ns(self._process.skew_ns)
+
+    def monotonic(self) -> float:
+        return self._process.world.now_ns / 1e9
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody sleeps in here", seconds)
+
+    def chance(self) -> float:
+        return self._process.jitter.random()
+
+    def entropy(self, size: int) -> bytes:
+        return self._process.jitter.entropy(size)
+
+
 class Process:
     """An agent of a service. `number` tells the agents of one service apart."""
 
     def __init__(
-        self, house: House, world: World, store: SimulatedStore, catalog: Catalog, handlers: Handlers, limits: Limits, number: int
+        self,
+        house: House,
+        world: World,
+        store: SimulatedStore,
+        catalog: LateCatalog,
+        handlers: Handlers,
+        limits: Limits,
+        watch: Watch,
+        number: int,
     ) -> None:
         self.house = house
         self.world = world
@@ -52,6 +101,7 @@ class Process:
         self.catalog = catalog
         self.handlers = handlers
         self.limits = limits
+        self.watch = watch
         self.name = f"{store.service}/{number}"
         self.jitter = world.streams.named(f"process/{self.name}")
         self.skew_ns = int(self.jitter.between(-1, 1) * SECOND)
@@ -64,6 +114,7 @@ class Process:
         """A new incarnation, with nothing in memory but what the store tells."""
         self.is_up = True
         self.publishing = Publishing(self)
+        self.gates = Gates(_ProcessClock(self))
         self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, self.publishing.announcing.known)
         self._runs: dict[Run, None] = {}
         self._working: dict[RecordKey, None] = {}
@@ -71,6 +122,8 @@ class Process:
         self._will_fetch = False
         self._trouble_until_ns = 0
         self._look_at_ns: int | None = None
+        self._looks_at_held = False
+        self.expect_held()
         self.expect_due(self.world.now_ns + 1)
         self.publishing.expect(self.world.now_ns + 1)
 
@@ -146,7 +199,7 @@ class Process:
     def _handle(self, letters: Sequence[Letter]) -> None:
         if any(letter.attempt > self.limits.deliveries_fast for letter in letters):
             self.world.saw("delivered more than three times")
-        if self.world.ended and any(letter.headers["ce-sagaid"] in self.world.ended for letter in letters):
+        if self.world.ended and any(letter.headers.get("ce-sagaid") in self.world.ended for letter in letters):
             self.world.saw("delivered after the end")
         arrivals = [
             Arrival.of(Delivery(one.channel, one.headers, one.body, one.attempt > 1, one.attempt, token=one)) for one in letters
@@ -164,6 +217,30 @@ class Process:
         if error is not None:
             self._trouble_until_ns = self.world.now_ns + SECOND // 2
         self.wake()
+
+    def expect_held(self) -> None:
+        """Messages may be on hold whose definition has come, or comes: look again and again while there are any."""
+        if not self._looks_at_held and any(self.catalog.awaits(one.definition) for one in self.store.held.values()):
+            self._looks_at_held = True
+            self.world.after(SECOND + int(self.jitter.random() * SECOND), self._look_at_held, self.publishing)
+
+    def _look_at_held(self, incarnation: Publishing) -> None:
+        if not self.is_up or incarnation is not self.publishing:
+            return
+        held = [one for one in self.store.held.values() if self.catalog.get(one.definition) is not None]
+        if not held:
+            self._held_handled(None, None, None)
+            return
+        self.world.saw("applied once its definition had come")
+        arrivals = [Arrival(channel_from(one.channel), one.headers, one.body, held_number=one.number) for one in held]
+        self._start(Run(self, f"{len(held)} on hold", self.pipeline.handle(arrivals), self._held_handled))
+
+    def _held_handled(self, run: Run | None, value: Any, error: SagaError | None) -> None:
+        del value, error
+        if run is not None:
+            self._runs.pop(run, None)
+        self._looks_at_held = False
+        self.expect_held()
 
     def expect_due(self, at_ns: int) -> None:
         """Look for due records then, unless that is done before."""

@@ -10,22 +10,25 @@ from saga_choreo.model.choreography import ChoreographyStep, Undo
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import Outcome
-from saga_choreo.runtime.catalog import Catalog
+from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.invoke import Invocation
 from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import SimulatedBroker
 from saga_choreo.testing.simulator.external import Provider
+from saga_choreo.testing.simulator.guards import GuardOptions, Guards, Watch
 from saga_choreo.testing.simulator.handlers import Handlers
 from saga_choreo.testing.simulator.oracle import Oracle
 from saga_choreo.testing.simulator.people import People
-from saga_choreo.testing.simulator.process import Process
+from saga_choreo.testing.simulator.process import LateCatalog, Process
 from saga_choreo.testing.simulator.settings import Settings, Verdict
 from saga_choreo.testing.simulator.shapes import random_choreography
 from saga_choreo.testing.simulator.starting import Client
 from saga_choreo.testing.simulator.store import SimulatedStore
+from saga_choreo.testing.simulator.strays import Strays
 from saga_choreo.testing.simulator.streams import Stream
+from saga_choreo.testing.simulator.week import LOGGED_MAX, NextWeek
 from saga_choreo.testing.simulator.world import SECOND, World
 
 __all__ = ["Simulation", "random_options", "run_seed", "verdict_of"]
@@ -48,9 +51,11 @@ class Simulation:
         self._stream = world.streams.named("workload")
         self._services = [f"s{number}" for number in range(3 + self._stream.below(3))]
         reannounce = self._stream.chance(0.4)
-        self._limits = Limits(reannounce=reannounce if settings.reannounce is None else settings.reannounce)
+        self.limits = Limits(reannounce=reannounce if settings.reannounce is None else settings.reannounce)
         self._plans = self._draw_plans(settings)
-        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans})
+        self._guards = Guards(world)
+        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks)
+        self._watch = Watch(world)
         self.provider = Provider(world, self.oracle.outside)
         readers = {
             event.name: sorted(
@@ -65,6 +70,10 @@ class Simulation:
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider)
         self._clients: list[Client] = []
+        self.strays = Strays(world)
+        self.broker.stray = self._stray
+        self._next_week = world.hit("next_week") is not None
+        self.broker.logs = LOGGED_MAX if self._next_week else 0
 
     def _draw_plans(self, settings: Settings) -> list[Plan]:
         given = settings.choreographies
@@ -75,15 +84,35 @@ class Simulation:
         return [plan_of(one) for one in drawn]
 
     def _agents(self, service: str) -> list[Process]:
-        store = SimulatedStore(self.world, service, self.oracle)
+        store, world = SimulatedStore(self.world, service, self.oracle), self.world
         handlers = Handlers(self.world, self.provider, self._went_pending)
-        catalog = Catalog(service)
+        catalog = LateCatalog(service)
         for plan in self._plans:
             own = plan.owned_by(service)
-            bound = {step.index: _bound(plan.choreography.steps[step.index], self._stream) for step in own}
-            catalog.add(plan, bound)
+            bound: dict[int, BoundStep] = {}
+            for step in own:
+                definition = plan.choreography.steps[step.index]
+                guards = self._guards.of(plan.definition, step.index, definition)
+                bound[step.index] = _bound(definition, random_options(definition, self._stream, guards), guards.lock)
+            late = world.hit("late_definition")
+            if late is None:
+                catalog.add(plan, bound)
+            else:
+                catalog.expect(plan)
+                world.after(int(late * 30 * SECOND), self._learn, service, plan, bound)
         count = 1 + self._stream.below(2)
-        return [Process(self, self.world, store, catalog, handlers, self._limits, number) for number in range(count)]
+        return [Process(self, self.world, store, catalog, handlers, self.limits, self._watch, number) for number in range(count)]
+
+    def _learn(self, service: str, plan: Plan, bound: dict[int, BoundStep]) -> None:
+        """A definition that comes late."""
+        agents = self.processes[service]
+        agents[0].catalog.add(plan, bound)
+        for agent in agents:
+            if agent.is_up:
+                agent.expect_held()
+
+    def _stray(self, message: Outgoing, service: str) -> Outgoing | None:
+        return self.strays.made_from(message, self.processes[service][0].store)
 
     def _went_pending(self, record: Record) -> None:
         del record  # people notice it by its record
@@ -97,7 +126,7 @@ class Simulation:
 
     def changed(self, process: Process, records: Sequence[Record]) -> None:
         """Timers and scans of this process know at once, those of its brothers within a second."""
-        world, limits = self.world, self._limits
+        world, limits = self.world, self.limits
         for agent in self.processes[process.store.service]:
             if not agent.is_up:
                 continue
@@ -140,6 +169,10 @@ class Simulation:
         self.oracle.finish(stores, len(self.broker.open))
         if not is_quiet and not self.world.violations:
             self.world.broken("L6", "something still goes on long after everything was healed")
+        if self._next_week and not self.world.violations:
+            NextWeek(self, {plan.definition: plan for plan in self._plans}).pass_by()
+        if not self.world.violations:
+            self.strays.judge(stores)
 
     def _start(self, number: int, service: str, plan: Plan) -> None:
         client = Client(self.world, self.processes[service], plan, number)
@@ -170,13 +203,13 @@ async def _never(*arguments: object) -> None:
     raise AssertionError("a simulated step has no function of its own", arguments)
 
 
-def _bound(step: ChoreographyStep, stream: Stream) -> BoundStep:
+def _bound(step: ChoreographyStep, options: StepOptions, lock: str) -> BoundStep:
     """A step with random options and without handlers."""
     never = cast("Invocation", _never)
-    return BoundStep(step, random_options(step, stream), never, never if step.undo is not Undo.NONE else None, ())
+    return BoundStep(step, options, never, never if step.undo is not Undo.NONE else None, (), lambda _: lock)
 
 
-def random_options(step: ChoreographyStep, stream: Stream) -> StepOptions:
+def random_options(step: ChoreographyStep, stream: Stream, guards: GuardOptions) -> StepOptions:
     vetoes = stream.chance(0.4) and step.may_veto
     return StepOptions(
         retry=Retry(attempts=1 + stream.below(5), delay_max_s=8.0, on_exhausted=OnExhausted.VETO if vetoes else OnExhausted.PARK),
@@ -184,4 +217,9 @@ def random_options(step: ChoreographyStep, stream: Stream) -> StepOptions:
         own_transaction=stream.chance(0.1) and not step.external,
         on_park_continue=stream.chance(0.2),
         deadline_s=stream.between(2, 20) if step.deadline_event is not None else None,
+        concurrency=guards.concurrency,
+        rate_per_s=guards.rate_per_s,
+        breaker=guards.breaker,
+        lock=(lambda: guards.lock) if guards.lock else None,
+        on_conflict="refuse" if guards.refuses else "wait",
     )

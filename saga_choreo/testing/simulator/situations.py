@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saga_choreo.model.record import ORIGIN, Record, Row
 from saga_choreo.model.states import Cause, Outcome, Parked, State
+from saga_choreo.runtime.settling import HELD
 from saga_choreo.testing.simulator.world import World
 
 __all__ = ["LIVE_SITUATIONS", "SITUATIONS", "notice"]
@@ -56,6 +57,22 @@ SITUATIONS = (
     "provider call lost",
     "provider declined",
     "callback told again",
+    "quarantined: unreadable",
+    "quarantined: from_the_future",
+    "quarantined: inapplicable",
+    "kept on hold for a definition nobody knows",
+    "applied once its definition had come",
+    "messages came again after the horizon",
+    "quarantined: stale",
+    "held back by a concurrency limit",
+    "held back by a rate limit",
+    "held back by a circuit breaker",
+    "held back by a lock",
+    "refused over a lock",
+    "waited for a lock's row",
+    "given up while it was held back",
+    "a probe closed the breaker",
+    "a probe failed",
 )
 
 # What a full run of real agents has to reach.
@@ -80,6 +97,12 @@ LIVE_SITUATIONS = (
             "delivered more than three times",
             "delivered after the end",
             "attempt stalled",
+            "applied once its definition had come",
+            "messages came again after the horizon",
+            "quarantined: stale",
+            "waited for a lock's row",
+            "a probe closed the breaker",
+            "a probe failed",
         )
     ),
 )
@@ -88,6 +111,8 @@ LIVE_SITUATIONS = (
 def notice(world: World, old: Record | None, new: Record) -> None:
     """Recognise situations from a record that was just committed."""
     before, row = Row() if old is None else old.row, new.row
+    if new.error.startswith(HELD) and (old is None or old.error != new.error):
+        _held_back(world, new)
     if row == before:
         return
     if new.step == ORIGIN:
@@ -95,7 +120,7 @@ def notice(world: World, old: Record | None, new: Record) -> None:
             world.saw("ended with a debt")
         return
     if row.state is not before.state:
-        _moved(world, old, before, row)
+        _moved(world, old, before, new)
     if row.parked is not before.parked:
         _parked(world, before, row)
     if row.attempt > before.attempt and row.state is before.state and old is not None:
@@ -109,8 +134,21 @@ def notice(world: World, old: Record | None, new: Record) -> None:
         world.saw("step went pending")
 
 
-def _moved(world: World, old: Record | None, before: Row, row: Row) -> None:
+def _held_back(world: World, record: Record) -> None:
+    """By the words an operator reads."""
+    for word in ("concurrency limit", "rate limit", "circuit breaker", "lock"):
+        if word in record.error:
+            world.saw(f"held back by a {word}")
+            return
+
+
+def _moved(world: World, old: Record | None, before: Row, new: Record) -> None:
+    row = new.row
     if row.state is State.TOMB:
+        if row.vetoer and "is held by saga" in new.reason and before.cause is Cause.NONE:
+            world.saw("refused over a lock")
+        if old is not None and old.error.startswith(HELD):
+            world.saw("given up while it was held back")
         if old is None:
             world.saw("ABORT before DONE")
         if row.vetoer and row.cause is Cause.TIMED_OUT:

@@ -56,7 +56,7 @@ class Client:
         if self.is_there:
             return
         process = next((one for one in self._origin if one.is_up), None)
-        if process is not None:
+        if process is not None and process.catalog.get(self._plan.definition) is not None:
             process.begin(self._steps(process), _no_matter)
         self._world.after(_LOOK_NS, self.try_to_start)
 

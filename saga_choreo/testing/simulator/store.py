@@ -6,41 +6,46 @@ its own), and a row that does not exist yet is not locked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from saga_choreo.errors import StoreConflict
 from saga_choreo.model.record import ORIGIN, Record, RecordKey
-from saga_choreo.ports.store import AnnouncedMark
+from saga_choreo.ports.store import AnnouncedMark, Held, Quarantined, SagaLock
 from saga_choreo.testing.simulator.effects import Effect
 
 if TYPE_CHECKING:
     from saga_choreo.testing.simulator.world import World
 
-__all__ = ["SimulatedStore", "SimulatedTransaction", "Watcher"]
+__all__ = ["LockWrites", "SimulatedStore", "SimulatedTransaction", "Watcher", "Write"]
 
 Write = tuple[Record | None, Record]
+# (service, name of the lock) and who has it now.
+LockWrites = Iterable[tuple[tuple[str, str], UUID | None]]
 
 
 class Watcher(Protocol):
     """Is told of every commit."""
 
-    def committed(self, writes: Sequence[Write], effects: Sequence[Effect]) -> None: ...
+    def committed(self, writes: Sequence[Write], effects: Sequence[Effect], locks: LockWrites = ()) -> None: ...
 
 
 class SimulatedTransaction:
     """What one transaction has locked and wants to write."""
 
-    __slots__ = ("counters", "effects", "is_over", "locks", "quarantined", "writes")
+    __slots__ = ("counters", "effects", "held", "is_over", "locks", "quarantined", "saga_locks", "unheld", "writes")
 
     def __init__(self) -> None:
-        self.locks: list[RecordKey] = []
+        self.locks: list[Hashable] = []
         self.writes: dict[RecordKey, Record] = {}
         self.effects: list[Effect] = []
-        self.quarantined = 0
+        self.quarantined: list[Quarantined] = []
+        self.held: list[Held] = []
+        self.unheld: list[int] = []
         self.counters: dict[str, int] = {}
+        self.saga_locks: dict[str, UUID | None] = {}
         self.is_over = False
 
 
@@ -54,10 +59,14 @@ class SimulatedStore:
         self.records: dict[UUID, dict[RecordKey, Record]] = {}
         self.timed: dict[RecordKey, int] = {}
         self.unsaid: dict[RecordKey, Record] = {}
-        self.quarantined = 0
+        self.quarantined: list[Quarantined] = []
+        self.held: dict[int, Held] = {}
+        self._held_number = 0
         self.counters: dict[str, int] = {}
-        self._owners: dict[RecordKey, SimulatedTransaction] = {}
-        self._waiting: dict[RecordKey, list[Callable[[], None]]] = {}
+        self.saga_locks: dict[str, UUID] = {}
+        self._owners: dict[Hashable, SimulatedTransaction] = {}
+        self._waiting: dict[Hashable, list[Callable[[], None]]] = {}
+        self._waits_for: dict[SimulatedTransaction, Hashable] = {}
 
     def get(self, key: RecordKey) -> Record | None:
         return self.records.get(key.saga_id, {}).get(key)
@@ -74,10 +83,47 @@ class SimulatedStore:
             self._lock(transaction, key)
         return None
 
-    def when_free(self, key: RecordKey, call: Callable[[], None]) -> None:
-        self._waiting.setdefault(key, []).append(call)
+    def when_free(self, transaction: SimulatedTransaction, key: Hashable, call: Callable[[], None]) -> None:
+        """Wait for another transaction. Raises StoreConflict when that one waits for this one."""
+        waited: Hashable | None = key
+        while waited is not None:
+            holder = self._owners.get(waited)
+            if holder is transaction:
+                raise StoreConflict("deadlock detected")
+            waited = self._waits_for.get(holder) if holder is not None else None
+        self._waits_for[transaction] = key
 
-    def _lock(self, transaction: SimulatedTransaction, key: RecordKey) -> None:
+        def go_on() -> None:
+            self._waits_for.pop(transaction, None)
+            call()
+
+        self._waiting.setdefault(key, []).append(go_on)
+
+    def take_lock(self, transaction: SimulatedTransaction, name: str, saga_id: UUID) -> UUID | None:
+        """Returns who holds the semantic lock then; None: another transaction is about to change it, wait for that."""
+        key = _lock_key(name)
+        if self._owners.get(key, transaction) is not transaction:
+            return None
+        self._lock(transaction, key)
+        holder = transaction.saga_locks[name] if name in transaction.saga_locks else self.saga_locks.get(name)
+        if holder is None:
+            transaction.saga_locks[name] = holder = saga_id
+        return holder
+
+    def free_locks(self, transaction: SimulatedTransaction, freed: Sequence[SagaLock]) -> str | None:
+        """Returns the name of a lock that another transaction is about to change; wait for that, and call again."""
+        for one in freed:
+            holder = self.take_lock(transaction, one.name, one.saga_id)
+            if holder is None:
+                return one.name
+            if holder == one.saga_id:
+                transaction.saga_locks[one.name] = None
+        return None
+
+    def when_lock_free(self, transaction: SimulatedTransaction, name: str, call: Callable[[], None]) -> None:
+        self.when_free(transaction, _lock_key(name), call)
+
+    def _lock(self, transaction: SimulatedTransaction, key: Hashable) -> None:
         if key not in self._owners:
             self._owners[key] = transaction
             transaction.locks.append(key)
@@ -104,11 +150,21 @@ class SimulatedStore:
             rows[key] = record
             self._index(key, record)
         self.quarantined += transaction.quarantined
+        for waiting in transaction.held:
+            self._held_number += 1
+            self.held[self._held_number] = replace(waiting, number=self._held_number)
+        for number in transaction.unheld:
+            self.held.pop(number, None)
         for name, count in transaction.counters.items():
             self.counters[name] = self.counters.get(name, 0) + count
-        effects = transaction.effects
+        for lock, saga_id in transaction.saga_locks.items():
+            if saga_id is None:
+                self.saga_locks.pop(lock, None)
+            else:
+                self.saga_locks[lock] = saga_id
+        locks = [((self.service, lock), saga_id) for lock, saga_id in transaction.saga_locks.items()]
         self.end(transaction)
-        self._watcher.committed(writes, effects)
+        self._watcher.committed(writes, transaction.effects, locks)
         return [record for _, record in writes]
 
     def _index(self, key: RecordKey, record: Record) -> None:
@@ -126,6 +182,7 @@ class SimulatedStore:
         if transaction.is_over:
             return
         transaction.is_over = True
+        self._waits_for.pop(transaction, None)
         for key in transaction.locks:
             del self._owners[key]
             for call in self._waiting.pop(key, ()):
@@ -149,3 +206,7 @@ class SimulatedStore:
                 record = replace(record, announced=min(mark.version, record.version))
                 self.records[mark.key.saga_id][mark.key] = record
                 self._index(mark.key, record)
+
+
+def _lock_key(name: str) -> Hashable:
+    return ("lock", name)

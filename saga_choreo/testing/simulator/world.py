@@ -58,6 +58,9 @@ class World:
             call(*arguments)
         return not queue
 
+    def now_s(self) -> float:
+        return self.now_ns / 1e9
+
     def wall_ns(self, skew_ns: int = 0) -> int:
         return _EPOCH_NS + self.now_ns + skew_ns
 
