@@ -90,8 +90,9 @@ class PostgresLetters:
         values = (sorted(set(numbers)), of, to, clean(operator), clean(note), now_ms)
         return await self._runs.write(lambda speaker: _changed(speaker, _MOVE, *values))
 
-    async def tried_again(self, number: int, code: str, detail: str, now_ms: int) -> None:
-        await self._runs.write(lambda speaker: _changed(speaker, _TRIED, number, clean(code), clean(detail), now_ms))
+    async def tried_again(self, found: Sequence[tuple[int, str, str]], now_ms: int) -> None:
+        rows = sorted((number, clean(code), clean(detail), now_ms) for number, code, detail in found)
+        await self._runs.write(lambda speaker: speaker.each(_TRIED, rows))
 
     async def delete_letters(self, numbers: Sequence[int], of: str) -> int:
         return await self._runs.write(lambda speaker: _changed(speaker, _DELETE, sorted(set(numbers)), of))

@@ -96,8 +96,9 @@ class SqliteLetters:
         rows = [(to, now_ms, operator, note, number, of) for number in sorted(set(numbers))]
         return await self._writer.run(lambda c: _changed(c, _MOVE, rows))
 
-    async def tried_again(self, number: int, code: str, detail: str, now_ms: int) -> None:
-        await self._writer.run(lambda c: _changed(c, _TRIED, [(code, detail, now_ms, number)]))
+    async def tried_again(self, found: Sequence[tuple[int, str, str]], now_ms: int) -> None:
+        rows = [(code, detail, now_ms, number) for number, code, detail in found]
+        await self._writer.run(lambda c: _changed(c, _TRIED, rows))
 
     async def delete_letters(self, numbers: Sequence[int], of: str) -> int:
         return await self._writer.run(lambda c: _changed(c, _DELETE, [(number, of) for number in sorted(set(numbers))]))

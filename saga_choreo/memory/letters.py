@@ -43,11 +43,12 @@ class MemoryLetters:
             letters[one.number] = replace(one, state=to, state_ms=now_ms, operator=operator, note=note)
         return len(moved)
 
-    async def tried_again(self, number: int, code: str, detail: str, now_ms: int) -> None:
+    async def tried_again(self, found: Sequence[tuple[int, str, str]], now_ms: int) -> None:
         letters = self._committed().quarantined
-        if number in letters:
-            again = letters[number].attempts + 1
-            letters[number] = replace(letters[number], code=code, detail=detail, attempts=again, last_ms=now_ms)
+        for number, code, detail in found:
+            if number in letters:
+                again = letters[number].attempts + 1
+                letters[number] = replace(letters[number], code=code, detail=detail, attempts=again, last_ms=now_ms)
 
     async def delete_letters(self, numbers: Sequence[int], of: str) -> int:
         letters = self._committed().quarantined

@@ -124,8 +124,8 @@ class Letters(Protocol):
         """Change the state of those that are in state `of`. Returns how many."""
         ...
 
-    async def tried_again(self, number: int, code: str, detail: str, now_ms: int) -> None:
-        """It was tried once more, and still cannot be applied."""
+    async def tried_again(self, found: Sequence[tuple[int, str, str]], now_ms: int) -> None:
+        """They were tried once more, and still cannot be applied: number, code and detail of each."""
         ...
 
     async def delete_letters(self, numbers: Sequence[int], of: str) -> int:

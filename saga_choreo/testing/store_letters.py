@@ -82,8 +82,8 @@ async def _again(harness: StoreHarness) -> None:
     async with harness.store() as opened:
         store = _letters_of(opened)
         one, _ = await _put(opened, _letter(1), _letter(2))
-        await store.tried_again(one.number, "inapplicable", "no such step", 9_000)
-        await store.tried_again(one.number, "stale", "too old again", 9_500)
+        await store.tried_again([(one.number, "inapplicable", "no such step")], 9_000)
+        await store.tried_again([(one.number, "stale", "too old again"), (9_999, "stale", "not there")], 9_500)
         (found,) = await store.letters(LetterFilter(numbers=(one.number,)))
         assert (found.code, found.detail, found.attempts, found.last_ms) == ("stale", "too old again", 3, 9_500)
         assert (found.received_ms, found.state) == (one.received_ms, "open")

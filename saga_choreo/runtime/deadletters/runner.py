@@ -194,7 +194,7 @@ class Replays:
                 again = Replay(is_suspect=item.tries > 1)
                 batch.append((item, letter, Arrival(channel_from(letter.channel), letter.headers, letter.body, replay=again)))
         await self._apply_patiently([arrival for _, _, arrival in batch])
-        return done + [await self._settled(job, item, letter, arrival.replay) for item, letter, arrival in batch]
+        return [*done, *await self._settled(job, batch)]
 
     async def _apply_patiently(self, arrivals: Sequence[Arrival]) -> None:
         """A message that meets a bug of ours fails alone."""
@@ -214,15 +214,27 @@ class Replays:
             assert again is not None
             again.code, again.detail = "unexpected", storable(f"{type(error).__name__}: {error}")
 
-    async def _settled(self, job: Job, item: JobItem, letter: Quarantined, again: Replay | None) -> JobItem:
-        assert again is not None
+    async def _settled(self, job: Job, batch: Sequence[tuple[JobItem, Quarantined, Arrival]]) -> list[JobItem]:
+        """The letters first, then their items: an agent that dies in between finds what it was."""
+        failed: list[tuple[int, str, str]] = []
+        applied: list[int] = []
+        done: list[JobItem] = []
+        for item, letter, arrival in batch:
+            again = arrival.replay
+            assert again is not None
+            if again.code:
+                failed.append((letter.number, again.code, again.detail))
+                done.append(self._over(item, ItemState.FAILED, f"{again.code}: {again.detail}"))
+            else:
+                applied.append(letter.number)
+                done.append(self._over(item, ItemState.RESOLVED, again.detail))
         now_ms = self._now_ms()
-        if again.code:
-            await self._store.tried_again(letter.number, again.code, again.detail, now_ms)
-            return self._over(item, ItemState.FAILED, f"{again.code}: {again.detail}")
-        note = f"{job.reason} (replay {job.id})"
-        await self._store.move_letters([letter.number], "open", "resolved", job.operator, note, now_ms)
-        return self._over(item, ItemState.RESOLVED, again.detail)
+        if failed:
+            await self._store.tried_again(failed, now_ms)
+        if applied:
+            note = f"{job.reason} (replay {job.id})"
+            await self._store.move_letters(applied, "open", "resolved", job.operator, note, now_ms)
+        return done
 
     async def _steps(self, job: Job, items: Sequence[JobItem]) -> list[JobItem]:
         if not items:
