@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from saga_choreo import SagaState
@@ -22,10 +24,12 @@ from saga_choreo.runtime.deadletters.replay import JobView
 from saga_choreo.runtime.plugins import make_store
 from tests.scenarios import apps
 from tests.scenarios.letters import ASK, all_of_them, ended, old_messages, stored_messages
+from tests.scenarios.parking import parks_local
 from tests.scenarios.test_processes import both_sides, process
 from tests.scenarios.world import Go, World, chain, eventually, run
 
 DAY_MS = 86_400_000
+_numbers = itertools.count()
 
 
 @contextmanager
@@ -126,9 +130,52 @@ async def _old_messages_do_nothing(broker: str, store: str, count: int) -> None:
         assert known == {handle.saga_id for handle in handles}, "no record was made of a forgotten saga"
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+SIZES = pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+
+
+@SIZES
 def test_old_messages_of_ended_and_forgotten_sagas_are_replayed_without_any_effect(nats_url: str, store: str, count: int) -> None:
     run(_old_messages_do_nothing(nats_url, store, count), 500)
+
+
+@pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[str]:
+    """A schema for each service, since every service has a database of its own."""
+    prefix = f"replays_{os.getpid()}_{next(_numbers)}"
+    schemas = [f"{prefix}_{service}" for service in ("inventory", "payment", "shop")]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for schema in schemas:
+            connection.execute(f'CREATE SCHEMA "{schema}"'.encode())
+        yield f"{postgres_url}{'&' if '?' in postgres_url else '?'}search_path={prefix}_{{service}}"
+        for schema in schemas:
+            connection.execute(f'DROP SCHEMA "{schema}" CASCADE'.encode())
+
+
+@SIZES
+def test_old_messages_are_replayed_without_any_effect_on_postgresql(nats_url: str, postgres_store: str, count: int) -> None:
+    run(_old_messages_do_nothing(nats_url, postgres_store, count), 500)
+
+
+def test_a_parked_step_is_replayed_on_postgresql(nats_url: str, postgres_store: str) -> None:
+    async def scenario() -> None:
+        world, down = parks_local(nats_url, postgres_store)
+        async with world.cluster() as cluster:
+            handles = [await cluster["shop"].start_saga(Go()) for _ in range(5)]
+            letters = cluster["payment"].dead_letters
+
+            async def all_parked() -> bool:
+                return len(await all_of_them(letters)) == len(handles)
+
+            await eventually(all_parked)
+            (group,) = await letters.groups()
+            assert (group.newest.code, group.newest.step) == ("RuntimeError", "charge")
+            down.works = True
+            (job,) = await letters.replay(await letters.preflight(letters.find()), ASK)
+            assert {await handle.wait(10) for handle in handles} == {SagaState.COMPLETED}
+            assert dict((await ended(letters, job.id)).counts) == {"resolved": len(handles)}
+            assert [effect.step for effect in await world.effects(cluster)].count("charge") == len(handles)
+
+    run(scenario())
 
 
 def test_a_job_waits_for_an_agent_and_begins_with_the_next_one(nats_url: str, store: str) -> None:
