@@ -19,7 +19,7 @@ from saga_choreo.cli.table import clean
 from saga_choreo.cli.when import shown
 from saga_choreo.runtime.deadletters.door import DeadLetters
 from saga_choreo.runtime.deadletters.exchange import exported
-from saga_choreo.runtime.deadletters.find import Group, Wanted
+from saga_choreo.runtime.deadletters.find import Group, WantedLetters
 from saga_choreo.runtime.deadletters.letter import DeadLetter
 from saga_choreo.runtime.deadletters.replay import Planned
 from saga_choreo.runtime.plugins import WholeStore
@@ -151,9 +151,9 @@ def show_letter(store_url: str | None, out: Output, letter_id: str) -> None:
     click.echo(f"{'replay now:':<16}{planned.judged.verdict.value}{clean(why)}")
 
 
-def wanted_of(selection: Selection) -> Wanted:
+def wanted_of(selection: Selection) -> WantedLetters:
     now_ms = time.time_ns() // 1_000_000
-    return Wanted(
+    return WantedLetters(
         service=selection.service,
         kind=selection.kind,
         saga=selection.saga,

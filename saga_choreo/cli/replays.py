@@ -15,7 +15,7 @@ from saga_choreo.cli.reading import with_store
 from saga_choreo.cli.selecting import Selection
 from saga_choreo.cli.steering import JOB_COLUMNS, JOB_FIELDS, job_row, percent_of, watch
 from saga_choreo.runtime.deadletters.door import DeadLetters
-from saga_choreo.runtime.deadletters.replay import JobView, Order, Planned
+from saga_choreo.runtime.deadletters.replay import JobView, Planned, ReplayOrder
 from saga_choreo.runtime.plugins import WholeStore
 
 __all__ = ["Pace", "rate_of", "replay_letters"]
@@ -36,7 +36,7 @@ class Pace:
 def replay_letters(
     store_url: str | None, out: Output, selection: Selection, pace: Pace, who: tuple[str, str], consent: Consent
 ) -> None:
-    order = Order(
+    order = ReplayOrder(
         operator=who[0],
         reason=who[1],
         rate_per_min=rate_of(pace.rate),
@@ -69,13 +69,13 @@ def letter_row_fields() -> tuple[str, ...]:
     return ("schema", "service", "state", "saga", "group", "moves", "detail", "attempts", "first_at", "last_at")
 
 
-def _plan_row(one: Planned, order: Order) -> dict[str, Any]:
+def _plan_row(one: Planned, order: ReplayOrder) -> dict[str, Any]:
     judged = one.judged
     verdict = {"verdict": judged.verdict.value, "why": judged.why, "moves": one.moves(force=order.force)}
     return letter_row(one.letter) | verdict
 
 
-def _agreed(planned: Sequence[Planned], order: Order, consent: Consent, out: Output) -> bool:
+def _agreed(planned: Sequence[Planned], order: ReplayOrder, consent: Consent, out: Output) -> bool:
     """Raises CliError when nothing would be replayed, or nobody agrees."""
     if not planned:
         raise CliError(ExitCode.NOT_FOUND, "no dead letter matches", hint="look with: saga-choreo dlq list")

@@ -11,8 +11,8 @@ from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record
 from saga_choreo.ports import ItemState, Quarantined
 from saga_choreo.runtime.deadletters.door import DeadLetters
-from saga_choreo.runtime.deadletters.find import Wanted
-from saga_choreo.runtime.deadletters.replay import JobView, Order
+from saga_choreo.runtime.deadletters.find import WantedLetters
+from saga_choreo.runtime.deadletters.replay import JobView, ReplayOrder
 from saga_choreo.runtime.letters import letter_of
 from saga_choreo.runtime.views import plan_from
 from saga_choreo.runtime.workspace import everything
@@ -22,7 +22,7 @@ from tests.scenarios.world import eventually
 
 __all__ = ["ASK", "all_of_them", "ended", "old_messages", "replay", "states", "stored_messages"]
 
-ASK = Order(operator="ana", reason="ticket 4411", rate_per_min=0, stop_percent=100)
+ASK = ReplayOrder(operator="ana", reason="ticket 4411", rate_per_min=0, stop_percent=100)
 
 
 async def stored_messages(cluster: Cluster, service: str, handle: SagaHandle, to: str) -> list[Quarantined]:
@@ -70,11 +70,11 @@ def old_messages(like: Sequence[Quarantined], count: int, started_ms: int) -> li
     return made
 
 
-async def all_of_them(letters: DeadLetters, wanted: Wanted | None = None) -> list[Any]:
+async def all_of_them(letters: DeadLetters, wanted: WantedLetters | None = None) -> list[Any]:
     return [one async for one in letters.find(wanted)]
 
 
-async def replay(letters: DeadLetters, wanted: Wanted | None = None, order: Order = ASK) -> str:
+async def replay(letters: DeadLetters, wanted: WantedLetters | None = None, order: ReplayOrder = ASK) -> str:
     """Ask for it; the job's id."""
     (job,) = await letters.replay(await letters.preflight(letters.find(wanted)), order)
     return job.id

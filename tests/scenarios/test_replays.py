@@ -10,7 +10,7 @@ import pytest
 from saga_choreo import SagaState
 from saga_choreo.errors import Refused
 from saga_choreo.ports import ItemState, JobState
-from saga_choreo.runtime.deadletters.find import Wanted
+from saga_choreo.runtime.deadletters.find import WantedLetters
 from saga_choreo.runtime.deadletters.letter import LetterKind
 from saga_choreo.runtime.deadletters.preflight import Verdict
 from tests.scenarios.letters import ASK, all_of_them, ended, old_messages, replay, states, stored_messages
@@ -85,7 +85,7 @@ def test_what_is_replayed_to_a_saga_that_has_ended_changes_nothing(place: tuple[
             assert details == {"changed nothing: it had been applied before"}
             assert await world.effects(cluster) == before
             assert await all_of_them(letters) == []
-            assert len(await all_of_them(letters, Wanted(state="resolved"))) == len(said)
+            assert len(await all_of_them(letters, WantedLetters(state="resolved"))) == len(said)
 
     run(scenario())
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from saga_choreo import SagaState
+from saga_choreo import SagaHandle, SagaState
 from saga_choreo.ports import JobState
 from saga_choreo.runtime.deadletters.door import DeadLetters
-from saga_choreo.runtime.deadletters.find import Wanted
+from saga_choreo.runtime.deadletters.find import WantedLetters
 from saga_choreo.runtime.deadletters.replay import JobView
 from saga_choreo.runtime.plugins import make_store
+from saga_choreo.testing.harness import Cluster
 from tests.scenarios import apps
 from tests.scenarios.letters import ASK, all_of_them, ended, old_messages, stored_messages
 from tests.scenarios.parking import parks_local
@@ -45,6 +46,19 @@ def tool(*args: str, store: str) -> Iterator[subprocess.Popen[bytes]]:
         child.wait()
 
 
+async def _parked_by_a_faulty_release(world: World, cluster: Cluster, letters: DeadLetters, count: int) -> list[SagaHandle]:
+    with process(world, "payment", WORLD_FAULTY="1"):
+        await cluster.start("inventory", "shop")
+        await cluster.ready()
+        handles = [await cluster["shop"].start_saga(Go(), key=f"k-{number}") for number in range(count)]
+
+        async def all_parked() -> bool:
+            return len(await all_of_them(letters, WantedLetters(kind="step"))) == count
+
+        await eventually(all_parked, 20)
+    return handles
+
+
 def test_tool_and_agent_are_killed_in_the_middle_of_a_replay_and_a_mended_release_ends_every_saga(
     nats_url: str, store: str
 ) -> None:
@@ -54,30 +68,18 @@ def test_tool_and_agent_are_killed_in_the_middle_of_a_replay_and_a_mended_releas
         world = apps.world(nats_url, store, "replayed")
         cluster = world.cluster()
         url = store.replace("{service}", "payment")
-        with process(world, "payment", WORLD_FAULTY="1"):
-            await cluster.start("inventory", "shop")
-            await cluster.ready()
-            handles = [await cluster["shop"].start_saga(Go(), key=f"k-{number}") for number in range(count)]
-            opened = make_store(url)
-            await opened.open()
-            letters = DeadLetters(opened)
-
-            async def all_parked() -> bool:
-                return len(await all_of_them(letters, Wanted(kind="step"))) == count
-
-            await eventually(all_parked, 20)
-            (group,) = await letters.groups()
-            assert (group.count, group.newest.code) == (count, "RuntimeError")
-            assert group.newest.stack == "tests.scenarios.world:World._declare.<locals>.forward\n" + "\n".join(
-                ["tests.scenarios.world:World._act", "tests.scenarios.apps:fail"]
-            )
-
-        async def job() -> JobView | None:
-            return next(iter(await letters.jobs()), None)
+        opened = make_store(url)
+        await opened.open()
+        letters = DeadLetters(opened)
+        handles = await _parked_by_a_faulty_release(world, cluster, letters, count)
+        (group,) = await letters.groups()
+        assert (group.count, group.newest.code) == (count, "RuntimeError")
+        forward, act = "tests.scenarios.world:World._declare.<locals>.forward", "tests.scenarios.world:World._act"
+        assert group.newest.stack.splitlines() == [forward, act, "tests.scenarios.apps:fail"]
 
         async def resolved(at_least: int) -> JobView | None:
-            view = await job()
-            return view if view is not None and view.counts.get("resolved", 0) >= at_least else None
+            views = await letters.jobs()
+            return views[0] if views and views[0].counts.get("resolved", 0) >= at_least else None
 
         with process(world, "payment", WORLD_SLOW="0.2") as first:
             asked = ("replay", "--group", group.group, "--reason", "mended", "--max-in-flight", "3", "--wait", "--yes")
@@ -90,11 +92,11 @@ def test_tool_and_agent_are_killed_in_the_middle_of_a_replay_and_a_mended_releas
             with process(world, "payment", WORLD_SLOW="0.2"):
                 first.send_signal(signal.SIGKILL)
                 first.wait()
-                view = await job()
-                assert view is not None
+                view = await letters.job(begun.job.id)
                 assert view.counts.get("resolved", 0) < count, "it was killed in the middle"
                 over = await ended(letters, view.job.id, 60)
                 assert (over.job.state, dict(over.counts)) == (JobState.DONE, {"resolved": count})
+                assert over.job.version > view.job.version
                 await both_sides(world, handles, cluster)
         assert await all_of_them(letters) == []
         await opened.close()

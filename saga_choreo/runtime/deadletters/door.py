@@ -10,9 +10,9 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.letters import Job, JobItem
 from saga_choreo.ports.store import Quarantined
 from saga_choreo.runtime.clock import SystemClock
-from saga_choreo.runtime.deadletters.find import Group, Wanted, by_ids, groups_of, walk
+from saga_choreo.runtime.deadletters.find import Group, WantedLetters, by_ids, groups_of, walk
 from saga_choreo.runtime.deadletters.letter import DeadLetter, LetterKind
-from saga_choreo.runtime.deadletters.replay import JobView, Order, Planned, check_words, job_view, preflight, start, steer
+from saga_choreo.runtime.deadletters.replay import JobView, Planned, ReplayOrder, check_words, job_view, preflight, start, steer
 from saga_choreo.runtime.plugins import WholeStore, with_letters
 from saga_choreo.runtime.timing import Limits
 
@@ -34,12 +34,12 @@ class DeadLetters:
         self._clock = clock or SystemClock()
         self._limits = limits or Limits()
 
-    async def find(self, wanted: Wanted | None = None) -> AsyncIterator[DeadLetter]:
+    async def find(self, wanted: WantedLetters | None = None) -> AsyncIterator[DeadLetter]:
         """Those that match, messages first, the newest first."""
-        async for letter in walk(self._store, self._mine(wanted or Wanted())):
+        async for letter in walk(self._store, self._mine(wanted or WantedLetters())):
             yield letter
 
-    async def groups(self, wanted: Wanted | None = None) -> list[Group]:
+    async def groups(self, wanted: WantedLetters | None = None) -> list[Group]:
         """Dead letters by their fault, the largest group first."""
         return groups_of([letter async for letter in self.find(wanted)])
 
@@ -62,7 +62,7 @@ class DeadLetters:
         found = letters if isinstance(letters, AsyncIterable) else _each(letters)
         return await preflight(self._store, found, self._clock, self._limits)
 
-    async def replay(self, planned: Sequence[Planned], order: Order, wanted: str = "") -> list[Job]:
+    async def replay(self, planned: Sequence[Planned], order: ReplayOrder, wanted: str = "") -> list[Job]:
         """Jobs for those that move: one for each service. Raises Refused (no operator, no reason)."""
         return await start(self._store, planned, order, self._clock, wanted)
 
@@ -129,7 +129,7 @@ class DeadLetters:
         numbers = [one.number for one in letters if one.kind is LetterKind.MESSAGE and one.state != "waiting"]
         return sum([await work(numbers[at : at + _PAGE]) for at in range(0, len(numbers), _PAGE)])
 
-    def _mine(self, wanted: Wanted) -> Wanted:
+    def _mine(self, wanted: WantedLetters) -> WantedLetters:
         return replace(wanted, service=wanted.service or self._service)
 
 

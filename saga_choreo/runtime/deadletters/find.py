@@ -25,7 +25,7 @@ from saga_choreo.runtime.deadletters.letter import (
 from saga_choreo.runtime.plugins import LetterStore
 from saga_choreo.runtime.views import plan_from
 
-__all__ = ["Group", "Plans", "Wanted", "by_ids", "groups_of", "number_in", "parked_record", "walk"]
+__all__ = ["Group", "Plans", "WantedLetters", "by_ids", "groups_of", "number_in", "parked_record", "walk"]
 
 _PAGE = 500
 # So many messages on hold are looked at: each was told of, and goes by itself once its definition comes.
@@ -33,7 +33,7 @@ _HELD_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WantedLetters:
     """Which dead letters; an empty field matches all. `saga` is an id or a business key, `group` a fingerprint or its beginning,
     `error` is looked for in code and detail; the times are those of the last failure, in Unix milliseconds. `state`: 'open' also
     finds messages that wait and steps that a person has; 'all' finds every one."""
@@ -50,7 +50,7 @@ class Wanted:
 
     @property
     def is_everything(self) -> bool:
-        return self == Wanted(state=self.state)
+        return self == WantedLetters(state=self.state)
 
     def matches(self, letter: DeadLetter) -> bool:
         state = "open" if letter.state in ("waiting", "taken") else letter.state
@@ -97,7 +97,7 @@ class Plans:
         return self._plans[definition]
 
 
-async def walk(store: LetterStore, wanted: Wanted) -> AsyncIterator[DeadLetter]:
+async def walk(store: LetterStore, wanted: WantedLetters) -> AsyncIterator[DeadLetter]:
     """Every dead letter that matches."""
     if wanted.kind in ("", LetterKind.MESSAGE):
         async for letter in _messages(store, wanted):
@@ -107,7 +107,7 @@ async def walk(store: LetterStore, wanted: Wanted) -> AsyncIterator[DeadLetter]:
             yield letter
 
 
-async def _messages(store: LetterStore, wanted: Wanted) -> AsyncIterator[DeadLetter]:
+async def _messages(store: LetterStore, wanted: WantedLetters) -> AsyncIterator[DeadLetter]:
     before: int | None = None
     state = "" if wanted.state == "all" else wanted.state
     while True:
@@ -124,7 +124,7 @@ async def _messages(store: LetterStore, wanted: Wanted) -> AsyncIterator[DeadLet
                 yield letter
 
 
-async def _steps(store: LetterStore, wanted: Wanted) -> AsyncIterator[DeadLetter]:
+async def _steps(store: LetterStore, wanted: WantedLetters) -> AsyncIterator[DeadLetter]:
     plans = Plans(await store.definitions())
     before: UUID | None = None
     while True:

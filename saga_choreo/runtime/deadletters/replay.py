@@ -21,7 +21,7 @@ from saga_choreo.runtime.deadletters.preflight import Facts, Judged, judge_messa
 from saga_choreo.runtime.plugins import LetterStore
 from saga_choreo.runtime.timing import Limits
 
-__all__ = ["JobView", "Order", "Planned", "check_words", "job_view", "preflight", "start", "steer"]
+__all__ = ["JobView", "ReplayOrder", "Planned", "check_words", "job_view", "preflight", "start", "steer"]
 
 # The longest words that fit beside the id of a job into what is kept with a step.
 _REASON_BYTES_MAX = TEXT_BYTES_MAX - 64
@@ -30,7 +30,7 @@ _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ReplayOrder:
     """Who wants a replay, why, and how fast. `rate_per_min` 0: as fast as it goes. It stops by itself when more than `stop_percent`
     of what was replayed failed again. `force`: also letters that are expected to fail."""
 
@@ -109,7 +109,7 @@ async def _busy(store: LetterStore) -> frozenset[str]:
     return frozenset(found)
 
 
-async def start(store: LetterStore, planned: Sequence[Planned], order: Order, clock: Clock, wanted: str = "") -> list[Job]:
+async def start(store: LetterStore, planned: Sequence[Planned], order: ReplayOrder, clock: Clock, wanted: str = "") -> list[Job]:
     """One job for each service that has letters among those that move; the oldest failure first, so that a saga's are replayed in
     their order. Raises Refused for words that cannot be kept."""
     check_words(order.operator, order.reason)

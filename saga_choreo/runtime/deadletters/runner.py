@@ -23,6 +23,7 @@ from saga_choreo.ports.store import Quarantined
 from saga_choreo.runtime.arrivals import Arrival, Replay
 from saga_choreo.runtime.deadletters.find import Plans, number_in, parked_record
 from saga_choreo.runtime.deadletters.progress import Budget, Over, Say, UnderWay, is_over, of_step, room, stops
+from saga_choreo.runtime.hopeless import CODE
 from saga_choreo.runtime.plugins import LetterStore
 from saga_choreo.runtime.stored import channel_from, storable
 
@@ -212,7 +213,7 @@ class Replays:
             _log.exception("a message that is replayed met an unexpected error")
             again = arrivals[0].replay
             assert again is not None
-            again.code, again.detail = "unexpected", storable(f"{type(error).__name__}: {error}")
+            again.code, again.detail = CODE, storable(f"{type(error).__name__}: {error}")
 
     async def _settled(self, job: Job, batch: Sequence[tuple[JobItem, Quarantined, Arrival]]) -> list[JobItem]:
         """The letters first, then their items: an agent that dies in between finds what it was."""
