@@ -7,6 +7,7 @@ read; what is missing there is a default. Nothing here knows Redis.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ __all__ = [
 
 _FORMAT = 1
 _BLOBS = tuple(number for number, column in enumerate(COLUMNS) if column.kind == "bytes")
+_LETTER = tuple(one.name for one in fields(Quarantined))
 _ANNOUNCED = next(number for number, column in enumerate(COLUMNS) if column.name == "announced")
 
 
@@ -66,6 +68,7 @@ def pack_record(record: Record) -> bytes:
 def record_of(stored: bytes, announced: int) -> Record:
     """`announced` is kept beside the record, since it is raised without a change of it."""
     values = _unpacked(stored, _BLOBS)
+    values += [None] * (len(COLUMNS) - len(values))  # columns that came later may be empty
     values[_ANNOUNCED] = max(values[_ANNOUNCED], announced)
     return from_columns(values)
 
@@ -80,22 +83,15 @@ def key_of(service: str, choreography: str, key: str, stored: bytes) -> Business
 
 
 def pack_quarantined(q: Quarantined) -> bytes:
-    return _packed((q.service, q.code, q.detail, q.channel, dict(q.headers), q.received_ms, q.saga_id, q.body), (7,))
+    """By the names of the fields, of which later versions may have more."""
+    named = {name: getattr(q, name) for name in _LETTER if name not in ("body", "headers", "number")}
+    return _packed((named | {"headers": dict(q.headers)}, q.body), (1,))
 
 
 def quarantined_of(number: int, stored: bytes) -> Quarantined:
-    service, code, detail, channel, headers, received_ms, saga_id, body = _unpacked(stored, (7,))[:8]
-    return Quarantined(
-        service=service,
-        code=code,
-        detail=detail,
-        channel=channel,
-        headers=headers,
-        body=body,
-        received_ms=received_ms,
-        saga_id=saga_id,
-        number=number,
-    )
+    named, body = _unpacked(stored, (1,))[:2]
+    known = {name: value for name, value in named.items() if name in _LETTER}
+    return Quarantined(**known, body=body, number=number)
 
 
 def pack_held(h: Held) -> bytes:

@@ -5,12 +5,13 @@ A server that does not let itself be asked (CONFIG is often closed where somebod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreUnavailable
 from saga_choreo_redis.link import Link
 
-__all__ = ["check_server", "settings_of"]
+__all__ = ["check_server", "settings_of", "unsafe_of"]
 
 _SAFE = {"appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
 _EVICTION = "maxmemory-policy"
@@ -30,6 +31,10 @@ async def settings_of(link: Link) -> dict[str, str]:
             return found
         found.update(answer)
     return found
+
+
+def unsafe_of(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: settings.get(name, "not told") for name, safe in _SAFE.items() if settings.get(name) != safe}
 
 
 async def check_server(link: Link, where: str, *, durable: bool) -> None:
@@ -52,7 +57,7 @@ async def check_server(link: Link, where: str, *, durable: bool) -> None:
         )
     if not durable:
         return
-    unsafe = {name: found.get(name, "not told") for name, safe in _SAFE.items() if found.get(name) != safe}
+    unsafe = unsafe_of(found)
     if unsafe:
         raise DurabilityRefused(
             f"Redis at {where!r} runs with {unsafe}: a crash could undo what it has confirmed; set {_SAFE}, "

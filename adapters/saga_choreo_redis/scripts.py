@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["COMMIT", "FORGET", "MARK", "Script"]
+__all__ = ["ADVANCE", "COMMIT", "FORGET", "MARK", "Script"]
 
 
 class Script:
@@ -111,5 +111,17 @@ if redis.call('HLEN', KEYS[2]) <= 1 then
   redis.call('ZREM', KEYS[5], ARGV[3])
 end
 return 1
+"""
+)
+
+# Where the store's history is. ARGV: field of the position, what it has to be above, field and text of a note.
+ADVANCE = Script(
+    """
+local now = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+local wanted = tonumber(ARGV[2])
+if wanted > now then now = wanted end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + 1))
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], ARGV[3], ARGV[4]) end
+return 0
 """
 )

@@ -18,16 +18,15 @@ from saga_choreo_redis.reader import RedisReader
 from saga_choreo_redis.safety import check_server
 from saga_choreo_redis.scans import RedisScans
 from saga_choreo_redis.transaction import RedisTransaction, RedisTransactionBlock
+from saga_choreo_redis.upkeep import SCHEMA_VERSION, RedisUpkeep
 
-__all__ = ["SCHEMA_VERSION", "RedisStore"]
+__all__ = ["RedisStore"]
 
-# How the keys are laid out. A store of a newer one is refused.
-SCHEMA_VERSION = 1
 # Batches that an agent runs beside each other: the server syncs once for all that it has been sent meanwhile.
 _WRITERS = 4
 
 
-class RedisStore(RedisScans, RedisReader):
+class RedisStore(RedisScans, RedisReader, RedisUpkeep):
     """`?durability=relaxed` accepts a server whose commits a crash may undo; `?prefix=` is what all keys begin with;
     `?pool_max=` bounds the connections of this object."""
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from saga_choreo.cli.confirm import require_writable
 from saga_choreo.cli.exits import CliError, ExitCode
 from saga_choreo.cli.output import Output, emit_rows, schema, talk
 from saga_choreo.cli.reading import with_store
@@ -106,6 +107,7 @@ def show_job(store_url: str | None, out: Output, job_id: str, states: Sequence[s
 
 
 def steer_job(store_url: str | None, out: Output, job_id: str, verb: str, stop_when_failing: str | None = None) -> None:
+    require_writable()
     percent = None if stop_when_failing is None else percent_of("--stop-when-failing", stop_when_failing)
 
     async def work(store: WholeStore) -> JobView:

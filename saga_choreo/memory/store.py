@@ -15,6 +15,7 @@ from saga_choreo.errors import ConfigurationError, StoreUnavailable
 from saga_choreo.memory.letters import MemoryLetters, forget_jobs, may_forget_letter
 from saga_choreo.memory.tables import Locks, Tables
 from saga_choreo.memory.transaction import JoinedMemoryTransaction, MemoryTransaction, MemoryTransactionBlock
+from saga_choreo.memory.upkeep import MemoryUpkeep
 from saga_choreo.ports import (
     ORIGIN,
     AnnouncedMark,
@@ -37,7 +38,7 @@ _ENDED_ORIGIN = (State.COMPLETED, State.ABORTED, State.REFUSED)
 _BUSY = (State.RUNNING, State.COMPENSATING)
 
 
-class MemoryStore(MemoryLetters):
+class MemoryStore(MemoryUpkeep, MemoryLetters):
     """Implements Store, Scans, Reader, Letters and Jobs. `ctx.tx` knows two statements: see `execute("append", ...)` in the docs of `user`."""
 
     _shared: ClassVar[dict[str, tuple[Tables, Locks]]] = {}
@@ -93,14 +94,14 @@ class MemoryStore(MemoryLetters):
     async def next_due_ms(self, service: str) -> int | None:
         return min((r.due_ms for r in self._records(service) if r.due_ms is not None), default=None)
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
         """The longest waiting first."""
         found = [
             r
             for r in self._records(service)
             if r.announced < r.version and r.changed_ms < (start_before_ms if r.step == ORIGIN else before_ms)
         ]
-        return sorted(found, key=lambda r: (r.changed_ms, r.record_key))[:limit]
+        return sorted(found, key=lambda r: (r.changed_ms, r.record_key))[skip : skip + limit]
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
         tables = self._committed()

@@ -42,6 +42,8 @@ class Tables:
     lists: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict[str, list[tuple[Any, ...]]])
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     items: dict[str, dict[int, JobItem]] = field(default_factory=dict[str, "dict[int, JobItem]"])
+    epochs: dict[str, int] = field(default_factory=dict[str, int])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
     last_number: int = 0
 
     def next_number(self) -> int:

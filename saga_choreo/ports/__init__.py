@@ -33,9 +33,11 @@ from saga_choreo.ports.store import (
     Scans,
     Store,
     StoreFeatures,
+    TellsOfCommit,
     Transaction,
     UserTx,
 )
+from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
 __all__ = [
     "COLUMNS",
@@ -54,6 +56,7 @@ __all__ = [
     "Clock",
     "Column",
     "Delivery",
+    "Epoch",
     "Failure",
     "Held",
     "ItemState",
@@ -79,8 +82,11 @@ __all__ = [
     "State",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
+    "StoreState",
     "Topology",
     "Transaction",
+    "Upkeep",
     "UserTx",
     "from_columns",
     "pack_payloads",

@@ -15,8 +15,9 @@ __all__ = ["Health", "health_of"]
 class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
-    yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine. `replays`: replay jobs
-    that this process carries out."""
+    yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine.
+    `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago.
+    `replays`: jobs that this process carries out."""
 
     is_open: bool = False
     is_consuming: bool = False
@@ -24,6 +25,8 @@ class Health:
     batches: int = 0
     attempts: int = 0
     unmarked: int = 0
+    parked: int = 0
+    waiting_s: float = 0.0
     replays: int = 0
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
@@ -38,6 +41,8 @@ def health_of(session: Session | None) -> Health:
         batches=session.consumer.in_flight,
         attempts=session.timers.running,
         unmarked=len(session.relay.announced),
+        parked=session.standing.parked,
+        waiting_s=session.standing.waiting_s,
         replays=session.replays.running if session.replays is not None else 0,
         breakers=session.gates.breakers(),
     )

@@ -134,6 +134,8 @@ def test_a_job_is_paused_resumed_and_cancelled(store: str) -> None:
     assert states == [JobState.PAUSED, JobState.RUNNING, JobState.CANCELLED]
     twice = in_process("jobs", "cancel", row["id"], "--store", store)
     assert (twice.returncode, "it cannot cancel now" in twice.stderr) == (1, True)
+    read_only = in_process("jobs", "pause", row["id"], "--store", store, SAGA_READ_ONLY="1")
+    assert (read_only.returncode, "SAGA_READ_ONLY" in read_only.stderr) == (8, True)
     unknown = in_process("jobs", "pause", "nothing", "--store", store)
     assert (unknown.returncode, "no replay in this store" in unknown.stderr) == (5, True)
     bad = in_process("jobs", "show", row["id"], "--state", "fialed", "--store", store)
