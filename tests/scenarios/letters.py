@@ -80,7 +80,7 @@ async def replay(letters: DeadLetters, wanted: WantedLetters | None = None, orde
     return job.id
 
 
-async def ended(letters: DeadLetters, job_id: str, within_s: float = 20.0) -> JobView:
+async def ended(letters: DeadLetters, job_id: str, within_s: float = 60.0) -> JobView:
     async def look() -> JobView | None:
         view = await letters.job(job_id)
         return view if view.is_over else None

@@ -38,14 +38,14 @@ def test_a_parked_step_is_replayed_to_the_end_of_its_saga(place: tuple[str, str]
             assert [one.payload for one in letter.inputs] == [b"{}"]
             down.works = True
             job = await replay(letters)
-            assert await handle.wait(10) is SagaState.COMPLETED
+            assert await handle.wait(30) is SagaState.COMPLETED
             view = await ended(letters, job)
             assert (view.job.state, dict(view.counts)) == (JobState.DONE, {"resolved": 1})
             assert await all_of_them(letters) == []
             assert len({call.key for call in world.outside}) <= 1
             assert (await world.did(cluster, handle)).count("charge") == (0 if world.outside else 1)
 
-    run(scenario())
+    run(scenario(), 120)
 
 
 def test_a_step_that_fails_again_is_told_as_failed_and_stays_parked(place: tuple[str, str]) -> None:
@@ -62,7 +62,7 @@ def test_a_step_that_fails_again_is_told_as_failed_and_stays_parked(place: tuple
             assert (after.group, after.round, after.operator) == (before.group, 1, "ana")
             assert after.note == f"ticket 4411 (replay {view.job.id})"
 
-    run(scenario())
+    run(scenario(), 120)
 
 
 def test_what_is_replayed_to_a_saga_that_has_ended_changes_nothing(place: tuple[str, str]) -> None:
@@ -70,7 +70,7 @@ def test_what_is_replayed_to_a_saga_that_has_ended_changes_nothing(place: tuple[
         world = World(chain(), *place)
         async with world.cluster() as cluster:
             handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.COMPLETED
+            assert await handle.wait(30) is SagaState.COMPLETED
             said = await stored_messages(cluster, "shop", handle, "payment")
             letters = cluster["payment"].dead_letters
             assert said
@@ -87,7 +87,7 @@ def test_what_is_replayed_to_a_saga_that_has_ended_changes_nothing(place: tuple[
             assert await all_of_them(letters) == []
             assert len(await all_of_them(letters, WantedLetters(state="resolved"))) == len(said)
 
-    run(scenario())
+    run(scenario(), 120)
 
 
 def test_a_job_stops_by_itself_when_too_much_fails_again_and_goes_on_when_told_to(place: tuple[str, str]) -> None:
@@ -95,7 +95,7 @@ def test_a_job_stops_by_itself_when_too_much_fails_again_and_goes_on_when_told_t
         world = World(chain(), *place)
         async with world.cluster() as cluster:
             handle = await cluster["shop"].start_saga(Go())
-            await handle.wait(10)
+            await handle.wait(30)
             like = await stored_messages(cluster, "inventory", handle, "payment")
             letters = cluster["payment"].dead_letters
             long_ago = time.time_ns() // 1_000_000 - 30 * DAY_MS
@@ -108,7 +108,7 @@ def test_a_job_stops_by_itself_when_too_much_fails_again_and_goes_on_when_told_t
             async def stopped() -> bool:
                 return (await letters.job(job.id)).job.state == JobState.STOPPED
 
-            await eventually(stopped)
+            await eventually(stopped, 60)
             view = await letters.job(job.id)
             assert dict(view.counts) == {"failed": 5, "staged": 35}, "only a few are tried at first"
             assert view.job.detail == "5 of 5 failed again, more than 20 %"
@@ -121,7 +121,7 @@ def test_a_job_stops_by_itself_when_too_much_fails_again_and_goes_on_when_told_t
             with pytest.raises(Refused, match="is done and over"):
                 await letters.cancel(job.id)
 
-    run(scenario())
+    run(scenario(), 120)
 
 
 def test_a_job_is_paused_and_cancelled(place: tuple[str, str]) -> None:
@@ -129,7 +129,7 @@ def test_a_job_is_paused_and_cancelled(place: tuple[str, str]) -> None:
         world = World(chain(), *place)
         async with world.cluster() as cluster:
             handle = await cluster["shop"].start_saga(Go())
-            await handle.wait(10)
+            await handle.wait(30)
             like = await stored_messages(cluster, "inventory", handle, "payment")
             letters = cluster["payment"].dead_letters
             await letters.bring_in(old_messages(like, 40, time.time_ns() // 1_000_000 - 30 * DAY_MS))
@@ -139,7 +139,7 @@ def test_a_job_is_paused_and_cancelled(place: tuple[str, str]) -> None:
             async def begun() -> bool:
                 return ItemState.FAILED in await states(letters, job.id)
 
-            await eventually(begun)
+            await eventually(begun, 60)
             await letters.pause(job.id)
             view = await letters.job(job.id)
             assert view.job.state == JobState.PAUSED
@@ -150,4 +150,4 @@ def test_a_job_is_paused_and_cancelled(place: tuple[str, str]) -> None:
             assert view.counts["cancelled"] >= 30
             assert sum(view.counts.values()) == 40
 
-    run(scenario())
+    run(scenario(), 120)

@@ -55,7 +55,7 @@ async def _parked_by_a_faulty_release(world: World, cluster: Cluster, letters: D
         async def all_parked() -> bool:
             return len(await all_of_them(letters, WantedLetters(kind="step"))) == count
 
-        await eventually(all_parked, 20)
+        await eventually(all_parked, 60)
     return handles
 
 
@@ -84,7 +84,7 @@ def test_tool_and_agent_are_killed_in_the_middle_of_a_replay_and_a_mended_releas
         with process(world, "payment", WORLD_SLOW="0.2") as first:
             asked = ("replay", "--group", group.group, "--reason", "mended", "--max-in-flight", "3", "--wait", "--yes")
             with tool(*asked, store=url) as asker:
-                begun = await eventually(lambda: resolved(2), 20)
+                begun = await eventually(lambda: resolved(2), 60)
                 assert asker.poll() is None
                 asker.send_signal(signal.SIGKILL)
             assert begun is not None
@@ -94,7 +94,7 @@ def test_tool_and_agent_are_killed_in_the_middle_of_a_replay_and_a_mended_releas
                 first.wait()
                 view = await letters.job(begun.job.id)
                 assert view.counts.get("resolved", 0) < count, "it was killed in the middle"
-                over = await ended(letters, view.job.id, 60)
+                over = await ended(letters, view.job.id, 90)
                 assert (over.job.state, dict(over.counts)) == (JobState.DONE, {"resolved": count})
                 assert over.job.version > view.job.version
                 await both_sides(world, handles, cluster)
@@ -102,7 +102,7 @@ def test_tool_and_agent_are_killed_in_the_middle_of_a_replay_and_a_mended_releas
         await opened.close()
         await cluster.stop()
 
-    run(scenario(), 120)
+    run(scenario(), 240)
 
 
 async def _old_messages_do_nothing(broker: str, store: str, count: int) -> None:
@@ -132,7 +132,7 @@ async def _old_messages_do_nothing(broker: str, store: str, count: int) -> None:
         assert known == {handle.saga_id for handle in handles}, "no record was made of a forgotten saga"
 
 
-SIZES = pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+SIZES = pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
 
 
 @SIZES
@@ -168,16 +168,16 @@ def test_a_parked_step_is_replayed_on_postgresql(nats_url: str, postgres_store: 
             async def all_parked() -> bool:
                 return len(await all_of_them(letters)) == len(handles)
 
-            await eventually(all_parked)
+            await eventually(all_parked, 60)
             (group,) = await letters.groups()
             assert (group.newest.code, group.newest.step) == ("RuntimeError", "charge")
             down.works = True
             (job,) = await letters.replay(await letters.preflight(letters.find()), ASK)
-            assert {await handle.wait(10) for handle in handles} == {SagaState.COMPLETED}
+            assert {await handle.wait(30) for handle in handles} == {SagaState.COMPLETED}
             assert dict((await ended(letters, job.id)).counts) == {"resolved": len(handles)}
             assert [effect.step for effect in await world.effects(cluster)].count("charge") == len(handles)
 
-    run(scenario())
+    run(scenario(), 120)
 
 
 def test_a_job_waits_for_an_agent_and_begins_with_the_next_one(nats_url: str, store: str) -> None:
@@ -185,7 +185,7 @@ def test_a_job_waits_for_an_agent_and_begins_with_the_next_one(nats_url: str, st
         world = World(chain(), nats_url, store)
         async with world.cluster() as cluster:
             handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.COMPLETED
+            assert await handle.wait(30) is SagaState.COMPLETED
             like = await stored_messages(cluster, "inventory", handle, "payment")
             await cluster.stop("payment")
             opened = make_store(store.replace("{service}", "payment"))
@@ -199,4 +199,4 @@ def test_a_job_waits_for_an_agent_and_begins_with_the_next_one(nats_url: str, st
             assert cluster["payment"].health().replays in (0, 1)
             await opened.close()
 
-    run(scenario())
+    run(scenario(), 120)
