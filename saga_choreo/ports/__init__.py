@@ -21,6 +21,7 @@ from saga_choreo.ports.store import (
     Scans,
     Store,
     StoreFeatures,
+    TellsOfCommit,
     Transaction,
     UserTx,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "State",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
     "StoreState",
     "Topology",
     "Transaction",

@@ -6,10 +6,10 @@ one), `Scans` (relay and timers), `Reader` (people and tools). One object usuall
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 from saga_choreo.model.record import Record, RecordKey
@@ -25,6 +25,7 @@ __all__ = [
     "Scans",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
     "Transaction",
     "UserTx",
 ]
@@ -179,6 +180,16 @@ class Transaction(Protocol):
 
     async def commit(self) -> None:
         """Raises StoreConflict (did not happen, may be tried again) or StoreUnavailable (unknown whether it happened)."""
+        ...
+
+
+@runtime_checkable
+class TellsOfCommit(Protocol):
+    """A joined transaction that may hear when its owner commits it."""
+
+    def after_commit(self, tell: Callable[[], None]) -> None:
+        """Call this after the owner's commit, on the event loop, where that can be heard (SQLAlchemy sessions). It may be called
+        for nothing."""
         ...
 
 

@@ -15,7 +15,8 @@ __all__ = ["Health", "health_of"]
 class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
-    yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine."""
+    yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine.
+    `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago."""
 
     is_open: bool = False
     is_consuming: bool = False
@@ -23,6 +24,8 @@ class Health:
     batches: int = 0
     attempts: int = 0
     unmarked: int = 0
+    parked: int = 0
+    waiting_s: float = 0.0
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
 
@@ -36,5 +39,7 @@ def health_of(session: Session | None) -> Health:
         batches=session.consumer.in_flight,
         attempts=session.timers.running,
         unmarked=len(session.relay.announced),
+        parked=session.standing.parked,
+        waiting_s=session.standing.waiting_s,
         breakers=session.gates.breakers(),
     )
