@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -24,6 +25,15 @@ async def _step(transaction: PostgresTransaction, number: int, *, refuses: bool 
         await transaction.save([make_record(number)])
         if refuses:
             raise Refused
+
+
+async def _inside(transaction: PostgresTransaction, does: Callable[[], Awaitable[None]]) -> None:
+    async with transaction.savepoint(hopeful=True):
+        await does()
+
+
+async def _refuse() -> None:
+    raise Refused
 
 
 async def _stored(store: PostgresStore, *numbers: int) -> list[int]:
@@ -69,8 +79,7 @@ def test_a_step_that_refuses_before_it_writes_is_no_conflict(postgres_schema: Sc
             async with store.transaction() as transaction:
                 await _step(transaction, 1)
                 with pytest.raises(Refused):
-                    async with transaction.savepoint(hopeful=True):
-                        raise Refused
+                    await _inside(transaction, _refuse)
                 await transaction.commit()
             assert await _stored(store, 1) == [1]
 
@@ -80,10 +89,13 @@ def test_a_step_that_refuses_before_it_writes_is_no_conflict(postgres_schema: Sc
 def test_an_error_that_a_step_swallows_is_a_conflict_too(postgres_schema: Schema) -> None:
     async def scenario() -> None:
         async with opened(postgres_schema()) as store, store.transaction() as transaction:
+
+            async def swallow() -> None:
+                with pytest.raises(asyncpg.UndefinedTableError):
+                    await transaction.user.execute("insert into nowhere values (1)")
+
             with pytest.raises(StoreConflict):
-                async with transaction.savepoint(hopeful=True):
-                    with pytest.raises(asyncpg.UndefinedTableError):
-                        await transaction.user.execute("insert into nowhere values (1)")
+                await _inside(transaction, swallow)
 
     run(scenario())
 
@@ -92,10 +104,13 @@ def test_a_step_that_is_cancelled_stays_cancelled_and_nothing_of_its_transaction
     async def scenario() -> None:
         async with opened(postgres_schema()) as store, store.transaction() as transaction:
             await _step(transaction, 1)
+
+            async def overrun() -> None:
+                await transaction.save([make_record(2)])
+                await asyncio.sleep(30)
+
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05), transaction.savepoint(hopeful=True):
-                    await transaction.save([make_record(2)])
-                    await asyncio.sleep(30)
+                await asyncio.wait_for(_inside(transaction, overrun), 0.05)
             with pytest.raises(StoreConflict):
                 await transaction.commit()
             assert await _stored(store, 1, 2) == []
@@ -106,11 +121,14 @@ def test_a_step_that_is_cancelled_stays_cancelled_and_nothing_of_its_transaction
 def test_an_error_on_a_lent_connection_is_noticed_without_a_savepoint(postgres_schema: Schema) -> None:
     async def scenario() -> None:
         async with opened(postgres_schema()) as store, store.transaction() as transaction:
+
+            async def swallow() -> None:
+                raw = await saga_choreo_postgres.connection(Ctx(transaction.user))
+                with pytest.raises(asyncpg.PostgresError):
+                    await raw.execute("insert into nowhere values (1)")
+
             with pytest.raises(StoreConflict):
-                async with transaction.savepoint(hopeful=True):
-                    raw = await saga_choreo_postgres.connection(Ctx(transaction.user))
-                    with pytest.raises(asyncpg.PostgresError):
-                        await raw.execute("insert into nowhere values (1)")
+                await _inside(transaction, swallow)
 
     run(scenario())
 
@@ -119,10 +137,13 @@ def test_an_error_on_a_lent_connection_is_noticed_without_a_savepoint(postgres_s
 def test_a_step_that_ends_the_transaction_on_a_lent_connection_is_found_out(postgres_schema: Schema, words: str) -> None:
     async def scenario() -> None:
         async with opened(postgres_schema()) as store, store.transaction() as transaction:
+
+            async def end() -> None:
+                raw = await saga_choreo_postgres.connection(Ctx(transaction.user))
+                await raw.execute(words)
+
             with pytest.raises(SagaError):
-                async with transaction.savepoint(hopeful=True):
-                    raw = await saga_choreo_postgres.connection(Ctx(transaction.user))
-                    await raw.execute(words)
+                await _inside(transaction, end)
 
     run(scenario())
 
