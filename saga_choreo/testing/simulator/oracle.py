@@ -24,6 +24,8 @@ from saga_choreo.testing.simulator.world import World
 
 __all__ = ["Judged", "Oracle"]
 
+# Clocks differ by two seconds, and who was down at the healing may stay down for half a minute.
+_LATE_S = 60.0
 _ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
 _MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
 
@@ -143,6 +145,8 @@ class Oracle:
         if before.state in _ABSORBING and row.state is not before.state:
             self._broken("S5", ledger, f"{ledger.name(step)} left {before.state.name} for {row.state.name}")
         if step == ORIGIN:
+            if row.state is State.COMPLETED and not ledger.is_completed:
+                self._in_time(ledger, record)
             ledger.is_completed = ledger.is_completed or row.state is State.COMPLETED
             if row.outcome is not Outcome.OPEN:
                 self._world.ended[str(record.saga_id)] = None
@@ -152,6 +156,15 @@ class Oracle:
             self._moved(ledger, before, record)
         if ledger.is_completed and ledger.vetoed_by is not None:
             self._broken("S6", ledger, f"saga {ledger.number} completed, and {ledger.name(ledger.vetoed_by)} refused")
+
+    def _in_time(self, ledger: Ledger, record: Record) -> None:
+        """L3: without a pivot, and with nothing in its way, a saga is aborted when its deadline has passed."""
+        world, has_pivot = self._world, any(step.pivot for step in ledger.plan.choreography.steps)
+        if record.deadline_ms is None or world.healed_ns is None or has_pivot:
+            return
+        late_s = min(world.wall_ns() / 1e9 - record.deadline_ms / 1e3, (world.now_ns - world.healed_ns) / 1e9)
+        if late_s > _LATE_S:
+            self._broken("L3", ledger, f"saga {ledger.number} completed {late_s:.0f} s after its deadline had passed")
 
     def _moved(self, ledger: Ledger, before: Row, record: Record) -> None:
         """A step came into another state."""
