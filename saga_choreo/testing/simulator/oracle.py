@@ -60,6 +60,12 @@ class Oracle:
         self._world.broken(code, text, ledger.number)
 
     def committed(self, writes: Sequence[Write], effects: Sequence[Effect], locks: LockWrites = ()) -> None:
+        strange = next((new for _, new in writes if new.saga_id not in self.ledgers), None)
+        if strange is not None:
+            self._world.broken(
+                "S12", f"there is a record of saga {str(strange.saga_id)!r} at {strange.service!r}, which nobody started"
+            )
+            return
         self._locks.written(locks)
         before: dict[tuple[UUID, int], Row] = {}
         for old, new in writes:
