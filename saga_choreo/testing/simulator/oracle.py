@@ -14,7 +14,7 @@ from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
-from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.model.states import Cancel, Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
@@ -86,6 +86,8 @@ class Oracle:
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
             notice(self._world, old, new)
+            if new.step != ORIGIN:
+                self._locks.moved(self.ledgers[new.saga_id], new.step)
         self._locks.judge()
 
     def _identity(self, ledger: Ledger, record: Record) -> None:
@@ -179,6 +181,8 @@ class Oracle:
         if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
             self._world.saw("own deadline published its event")
         match row.state:
+            case State.DONE if row.cancel & Cancel.HEARD and before.parked is not Parked.HUMAN:
+                self._broken("L3", ledger, f"{ledger.name(number)} ran though it had been told to refuse")
             case State.DONE if not ledger.forward[number]:
                 self._broken("S3", ledger, f"{ledger.name(number)} is done without any effect")
             case State.SKIPPED:
