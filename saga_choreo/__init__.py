@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from saga_choreo.runtime.declare.results import Chosen, Pending, choose
     from saga_choreo.runtime.parked import ParkedStep
     from saga_choreo.runtime.sagas import SagaHandle
-    from saga_choreo.runtime.session import SagaOutcome
+    from saga_choreo.runtime.telling import SagaOutcome
     from saga_choreo.runtime.timing import Limits
 
 __version__ = "0.1.0"
@@ -71,7 +71,7 @@ _DOOR = {
     "SagaError": "saga_choreo.errors",
     "SagaHandle": "saga_choreo.runtime.sagas",
     "SagaNotFound": "saga_choreo.errors",
-    "SagaOutcome": "saga_choreo.runtime.session",
+    "SagaOutcome": "saga_choreo.runtime.telling",
     "SagaState": "saga_choreo.model.states",
     "StepContext": "saga_choreo.runtime.context",
     "StepState": "saga_choreo.model.states",

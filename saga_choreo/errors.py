@@ -24,6 +24,7 @@ __all__ = [
     "ResultTooLarge",
     "SagaError",
     "SagaNotFound",
+    "StopCutShort",
     "StoreConflict",
     "StoreUnavailable",
     "StoreVersionError",
@@ -107,6 +108,11 @@ class WaitTimeout(SagaError):
     """The saga had not ended when the time to wait was over. It goes on."""
 
     retryable = True
+
+
+class StopCutShort(SagaError):
+    """An agent was told to stop, and something of it did not end in time. It was left behind; what it had not committed is done
+    again, here or elsewhere."""
 
 
 class BrokerUnavailable(SagaError):

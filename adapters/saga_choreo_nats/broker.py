@@ -31,6 +31,7 @@ _log = logging.getLogger("saga_choreo.nats")
 
 # Between two repairs, so that a stream that cannot be declared does not become a busy loop.
 _REPAIR_PAUSE_S = 1.5
+_LOOK_AGAIN_S = 30.0
 _NAK = b"-NAK"
 
 
@@ -88,17 +89,22 @@ class NatsBroker:
         self._receiver.wake()
 
     async def _repair(self, topology: Topology) -> None:
-        """Declare again what somebody deleted. Without leave to create, only say so, once."""
+        """Declare again what somebody deleted, and now and then what somebody may have narrowed. Without leave to create, only
+        say so, once."""
         said = ""
         while True:
-            await self._link.damaged.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await self._link.damaged.wait()
+            was_damaged = self._link.damaged.is_set()
             self._link.damaged.clear()
             if self._link.up.is_set():
                 client = self._link.client
                 try:
                     await self._declare(client, topology)
-                    await self._receiver.attach(client)
-                    _log.warning("a stream or durable of service %r was missing; declared again", topology.service)
+                    if was_damaged:
+                        await self._receiver.attach(client)
+                        _log.warning("a stream or durable of service %r was missing; declared again", topology.service)
                     said = ""
                 except Exception as exc:  # noqa: BLE001  (whatever it is, giving up for ever would be worse)
                     if str(exc) != said:

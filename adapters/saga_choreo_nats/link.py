@@ -156,6 +156,7 @@ class Link:
                     connect_timeout=self._options.connect_timeout,
                     ping_interval=3600,
                     pending_size=_CLIENT_BUFFER_BYTES,
+                    tls=self._options.tls(),
                 )
             connecting = False
             await self._watch_echo(client)

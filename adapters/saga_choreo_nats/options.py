@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from urllib.parse import parse_qsl, urlsplit
@@ -19,7 +20,8 @@ class Options:
     for; `max_ack_pending`: the same for all agents of a service; `horizon`: seconds a message is kept for a reader that is
     away; `publish_timeout`: seconds until an unconfirmed publish counts as unknown; `connect_timeout`: seconds for one
     attempt, `open_timeout` for all of `open`; `in_flight` and `in_flight_bytes`: unconfirmed publishes;
-    `events_max_bytes`, `control_max_bytes`: space reserved on the server (-1: none).
+    `events_max_bytes`, `control_max_bytes`: space reserved on the server (-1: none). Files, for `tls://`: `ca_file` (who may
+    have issued the server's certificate), `cert_file` and `key_file` (our own); they are read again at every connection.
     """
 
     servers: tuple[str, ...]
@@ -36,6 +38,24 @@ class Options:
     in_flight_bytes: int = 16 * 1024 * 1024
     events_max_bytes: int = -1
     control_max_bytes: int = -1
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Raises ConfigurationError where a file is missing or not what it should be."""
+        if not self.servers[0].startswith("tls://"):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file or None)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"a file for TLS cannot be used ({exc}): ca_file {self.ca_file!r}, cert_file {self.cert_file!r},"
+                f" key_file {self.key_file!r}; correct the broker URL"
+            ) from exc
+        return context
 
     @property
     def shown(self) -> str:
@@ -44,14 +64,16 @@ class Options:
 
 
 _NUMBERS: dict[str, Callable[[str], float]] = {
-    field.name: int if field.type == "int" else float for field in fields(Options) if field.name != "servers"
+    field.name: int if field.type == "int" else float for field in fields(Options) if field.type in ("int", "float")
 }
+_FILES = ("ca_file", "cert_file", "key_file")
 
 
 def _number(name: str, text: str) -> float:
     kind = _NUMBERS.get(name)
     if kind is None:
-        raise ConfigurationError(f"broker URL has an unknown option {name!r}; known are: {', '.join(sorted(_NUMBERS))}")
+        known = ", ".join(sorted((*_NUMBERS, *_FILES)))
+        raise ConfigurationError(f"broker URL has an unknown option {name!r}; known are: {known}")
     try:
         value = kind(text)
     except ValueError as exc:
@@ -83,5 +105,9 @@ def parse_url(url: str) -> Options:
         if bad:
             where = server.rpartition("@")[2]
             raise ConfigurationError(f"broker URL has no valid host and port in {where!r}; write nats://host:4222")
-    numbers = {name: _number(name, text) for name, text in parse_qsl(query, keep_blank_values=True)}
-    return Options(servers=servers, **numbers)  # type: ignore[arg-type]  # each number was read as its field's own type
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    files = {name: given.pop(name) for name in _FILES if name in given}
+    if files and scheme != "tls":
+        raise ConfigurationError(f"broker URL has {sorted(files)!r} but asks for no TLS; write tls://host:4222")
+    numbers = {name: _number(name, text) for name, text in given.items()}
+    return Options(servers=servers, **numbers, **files)  # type: ignore[arg-type]  # each number was read as its field's own type

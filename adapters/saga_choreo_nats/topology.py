@@ -19,6 +19,7 @@ from saga_choreo_nats.options import Options
 __all__ = ["bindings", "check", "declare"]
 
 _MAX_WAITING = 512
+_LOOKS_MAX = 5
 # Another agent declared the same thing between our look and our call.
 _ALREADY_THERE = (10058, 10148)
 
@@ -43,8 +44,6 @@ def _streams(names: Names, options: Options) -> list[StreamConfig]:
 
 def bindings(names: Names, topology: Topology) -> dict[str, list[str]]:
     """Stream -> subjects that the service's durable reads there."""
-    if not topology.receives:
-        return {}
     if not topology.receives:
         return {}
     control = [names.subject(Channel(ChannelKind.CONTROL, topology.service)), names.outcome]
@@ -75,18 +74,37 @@ async def declare(js: Any, names: Names, options: Options, topology: Topology) -
         except (BadRequestError, APIError) as exc:
             if getattr(exc, "err_code", None) not in _ALREADY_THERE:
                 raise
-    bound = bindings(names, topology)
-    for stream, subjects in bound.items():
-        wanted_durable = _durable(names, options, topology.service, subjects)
+    for stream, subjects in bindings(names, topology).items():
+        await _declare_durable(js, stream, _durable(names, options, topology.service, subjects))
+
+
+async def _declare_durable(js: Any, stream: str, wanted: ConsumerConfig) -> None:
+    """Another release of the service may read other events, and runs beside this one: nothing is ever narrowed here. Two that
+    widen at once may overwrite each other, so each looks again."""
+    mine = set(wanted.filter_subjects or ())
+    for _ in range(_LOOKS_MAX):
+        has = await _filters(js, stream, str(wanted.durable_name))
+        if has is not None and mine <= has:
+            mine = has
+        wanted.filter_subjects = sorted(mine | (has or set()))
         try:
-            await js.add_consumer(stream, wanted_durable)
+            await js.add_consumer(stream, wanted)
         except BadRequestError as exc:
             raise ConfigurationError(
-                f"durable {wanted_durable.durable_name!r} of stream {stream!r} exists with settings that cannot be changed"
+                f"durable {wanted.durable_name!r} of stream {stream!r} exists with settings that cannot be changed"
                 f" ({exc.description}); delete it once its backlog is worked off, or use another prefix"
             ) from exc
-    if topology.receives and names.events not in bound:
-        await _forget_durable(js, names.events, names.durable(topology.service))
+        if has is not None and mine <= has:
+            return
+
+
+async def _filters(js: Any, stream: str, durable: str) -> set[str] | None:
+    """None where there is no such durable. Without filters it reads all there is."""
+    try:
+        config = (await js.consumer_info(stream, durable)).config
+    except NotFoundError:
+        return None
+    return set(config.filter_subjects or ([config.filter_subject] if config.filter_subject else ()))
 
 
 async def _declare_stream(js: Any, wanted: StreamConfig) -> None:
@@ -128,14 +146,6 @@ def _word(value: Any) -> str:
 def _narrower(wanted: StreamConfig, found: StreamConfig) -> bool:
     shorter = bool(found.max_age) and (not wanted.max_age or found.max_age < wanted.max_age - 1)  # type: ignore[operator]  # not None: checked
     return shorter or not set(wanted.subjects or ()) <= set(found.subjects or ())
-
-
-async def _forget_durable(js: Any, stream: str, durable: str) -> None:
-    """A durable nobody reads would keep its events until they are too old."""
-    try:
-        await js.delete_consumer(stream, durable)
-    except NotFoundError:
-        return
 
 
 async def check(js: Any, names: Names, options: Options, topology: Topology) -> None:

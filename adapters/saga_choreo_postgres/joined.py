@@ -1,13 +1,15 @@
 """The caller's own open transaction as a `Transaction`: everything is written in it, nothing is committed here.
 
-Each call of the toolkit runs inside a savepoint of its own, so that a conflict undoes the toolkit's part only. The first one also makes
-sure that the connection leads to the store's own database and that its commits are durable, in the same round trip.
+Each call of the toolkit runs inside a savepoint of its own, so that a conflict undoes the toolkit's part only; it is released together
+with the next one's setting, or by `commit`. The first call also makes sure, in the same round trip, that the connection leads to the
+store's own database and that its commits are durable.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import asyncpg
 
@@ -21,7 +23,7 @@ from saga_choreo_postgres.transaction import PostgresTransaction
 if TYPE_CHECKING:
     from saga_choreo.ports import Transaction
 
-__all__ = ["JoinedTransaction", "joined"]
+__all__ = ["JoinedTransaction", "joined", "speaker_of"]
 
 T = TypeVar("T")
 _CALL, _UNDO, _CALLED = (
@@ -36,10 +38,11 @@ def joined(connection: Any, pool: Pool, incarnation: str, *, durable: bool) -> T
     """Raises ConfigurationError when this is no connection of a known driver with an open transaction."""
     if not incarnation:
         raise ConfigurationError(f"the store at {pool.where!r} is not open; await store.open() before joining a transaction")
-    return JoinedTransaction(connection, _speaker_of(connection), pool, incarnation, durable=durable)
+    return JoinedTransaction(connection, speaker_of(connection), pool, incarnation, durable=durable)
 
 
-def _speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+def speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError."""
     root = type(connection).__module__.partition(".")[0]
     if isinstance(connection, asyncpg.Connection):
         if not connection.is_in_transaction():
@@ -103,7 +106,7 @@ def _through_sqlalchemy(connection: Any) -> Callable[[], Awaitable[Speaker]]:
 class JoinedTransaction(PostgresTransaction):
     """`commit` here only says that the toolkit's part is written; the caller commits."""
 
-    __slots__ = ("_durable", "_give", "_given", "_incarnation")
+    __slots__ = ("_durable", "_give", "_given", "_incarnation", "_point")
 
     def __init__(
         self, connection: Any, give: Callable[[], Awaitable[Speaker]], pool: Pool, incarnation: str, *, durable: bool
@@ -113,6 +116,7 @@ class JoinedTransaction(PostgresTransaction):
         self._give = give
         self._incarnation = incarnation
         self._durable = durable
+        self._point: Literal["none", "fresh", "used"] = "none"  # the savepoint of our calls
 
     @property
     def raw(self) -> Any:
@@ -126,9 +130,31 @@ class JoinedTransaction(PostgresTransaction):
 
     async def commit(self) -> None:
         self._require_open()
-        await self.user_done()
+        self._require_there()
+        if self._point != "none" and self.speaker is not None:
+            await self._inside(self.speaker.say(_CALLED), self.speaker, "finishing the toolkit's part")
+            self._point = "none"
+
+    def after_commit(self, tell: Callable[[], None]) -> None:
+        """Only a SQLAlchemy session says when it has committed; a commit of a savepoint is none."""
+        session = getattr(self._given, "sync_session", None)
+        if session is None:
+            return
+        from sqlalchemy import event  # optional client: who passes a session has it
+
+        def heard(committed: Any) -> None:
+            if not committed.in_nested_transaction():
+                soon = asyncio.get_running_loop().call_soon
+                soon(event.remove, session, "after_commit", heard)  # not while the session goes through its listeners
+                soon(tell)
+
+        event.listen(session, "after_commit", heard)
 
     async def user_done(self) -> None:
+        self._point = "used" if self._point == "fresh" else self._point  # what the caller wrote is not ours to undo
+        self._require_there()
+
+    def _require_there(self) -> None:
         if self.speaker is not None and not self.speaker.in_transaction:
             self._over = _ended_outside
             raise _ended_outside()
@@ -136,11 +162,11 @@ class JoinedTransaction(PostgresTransaction):
     async def _begin_now(self) -> None:
         speaker = await self._give()
         try:
-            await speaker.say(f"{_CALL}; {self._is_ours()}; {_CALLED}")
+            await speaker.say(f"{_CALL}; {self._is_ours()}")
         except speaker.errors as error:
             await speaker.say(_UNDO)
             raise await self._diagnosis(speaker, error) from error
-        self.speaker = speaker
+        self.speaker, self._point = speaker, "fresh"
 
     def _is_ours(self) -> str:
         """A statement that fails unless the connection leads to the store's own tables and its commits are as durable."""
@@ -167,25 +193,29 @@ class JoinedTransaction(PostgresTransaction):
         speaker = self.speaker
         assert speaker is not None
         try:
-            await self.user_done()
-            await speaker.say(_CALL)
+            self._require_there()
+            if self._point != "fresh":
+                await speaker.say(_CALL if self._point == "none" else f"{_CALLED}; {_CALL}")
         except BaseException as error:
             task.close()
             if isinstance(error, speaker.errors):
                 raise translated(error, self.where, doing) from error
             raise
+        self._point = "used"
+        return await self._inside(task, speaker, doing)
+
+    async def _inside(self, task: Coroutine[Any, Any, T], speaker: Speaker, doing: str) -> T:
         try:
-            answer = await task
+            return await task
         except speaker.errors as error:
             await self._undo_call(speaker)
             raise translated(error, self.where, doing) from error
         except work.Outdated as error:
             await self._undo_call(speaker)
             raise StoreConflict(str(error)) from None
-        await speaker.say(_CALLED)
-        return answer
 
     async def _undo_call(self, speaker: Speaker) -> None:
+        self._point = "none"
         try:
             if speaker.in_transaction and not speaker.lost:
                 await speaker.say(_UNDO)

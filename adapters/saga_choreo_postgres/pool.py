@@ -23,6 +23,8 @@ _ACQUIRE_S = 15.0
 _CLOSE_S = 5.0
 # A connection that was idle longer may have been cut by something in between, without a word.
 _IDLE_MAX_S = 300.0
+# After a step had to be undone without a savepoint, all steps set theirs for so long: at worst one batch a minute is done twice.
+_CAREFUL_S = 60.0
 
 
 class Session(asyncpg.Connection):
@@ -50,6 +52,15 @@ class Pool:
         self._lent: set[Session] = set()
         self._turns = asyncio.Semaphore(place.pool_max)
         self._is_open = False
+        self._careful_until = 0.0
+
+    @property
+    def is_careful(self) -> bool:
+        """Steps have to be undone now and then: savepoints are worth their price."""
+        return _now() < self._careful_until
+
+    def be_careful(self) -> None:
+        self._careful_until = _now() + _CAREFUL_S
 
     async def open(self) -> None:
         """Raises ConfigurationError (wrong address or password), StoreUnavailable (cannot be reached now)."""

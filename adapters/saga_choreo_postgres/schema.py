@@ -12,7 +12,7 @@ from importlib import resources
 from saga_choreo.errors import StoreVersionError
 from saga_choreo_postgres.speakers import Speaker
 
-__all__ = ["SCHEMA_VERSION", "check_version", "identity", "migrate", "stored_version"]
+__all__ = ["SCHEMA_VERSION", "check_version", "identity", "migrate", "names_after", "oldest_version", "stored_version"]
 
 _MIGRATIONS = tuple(
     sorted(
@@ -24,6 +24,18 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 # Any number that no other application is likely to lock: the bytes of "sagachor".
 _LOCK = int.from_bytes(b"sagachor", "big")
 _PUT = "INSERT INTO saga_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO "
+
+
+def names_after(version: int) -> tuple[str, ...]:
+    """The migrations that bring tables of this version up to date."""
+    return tuple(script.name.removesuffix(".sql") for script in _MIGRATIONS[version:])
+
+
+def oldest_version() -> int:
+    """The lowest version of this code that can work with the tables as they are after the last migration. A migration that only adds
+    says so in its first lines ("Only adds"), and code that knows its predecessor goes on; any other shuts older code out."""
+    adding = ["only adds" in script.read_text(encoding="utf-8").partition("\n\n")[0].lower() for script in _MIGRATIONS]
+    return max((number for number, adds in enumerate(adding, start=1) if not adds), default=1)
 
 
 async def stored_version(speaker: Speaker) -> int:
@@ -38,9 +50,10 @@ async def stored_version(speaker: Speaker) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def check_version(found: int, where: str, *, exact: bool) -> None:
-    """Raises StoreVersionError when this code cannot work with the tables: newer always, older when `exact`."""
-    if found > SCHEMA_VERSION:
+def check_version(found: int, where: str, *, exact: bool, oldest: int = 0) -> None:
+    """Raises StoreVersionError when this code cannot work with the tables: newer ones unless code
+    from version `oldest` on may go on with them, older when `exact`."""
+    if found > SCHEMA_VERSION and not 0 < oldest <= SCHEMA_VERSION:
         raise StoreVersionError(
             f"the saga tables at {where!r} have schema version {found}, this saga_choreo knows up to {SCHEMA_VERSION}; "
             "upgrade saga_choreo here, or use the version that wrote them"
@@ -61,6 +74,7 @@ async def migrate(speaker: Speaker, where: str, incarnation: str) -> None:
     for script in _MIGRATIONS[found:]:
         await speaker.say(script.read_text(encoding="utf-8"))
     await speaker.fetch(_PUT + "UPDATE SET value = excluded.value", "schema_version", str(SCHEMA_VERSION))
+    await speaker.fetch(_PUT + "UPDATE SET value = excluded.value", "oldest_version", str(oldest_version()))
     await speaker.fetch(_PUT + "NOTHING", "incarnation", incarnation)
     for name, value in (await identity(speaker)).items():
         await speaker.fetch(_PUT + "NOTHING", name, value)

@@ -7,6 +7,7 @@ of several services may share a database, a schema too: every row names its serv
 from __future__ import annotations
 
 import os
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreUnavailable
@@ -18,22 +19,23 @@ from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.reader import PostgresReader
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.scans import PostgresScans
-from saga_choreo_postgres.speakers import Speaker
+from saga_choreo_postgres.through import Factory, StepTransaction
 from saga_choreo_postgres.transaction import PostgresTransaction
+from saga_choreo_postgres.upkeep import PostgresUpkeep, settings_of, unsafe_of, versions
 
 __all__ = ["PostgresStore"]
 
 # Batches that an agent runs beside each other: while one waits for its fsync, others work.
 _WRITERS = 4
 _SERVER_MIN = 130_000
-_SAFE = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "local", "remote_write", "remote_apply")}
 
 
-class PostgresStore(PostgresScans, PostgresReader):
+class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep):
     """`?durability=relaxed` accepts a server whose commits a crash may undo; `?pool_max=` bounds the connections of this object;
-    `?search_path=` names the schema of the tables."""
+    `?search_path=` names the schema of the tables. `tx` makes the connection or session that a step's transaction is on."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tx: Factory | None = None) -> None:
+        self._tx = tx
         self._place = place_of(url)
         self._pool = Pool(self._place)
         self._runs = Runs(self._pool)
@@ -69,7 +71,9 @@ class PostgresStore(PostgresScans, PostgresReader):
             await self.close()
             raise
 
-    def transaction(self) -> PostgresTransactionBlock:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        if self._tx is not None:
+            return StepTransaction(self._tx, self._pool, self._incarnation, durable=self._features.durable)
         return PostgresTransactionBlock(PostgresTransaction(self._pool))
 
     def join(self, connection: Any) -> Transaction:
@@ -83,16 +87,14 @@ class PostgresStore(PostgresScans, PostgresReader):
 
     async def _check_server(self) -> None:
         where = self._place.shown
-        settings = (*_SAFE, "server_version_num", "server_encoding", "transaction_read_only")
-        asked = ", ".join(f"current_setting('{name}')" for name in settings)
-        found = dict(zip(settings, (await self._runs.read(f"SELECT {asked}"))[0], strict=True))
+        found = await settings_of(self._runs, "server_version_num", "server_encoding", "transaction_read_only")
         if int(found["server_version_num"]) < _SERVER_MIN:
             raise ConfigurationError(f"PostgreSQL at {where!r} is too old ({found['server_version_num']}); 13 or newer is needed")
         if found["server_encoding"] != "UTF8":
             raise ConfigurationError(f"the database at {where!r} has encoding {found['server_encoding']!r}; make one with UTF8")
         if found["transaction_read_only"] == "on":
             raise StoreUnavailable(f"PostgreSQL at {where!r} takes reads only (a standby, or default_transaction_read_only is on)")
-        unsafe = {name: found[name] for name, safe in _SAFE.items() if found[name] not in safe}
+        unsafe = unsafe_of(found)
         if unsafe and self._features.durable:
             raise DurabilityRefused(
                 f"PostgreSQL at {where!r} runs with {unsafe}: a crash could undo what it has confirmed; switch these settings on, "
@@ -100,11 +102,8 @@ class PostgresStore(PostgresScans, PostgresReader):
             )
 
     async def _check_schema(self, *, migrate: bool) -> None:
-        async def find(speaker: Speaker) -> int:
-            return await schema.stored_version(speaker)
-
-        found = await self._runs.write(find)
-        schema.check_version(found, self._place.shown, exact=not migrate)
+        found, oldest = await self._runs.write(versions)
+        schema.check_version(found, self._place.shown, exact=not migrate, oldest=oldest)
         if found < schema.SCHEMA_VERSION:
             new = os.urandom(16).hex()
             await self._runs.write(lambda speaker: schema.migrate(speaker, self._place.shown, new))

@@ -1,7 +1,9 @@
 """One transaction on a connection of the pool.
 
 It begins at the first call that needs it, so one that has not begun holds nothing. A savepoint is set at the first write inside it,
-and released together with whatever comes next: by the next savepoint in the same round trip, or by the commit for nothing.
+and released together with whatever comes next: by the next savepoint in the same round trip, or by the commit for nothing. A
+hopeful one is not set at all: it would cost as much as the statement it guards. When it has to be undone, the whole transaction is,
+and for a while the pool sets every savepoint.
 A conflict rolls the whole transaction back at once: afterwards every call, and `commit`, says so again.
 
 When the process dies before COMMIT was sent, nothing remains; the server rolls back when the connection breaks. When connection or
@@ -85,7 +87,7 @@ class PostgresTransaction:
         """The asyncpg connection, once something was awaited on `user` in this transaction and savepoint. `await
         saga_choreo_postgres.connection(ctx)` needs no such thing."""
         self._require_open()
-        if self._connection is None or self._live < len(self._points):
+        if self._connection is None or (self._live < len(self._points) and not self._points[-1].trusted):
             raise SagaError("the transaction has not begun here yet; use: connection = await saga_choreo_postgres.connection(ctx)")
         return self._lend()
 
@@ -134,8 +136,8 @@ class PostgresTransaction:
         speaker = await self.writing()
         return await self._ours(work.register(speaker, key), "registering a business key")
 
-    def savepoint(self) -> Savepoint:
-        return Savepoint(self)
+    def savepoint(self, *, hopeful: bool = False) -> Savepoint:
+        return Savepoint(self, hopeful=hopeful)
 
     async def commit(self) -> None:
         """A transaction that never began has nothing to commit."""
@@ -187,10 +189,12 @@ class PostgresTransaction:
         await self.end(over)
 
     async def writing(self) -> Speaker:
-        """The speaker, in the transaction, with every open savepoint really set."""
+        """The speaker, in the transaction, with every open savepoint really set, but for one that is trusted."""
         speaker = await self._begin()
         wanted = len(self._points)
-        if self._live < wanted:
+        if wanted == 1 and self._points[0].is_trusted(careful=self._live > 0 or self._pool.is_careful):
+            pass
+        elif self._live < wanted:
             words = [f"RELEASE SAVEPOINT saga_choreo_{self._live + 1}"] if self._there > self._live else []
             words += [f"SAVEPOINT saga_choreo_{depth}" for depth in range(self._live + 1, wanted + 1)]
             await self._say("; ".join(words))
@@ -221,6 +225,9 @@ class PostgresTransaction:
                 "savepoints of one transaction must be left in reverse order; do not use one transaction from several tasks"
             )
         self._points.pop()
+        if point.trusted and self.speaker is not None:
+            await self._leave_trusted(failed=failed)
+            return
         if self._live < depth or self.speaker is None:
             return
         if self._lent and not failed:
@@ -232,6 +239,28 @@ class PostgresTransaction:
                 raise _swallowed(self.where)
         else:
             self._live = depth - 1
+
+    async def _leave_trusted(self, *, failed: bool) -> None:
+        """Nothing was set that could be rolled back to: then all is, and later calls raise StoreConflict."""
+        if not failed and self._lent:
+            failed = await self._is_failed()
+        if failed or self._failed:
+            self._pool.be_careful()
+            await self.end(_hoped)
+            raise _hoped()
+        self._live = 0
+
+    async def _is_failed(self) -> bool:
+        """The connection was lent: only the server knows whether a statement has failed on it."""
+        assert self.speaker is not None
+        self._lent = False
+        try:
+            await self.speaker.say("SELECT 1")
+        except DRIVER_ERRORS as error:
+            if state_of(error) != "25P02":
+                raise await self._broken(error, "asking after a lent connection") from error
+            return True
+        return False
 
     async def _undo(self, depth: int) -> None:
         self._failed = False
@@ -321,6 +350,12 @@ class PostgresTransaction:
             await self._pool.release(connection)
 
 
+def _hoped() -> SagaError:
+    return StoreConflict(
+        "a step's writes had to be undone without a savepoint: nothing was committed, try again (it sets one then)"
+    )
+
+
 def _swallowed(where: str) -> SagaError:
     return SagaError(
         f"a statement of the step failed at {where!r} and the handler swallowed the error: PostgreSQL refuses all that follows, so what "
@@ -331,14 +366,26 @@ def _swallowed(where: str) -> SagaError:
 class Savepoint:
     """Undoes what was written inside when it is left by an exception, which passes through."""
 
-    __slots__ = ("_depth", "_transaction")
+    __slots__ = ("_depth", "_transaction", "hopeful", "trusted")
 
-    def __init__(self, transaction: PostgresTransaction) -> None:
+    def __init__(self, transaction: PostgresTransaction, *, hopeful: bool = False) -> None:
         self._transaction = transaction
         self._depth = 0
+        self.hopeful = hopeful
+        self.trusted = False  # something was written inside it, and it was not set
+
+    def is_trusted(self, *, careful: bool) -> bool:
+        """Asked at each write inside it; decided at the first one."""
+        self.trusted = self.trusted or (self.hopeful and not careful)
+        return self.trusted
 
     async def __aenter__(self) -> None:
         self._depth = self._transaction.enter(self)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._transaction.leave(self, self._depth, failed=kind is not None)
+        try:
+            await self._transaction.leave(self, self._depth, failed=kind is not None)
+        except StoreConflict:
+            if kind is None or issubclass(kind, Exception):
+                raise
+            # A cancellation passes; whoever goes on with the transaction hears of the conflict.

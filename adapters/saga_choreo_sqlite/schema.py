@@ -12,7 +12,7 @@ from saga_choreo.errors import StoreVersionError
 from saga_choreo.ports import COLUMNS
 from saga_choreo_sqlite.driver import Connection
 
-__all__ = ["SCHEMA_VERSION", "check_version", "migrate", "stored_version"]
+__all__ = ["OLDEST_VERSION", "SCHEMA_VERSION", "check_version", "migrate", "stored_version"]
 
 _TYPES = {"text": "TEXT", "int": "INTEGER", "bool": "INTEGER", "bytes": "BLOB"}
 _COLUMN_LINES = ",\n  ".join(f"{c.name} {_TYPES[c.kind]}{'' if c.nullable else ' NOT NULL'}" for c in COLUMNS)
@@ -59,6 +59,9 @@ CREATE INDEX saga_held_received ON saga_held (service, told, received_ms);
 # Number n (from 1) brings a file from version n - 1 to n. Never edit one that has been released: add the next.
 _MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
 SCHEMA_VERSION = len(_MIGRATIONS)
+# The lowest version of this code that can work with the tables as they are after the last migration: raise it with one that takes
+# something away or changes it. A migration that only adds lets agents of an earlier release go on.
+OLDEST_VERSION = 1
 
 
 def stored_version(connection: Connection) -> int:
@@ -70,9 +73,10 @@ def stored_version(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def check_version(found: int, path: str, *, exact: bool) -> None:
-    """Raises StoreVersionError when this code cannot work with the file: newer always, older when `exact`."""
-    if found > SCHEMA_VERSION:
+def check_version(found: int, path: str, *, exact: bool, oldest: int = 0) -> None:
+    """Raises StoreVersionError when this code cannot work with the file: newer one unless code from
+    version `oldest` on may go on with it, older when `exact`."""
+    if found > SCHEMA_VERSION and not 0 < oldest <= SCHEMA_VERSION:
         raise StoreVersionError(
             f"the saga tables in {path!r} have schema version {found}, this saga_choreo knows up to {SCHEMA_VERSION}; "
             "upgrade saga_choreo here, or use the version that wrote the file"
@@ -93,4 +97,5 @@ def migrate(connection: Connection, path: str, incarnation: str) -> None:
         connection.execute(script)
     put = "INSERT INTO saga_meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO "
     connection.execute(put + "UPDATE SET value = excluded.value", ("schema_version", str(SCHEMA_VERSION)))
+    connection.execute(put + "UPDATE SET value = excluded.value", ("oldest_version", str(OLDEST_VERSION)))
     connection.execute(put + "NOTHING", ("incarnation", incarnation))

@@ -23,6 +23,7 @@ from saga_choreo_sqlite.reader import SqliteReader
 from saga_choreo_sqlite.reads import Reads
 from saga_choreo_sqlite.scans import SqliteScans
 from saga_choreo_sqlite.transaction import SqliteTransaction
+from saga_choreo_sqlite.upkeep import SqliteUpkeep, looked_at
 from saga_choreo_sqlite.writer import Patience, Writer
 
 __all__ = ["SqliteStore", "WriterHeldTooLong"]
@@ -33,7 +34,7 @@ BUSY_WAIT_S = 10.0
 WRITER_HOLD_MAX_S = 1.0
 
 
-class SqliteStore(SqliteScans, SqliteReader):
+class SqliteStore(SqliteScans, SqliteReader, SqliteUpkeep):
     """`durability`: 'full' (a commit is on the disk) or 'relaxed' (a power cut may lose the last commits); also as URL option.
 
     `busy_wait_s` bounds every wait for the write lock (then StoreConflict). A transaction that held the writer longer than
@@ -136,8 +137,8 @@ class SqliteStore(SqliteScans, SqliteReader):
 
     async def _check(self, *, migrate: bool) -> None:
         async with self._writer.quiet() as connection:
-            found = schema.stored_version(connection)
-        schema.check_version(found, self._path, exact=not migrate)
+            found, oldest, _ = looked_at(connection)
+        schema.check_version(found, self._path, exact=not migrate, oldest=oldest)
         if found < schema.SCHEMA_VERSION:
             new = self._clock.entropy(16).hex()
             await self._writer.run(lambda c: schema.migrate(c, self._path, new))

@@ -103,7 +103,8 @@ class SqliteTransaction:
         connection = await self.writing()
         return self._ours(lambda: work.register(connection, key), "registering a business key")
 
-    def savepoint(self) -> Savepoint:
+    def savepoint(self, *, hopeful: bool = False) -> Savepoint:  # noqa: ARG002  (the port's own)
+        """One costs next to nothing here, so there is no hoping."""
         return Savepoint(self)
 
     async def commit(self) -> None:

@@ -15,7 +15,7 @@ from saga_choreo.ports import Reader, Record, SagaFilter
 from saga_choreo.runtime.plugins import WholeStore, make_store
 from saga_choreo.runtime.settings import read_settings
 
-__all__ = ["find_saga", "with_store"]
+__all__ = ["find_saga", "store_url_of", "with_store"]
 
 _T = TypeVar("_T")
 _HEX = frozenset("0123456789abcdef")
@@ -34,11 +34,17 @@ async def _opened(url: str) -> AsyncGenerator[WholeStore]:
         await store.close()
 
 
-def with_store(url: str | None, work: Callable[[WholeStore], Awaitable[_T]]) -> _T:
-    """Open the store (SAGA_STORE_URL when no URL is given), do the work, close it."""
+def store_url_of(url: str | None) -> str:
+    """The URL given, or that of the environment. Raises ConfigurationError."""
     found = url or read_settings(os.environ).store_url
     if not found:
         raise ConfigurationError("no store was named; give --store URL or set SAGA_STORE_URL (or SAGA_STORE_URL_FILE)")
+    return found
+
+
+def with_store(url: str | None, work: Callable[[WholeStore], Awaitable[_T]]) -> _T:
+    """Open the store (SAGA_STORE_URL when no URL is given), do the work, close it."""
+    found = store_url_of(url)
 
     async def run() -> _T:
         async with _opened(found) as store:

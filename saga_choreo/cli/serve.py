@@ -1,13 +1,17 @@
 """An agent in a process of its own: event loop, signals, logs.
 
 The first SIGTERM or SIGINT asks the agent to stop: it finishes or hands back what it has. A second one cancels it, and the
-process ends with 130 or 143, so that a supervisor can tell that the drain was cut short.
+process ends with 130 or 143, so that a supervisor can tell that the drain was cut short; so it does when something of the agent
+would not end in time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,11 +19,13 @@ from importlib.util import find_spec
 from saga_choreo.cli.exits import ExitCode
 from saga_choreo.cli.locate import Runnable
 from saga_choreo.cli.output import talk
+from saga_choreo.errors import StopCutShort
 from saga_choreo.runtime.logs import configure
 from saga_choreo.runtime.settings import Settings
 
 __all__ = ["serve"]
 
+_log = logging.getLogger("saga_choreo.agent")
 _CUT_SHORT = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
@@ -33,6 +39,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _until_stopped(agent: Runnable) -> int:
     stop = asyncio.Event()
+    asked: list[signal.Signals] = []
     cut_short: list[signal.Signals] = []
     running = asyncio.current_task()
     assert running is not None
@@ -40,6 +47,7 @@ async def _until_stopped(agent: Runnable) -> int:
     def on_signal(number: signal.Signals) -> None:
         if not stop.is_set():
             talk(f"{number.name}: stopping agent {agent.name!r}; once more to stop at once")
+            asked.append(number)
             stop.set()
         elif not cut_short:
             cut_short.append(number)
@@ -50,6 +58,9 @@ async def _until_stopped(agent: Runnable) -> int:
         loop.add_signal_handler(number, on_signal, number)
     try:
         await agent.run(stop=stop)
+    except StopCutShort as error:
+        _log.critical("%s", error)
+        return _CUT_SHORT[asked[0]]
     except asyncio.CancelledError:
         if not cut_short:
             raise
@@ -64,4 +75,10 @@ def serve(agent: Runnable, settings: Settings) -> int:
     """Run the agent to its end; the exit code of the process."""
     configure(settings.log_format, settings.log_level, agent.name)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_until_stopped(agent))
+        code = runner.run(_until_stopped(agent))
+        if code:
+            # Closing the loop waits for everything that still runs, and some of it may never end.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(code)
+        return code

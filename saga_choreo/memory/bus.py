@@ -117,7 +117,8 @@ class Bus:
     dead_letters: list[Outgoing] = field(default_factory=list[Outgoing])
 
     def bind(self, service: str, events: tuple[str, ...]) -> Queue:
-        self.readers[service] = events
+        """Another release of the service may read other events, and runs beside this one: nothing is unbound here."""
+        self.readers[service] = tuple(dict.fromkeys((*self.readers.get(service, ()), *events)))
         return self.queues.setdefault(service, Queue())
 
     def targets(self, channel: Channel) -> list[Queue]:

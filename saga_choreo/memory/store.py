@@ -14,6 +14,7 @@ from uuid import UUID
 from saga_choreo.errors import ConfigurationError, StoreUnavailable
 from saga_choreo.memory.tables import Locks, Tables
 from saga_choreo.memory.transaction import JoinedMemoryTransaction, MemoryTransaction, MemoryTransactionBlock
+from saga_choreo.memory.upkeep import MemoryUpkeep
 from saga_choreo.ports import (
     ORIGIN,
     AnnouncedMark,
@@ -36,7 +37,7 @@ _ENDED_ORIGIN = (State.COMPLETED, State.ABORTED, State.REFUSED)
 _BUSY = (State.RUNNING, State.COMPENSATING)
 
 
-class MemoryStore:
+class MemoryStore(MemoryUpkeep):
     """Implements Store, Scans and Reader. `ctx.tx` knows two statements: see `execute("append", ...)` in the docs of `user`."""
 
     _shared: ClassVar[dict[str, tuple[Tables, Locks]]] = {}

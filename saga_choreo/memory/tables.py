@@ -40,6 +40,8 @@ class Tables:
     definitions: dict[str, bytes] = field(default_factory=dict[str, bytes])
     holders: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     lists: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict[str, list[tuple[Any, ...]]])
+    epochs: dict[str, int] = field(default_factory=dict[str, int])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
     last_number: int = 0
 
     def next_number(self) -> int:

@@ -94,7 +94,8 @@ class MemoryTransaction:
     def _holder(self, name: LockName) -> UUID | None:
         return self.draft.saga_locks[name] if name in self.draft.saga_locks else self._tables.saga_locks.get(name)
 
-    def savepoint(self) -> _Savepoint:
+    def savepoint(self, *, hopeful: bool = False) -> _Savepoint:  # noqa: ARG002  (the port's own)
+        """One costs next to nothing here, so there is no hoping."""
         return _Savepoint(self)
 
     async def commit(self) -> None:

@@ -21,9 +21,11 @@ from saga_choreo.ports.store import (
     Scans,
     Store,
     StoreFeatures,
+    TellsOfCommit,
     Transaction,
     UserTx,
 )
+from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
 __all__ = [
     "COLUMNS",
@@ -39,6 +41,7 @@ __all__ = [
     "Clock",
     "Column",
     "Delivery",
+    "Epoch",
     "Held",
     "Notice",
     "Outcome",
@@ -56,8 +59,11 @@ __all__ = [
     "State",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
+    "StoreState",
     "Topology",
     "Transaction",
+    "Upkeep",
     "UserTx",
     "from_columns",
     "pack_payloads",

@@ -19,13 +19,27 @@ class BrokerFeatures:
     """What this broker can do; a conformance test that needs a missing feature is skipped by name.
 
     `counts_deliveries`: `Delivery.attempt` is the real number of deliveries, not only a repeated flag.
-    `delays_release`: a delivery handed back can come again after a delay. `survives_restart`: messages outlive the
-    server's restart. `real`: there is a server behind it that can be stopped and killed.
+    `delays_release`: a delivery handed back can come again after a delay.
+    `expires_deliveries`: what is not acknowledged in time comes again although its agent still lives; elsewhere it comes
+    again once the agent has closed or is gone.
+    `balances_backlog`: what waits goes to whichever agent of the service is free; elsewhere each agent has a part of it until
+    it leaves.
+    `refuses_when_full`: a channel can be bounded, and then refuses what is new.
+    `reports_unread`: a publish that `must_route` and finds no service bound is refused.
+    `bounds_deliveries`: the server itself puts a message aside after many deliveries, as a net beneath our own limits.
+    `keeps_read`: what was acknowledged stays for the horizon, and a service can be set back to it.
+    `survives_restart`: messages outlive the server's restart. `real`: there is a server behind it that can be stopped and killed.
     """
 
     name: str
     counts_deliveries: bool = True
     delays_release: bool = True
+    expires_deliveries: bool = True
+    balances_backlog: bool = True
+    refuses_when_full: bool = True
+    reports_unread: bool = False
+    bounds_deliveries: bool = False
+    keeps_read: bool = False
     survives_restart: bool = True
     real: bool = True
     body_bytes_max: int = 1_000_000

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 __all__ = ["Clock"]
 
@@ -16,7 +17,7 @@ class Clock(Protocol):
         """Seconds that never go back."""
         ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]: ...
 
     def chance(self) -> float:
         """A random number in [0, 1): jitter."""

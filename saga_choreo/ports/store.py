@@ -6,10 +6,10 @@ one), `Scans` (relay and timers), `Reader` (people and tools). One object usuall
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 from saga_choreo.model.record import Record, RecordKey
@@ -25,6 +25,7 @@ __all__ = [
     "Scans",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
     "Transaction",
     "UserTx",
 ]
@@ -169,13 +170,26 @@ class Transaction(Protocol):
         """Insert the business key, or return the one that is there already (with its own saga id and digest)."""
         ...
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
+    def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
         """Undo what is written inside when the block is left by an exception (which passes through). Costs nothing until
-        the first write inside it through `user`, `raw` or the methods above."""
+        the first write inside it through `user`, `raw` or the methods above.
+
+        `hopeful`: it will hardly have to be undone. Then a store may set none, and where it has to be undone after all, undo the
+        whole transaction and raise StoreConflict: tried again, it sets real ones."""
         ...
 
     async def commit(self) -> None:
         """Raises StoreConflict (did not happen, may be tried again) or StoreUnavailable (unknown whether it happened)."""
+        ...
+
+
+@runtime_checkable
+class TellsOfCommit(Protocol):
+    """A joined transaction that may hear when its owner commits it."""
+
+    def after_commit(self, tell: Callable[[], None]) -> None:
+        """Call this after the owner's commit, on the event loop, where that can be heard (SQLAlchemy sessions). It may be called
+        for nothing."""
         ...
 
 

@@ -37,13 +37,20 @@ _TOLD_MAX = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
-    """One message to be handled: from the broker (`delivery`), or one that was held (`held_number`)."""
+    """One message to be handled: from the broker (`delivery`), or one that was held (`held_number`), looked at for the so many-th
+    time (`looks`)."""
 
     channel: Channel
     headers: Mapping[str, str]
     body: bytes
     delivery: Delivery | None = None
     held_number: int | None = None
+    looks: int = 1
+
+    @property
+    def times(self) -> int:
+        """How often it has come."""
+        return self.looks if self.delivery is None else self.delivery.attempt
 
     @staticmethod
     def of(delivery: Delivery) -> Arrival:
@@ -129,10 +136,20 @@ class Sorted:
         return arrival.delivery is not None and arrival.delivery.attempt > self._limits.deliveries_fast
 
     def _note_ending(self, arrival: Arrival, envelope: Envelope, ws: Workspace) -> None:
-        """Told at least once for each saga that has records here: before the delivery is acknowledged."""
+        """Told at least once for each saga that has records here: before it is acknowledged, or taken off hold."""
         records = [record for record in ws.of_saga(envelope.saga_id) if record.definition == envelope.definition]
-        if records and (arrival.delivery is None or arrival.delivery.attempt <= _TOLD_MAX):
+        if records and arrival.times <= _TOLD_MAX:
             self._endings[id(arrival)] = Ending(records[0], envelope.outcome, envelope.cause, envelope.reason)
+
+    def told_of_hold(self, done: Sequence[Arrival], untold: frozenset[UUID]) -> list[int]:
+        """Held outcomes that may go now that they have been told: the others stay on hold, to be told again."""
+        return [
+            arrival.held_number
+            for arrival in done
+            if arrival.held_number is not None
+            and id(arrival) in self._endings
+            and self._endings[id(arrival)].record.saga_id not in untold
+        ]
 
     def ending_of(self, delivery: Delivery) -> UUID | None:
         """The saga whose end this delivery told."""
@@ -223,7 +240,9 @@ class Sorted:
             held=[self._held[i] for i in ids if i in self._held],
             counters={(self._service, name): count for name, count in counted.items() if count},
             unhold=[
-                arrival.held_number for arrival in done if arrival.held_number is not None and id(arrival) not in self._still_held
+                arrival.held_number
+                for arrival in done
+                if arrival.held_number is not None and id(arrival) not in self._still_held and id(arrival) not in self._endings
             ],
             endings=[self._endings[i] for i in ids if i in self._endings],
             letters=[letter for i in ids for letter in self._letters.get(i, ())],

@@ -111,7 +111,8 @@ async def execute(
     operation: Execute, known: Known, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]], clock: Clock
 ) -> Executed:
     """Run the handler within its budget. Raises StoreConflict and StoreUnavailable (no fault of the step) and
-    TransactionTooLong (the transaction is gone); else a savepoint has undone what the handler wrote unless the answer is Ran."""
+    TransactionTooLong (the transaction is gone); else a savepoint has undone what the handler wrote unless the answer is Ran. In
+    the fast lane most handlers succeed, so the store may hope that none has to be undone."""
     record, what = operation.record, operation.duty
     step = known.handlers[record.step]
     inside = transaction if operation.inside else None
@@ -121,7 +122,7 @@ async def execute(
         async with timer:
             if inside is None:
                 return await _call(step, record, known, what, ctx)
-            async with inside.savepoint():
+            async with inside.savepoint(hopeful=record.lease_ms is None and step.options.lock is None):
                 taken = await _take_lock(record, known, what, inside, clock)
                 if not isinstance(taken, Admitted):
                     return taken

@@ -10,6 +10,7 @@ from saga_choreo.core.rows import Duty
 from saga_choreo.model.record import Record
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.leases import lease_of
 from saga_choreo.runtime.operations import Admit, Admitted, Executed, Operation
 from saga_choreo.runtime.settling import died_too_often, give_up, is_undo, settle_uncalled
 from saga_choreo.runtime.timing import Limits
@@ -47,7 +48,7 @@ def claim_attempt(ws: Workspace, record: Record, known: Known, what: Duty, lock:
     if row.state is State.DONE:  # a local undo that is due again: from now on it is a retried one
         ws.act(key, UndoFailed(row.attempt), known)
         what = Duty.CALL_UNDO
-    lease_ms = ws.now_ms + int(1000 * max(limits.lease_s, 1.5 * timeout_s(known, record.step, limits)))
+    lease_ms = ws.now_ms + int(1000 * lease_of(record, limits, timeout_s(known, record.step, limits)))
     ws.act(key, Claimed(), known, lease_ms=lease_ms, lock=lock)
     ws.retry_at(key, lease_ms)
     return what

@@ -12,7 +12,7 @@ from saga_choreo.core.facts import CancelRequested, Fact, Refusal, Resolved
 from saga_choreo.core.resolutions import possible
 from saga_choreo.errors import Refused, SagaNotFound, StoreConflict
 from saga_choreo.model.event import Event
-from saga_choreo.model.record import ORIGIN, Record, Row
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import State
 from saga_choreo.ports.broker import Broker, Outgoing
 from saga_choreo.ports.clock import Clock
@@ -20,6 +20,7 @@ from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.gates import Gates
+from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.parked import Published, done_by_hand, find_step
 from saga_choreo.runtime.pipeline import Pipeline
@@ -45,10 +46,8 @@ class _StoreOnly:
         self.catalog = catalog
         self.clock: Clock = SystemClock()
         self.gates = Gates(self.clock)
-
-    @property
-    def lease_s(self) -> float:
-        return Limits().lease_s
+        self.leases = Leases(service, catalog, Limits(), {})
+        self.executing: dict[RecordKey, str] = {}
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         del publications, loose

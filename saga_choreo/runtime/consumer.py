@@ -38,6 +38,7 @@ class Consumer:
         self._slots = asyncio.Semaphore(max(writers, 1))
         self._outcomes: list[Delivery] = []
         self._outcome_came = asyncio.Event()
+        self._batch_ended = asyncio.Event()
         self._trouble_s = 0.0
         self.in_flight = 0
 
@@ -77,6 +78,7 @@ class Consumer:
     async def _receive(self, group: asyncio.TaskGroup) -> None:
         while True:
             await self._room_for_outcomes()
+            await self._let_gather()
             await self._slots.acquire()
             try:
                 deliveries = await self._wait_and_receive()
@@ -100,11 +102,22 @@ class Consumer:
         while len(self._outcomes) >= _OUTCOME_BATCHES_MAX * self._limits.outcome_max:
             await self._clock.sleep(self._limits.outcome_wait_s)
 
+    async def _let_gather(self) -> None:
+        """While a batch is worked on, messages gather for the next one, so that batches grow with the load; where nothing is
+        under way, the first message that comes goes at once."""
+        if self.in_flight:
+            self._batch_ended.clear()
+            try:
+                async with asyncio.timeout(self._limits.batch_wait_s):
+                    await self._batch_ended.wait()
+            except TimeoutError:
+                pass
+
     async def _wait_and_receive(self) -> Sequence[Delivery]:
         if self._trouble_s:
             await self._clock.sleep(self._trouble_s * (0.75 + 0.5 * self._clock.chance()))
         try:
-            return await self._broker.receive(self._limits.batch_max, self._limits.batch_wait_s)
+            return await self._broker.receive(self._limits.batch_max, 0.0)
         except SagaError as error:
             self._note_trouble(error)
             return ()
@@ -114,6 +127,7 @@ class Consumer:
             await self._handle_patiently(deliveries)
         finally:
             self.in_flight -= 1
+            self._batch_ended.set()
             self._slots.release()
 
     async def _handle_patiently(self, deliveries: Sequence[Delivery]) -> None:

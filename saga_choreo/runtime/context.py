@@ -71,8 +71,8 @@ class StepContext(Protocol):
         ...
 
     async def heartbeat(self) -> None:
-        """Say that a long external call is still going on: the lease is extended. Raises when another attempt has taken over.
-        A plain step needs none, and it does nothing there."""
+        """Ask whether this attempt of a long external call still counts. Raises when another one has taken over (this process was
+        stopped for a while, say). Needed for nothing else: the agent renews the lease by itself. In a plain step it does nothing."""
         ...
 
     def keep(self, model: BaseModel) -> None:

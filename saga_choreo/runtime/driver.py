@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Any, Protocol, assert_never
 
-from saga_choreo.core.rows import Duty, is_finished
+from saga_choreo.core.rows import Duty
 from saga_choreo.errors import SagaError, StoreConflict
-from saga_choreo.model.record import Record, RecordKey, Row
+from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
 from saga_choreo.runtime.attempt import execute, take_lock
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.gates import Gates, Permit
+from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import (
     Ack,
     Admit,
@@ -77,7 +77,9 @@ class Surroundings(Protocol):
     async def tell(self, endings: Sequence[Ending]) -> frozenset[Any]: ...
 
     @property
-    def lease_s(self) -> float: ...
+    def leases(self) -> Leases: ...
+    @property
+    def executing(self) -> dict[RecordKey, str]: ...
 
 
 class Driver:
@@ -88,6 +90,7 @@ class Driver:
         self._open: tuple[AbstractAsyncContextManager[Transaction], Transaction] | None = None
         self._saved: list[Record] = []
         self._permits: dict[RecordKey, Permit] = {}
+        self._leased: RecordKey | None = None
         self.acked: set[int] = set()
 
     async def run(self, steps: Steps) -> Any:
@@ -107,6 +110,8 @@ class Driver:
             steps.close()
             for key in tuple(self._permits):
                 self._end_permit(key, None)
+            if self._leased is not None:
+                self._around.leases.let_go(self._leased)
             await self._leave()
 
     async def _carry_out(self, operation: Operation) -> Any:
@@ -175,11 +180,19 @@ class Driver:
         known = self._around.catalog.get(operation.record.definition)
         assert known is not None
         transaction = self._open[1] if self._open is not None else None
+        if operation.record.lease_ms is not None:  # kept alive until its answer is settled
+            self._leased = operation.record.record_key
+            self._around.leases.hold(operation.record)
         began = self._around.clock.monotonic()
-        answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+        key = operation.record.record_key
+        self._around.executing[key] = known.plan.step(key.step).name
+        try:
+            answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+        finally:
+            self._around.executing.pop(key, None)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
-        self._end_permit(operation.record.record_key, Broke("timed out") if timed_out else answer)
+        self._end_permit(key, Broke("timed out") if timed_out else answer)
         level = logging.INFO if isinstance(answer, Rejected) or is_undo(operation.duty) else logging.DEBUG
         if _step_log.isEnabledFor(level):
             _report(level, operation, known, answer, 1000 * (self._around.clock.monotonic() - began))
@@ -227,20 +240,10 @@ class Driver:
 
     async def _extend(self, claimed: Record) -> None:
         """A heartbeat: the lease begins anew, if the attempt is still the one that counts."""
-        around = self._around
-        now_ms = around.clock.time_ns() // 1_000_000
-        async with around.store.transaction() as transaction:
-            found = await transaction.claim(around.service, [claimed.saga_id])
-            record = next((one for one in found if one.record_key == claimed.record_key), None)
-            if record is None or record.lease_ms is None or not _still_counts(record.row, claimed.row):
-                raise StoreConflict(
-                    f"step {claimed.step!r} of saga {str(claimed.saga_id)!r}: this attempt is not the one that counts any more; stop it"
-                )
-            # A step with a long time-out has a longer lease than the usual one: it is never shortened.
-            lease_ms = max(record.lease_ms, now_ms + int(1000 * around.lease_s))
-            changed = replace(record, version=record.version + 1, lease_ms=lease_ms, due_ms=lease_ms, announced=_told(record))
-            await transaction.save([changed])
-            await transaction.commit()
+        if await Driver(self._around).run(self._around.leases.renewal([claimed])):
+            raise StoreConflict(
+                f"step {claimed.step!r} of saga {str(claimed.saga_id)!r}: this attempt is not the one that counts any more; stop it"
+            )
 
 
 def _report(level: int, operation: Execute, known: Known, answer: Executed, duration_ms: float) -> None:
@@ -250,14 +253,3 @@ def _report(level: int, operation: Execute, known: Known, answer: Executed, dura
     ids = {"saga_id": str(record.saga_id), "step_id": step, "duration_ms": round(duration_ms, 3), "event": f"step.{word}"}
     why = f" ({answer.reason})" if isinstance(answer, Rejected) else ""
     _step_log.log(level, "%s of step %r: %s%s", operation.duty, step, word, why, extra=ids)
-
-
-def _still_counts(now: Row, claimed: Row) -> bool:
-    """The same attempt with the same key is under way: it has not ended, was not handed to the outside, and nobody took over."""
-    same = (now.state, now.attempt, now.key_no) == (claimed.state, claimed.attempt, claimed.key_no)
-    return same and not now.pending and not is_finished(now)
-
-
-def _told(record: Record) -> int:
-    """A heartbeat says nothing to anybody: it is announced exactly if what came before is."""
-    return record.version + 1 if record.announced == record.version else record.announced

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from saga_choreo.core.wellformed import findings
 from saga_choreo.errors import DefinitionError
-from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.choreography import Choreography, Undo
+from saga_choreo.ports.store import StoreFeatures
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.declarations import Declarations
 from saga_choreo.runtime.part import Part
 
-__all__ = ["freeze", "own_steps"]
+__all__ = ["freeze", "own_steps", "require_external"]
 
 
-def freeze(declarations: Declarations, sagas: Sequence[Choreography | str], release: int) -> Part:
-    """Raises DefinitionError with all faults."""
+def freeze(
+    declarations: Declarations, sagas: Sequence[Choreography | str], release: int, *, own_transactions: bool = False
+) -> Part:
+    """`own_transactions`: no step shares one. Raises DefinitionError with all faults."""
     service = declarations.owner
     shared = [one for one in sagas if isinstance(one, Choreography) and not one.is_open]
     opened = [Choreography(one) if isinstance(one, str) else one for one in sagas if isinstance(one, str) or one.is_open]
@@ -38,7 +41,28 @@ def freeze(declarations: Declarations, sagas: Sequence[Choreography | str], rele
     if faults:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise DefinitionError(f"agent {service!r} cannot start; {len(faults)} to correct:{listed}", faults)
+    if own_transactions:
+        bound = [one.with_options(own_transaction=True) for one in bound]
     return Part(service, bound, shared, opened[0] if opened else None, release)
+
+
+def require_external(part: Part, features: StoreFeatures) -> None:
+    """A store without a transaction for the steps' own writes has external steps only. Raises DefinitionError with all faults."""
+    if features.user_transaction:
+        return
+    faults: list[str] = []
+    for step in part.own_steps:
+        if not step.external:
+            faults.append(f"step {step.name!r} is a plain one, which writes through ctx.tx; declare it external=True")
+        if step.undo is Undo.LOCAL:
+            faults.append(f"the compensation of step {step.name!r} is a plain one; declare it external=True")
+    if faults:
+        listed = "".join(f"\n  - {fault}" for fault in faults)
+        raise DefinitionError(
+            f"agent {part.service!r} cannot start on its {features.name} store, which has no transaction that a step could write in "
+            f"(PostgreSQL and SQLite have); {len(faults)} to correct:{listed}",
+            faults,
+        )
 
 
 def own_steps(declarations: Declarations, shared: Iterable[Choreography]) -> Declarations:

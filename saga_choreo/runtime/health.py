@@ -15,13 +15,17 @@ __all__ = ["Health", "health_of"]
 class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
-    yet written down in the store."""
+    yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine.
+    `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago."""
 
     is_open: bool = False
     is_consuming: bool = False
+    is_durable: bool = False
     batches: int = 0
     attempts: int = 0
     unmarked: int = 0
+    parked: int = 0
+    waiting_s: float = 0.0
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
 
@@ -31,8 +35,11 @@ def health_of(session: Session | None) -> Health:
     return Health(
         is_open=True,
         is_consuming=session.is_working and session.consumer.is_well,
+        is_durable=session.store.features.durable,
         batches=session.consumer.in_flight,
         attempts=session.timers.running,
         unmarked=len(session.relay.announced),
+        parked=session.standing.parked,
+        waiting_s=session.standing.waiting_s,
         breakers=session.gates.breakers(),
     )

@@ -29,6 +29,7 @@ __all__ = ["Holding"]
 
 _log = logging.getLogger("saga_choreo.holding")
 _LOOK_MAX = 256
+_LOOKS_MAX = 100_000
 _DLQ = Channel(ChannelKind.DLQ)
 Apply = Callable[[Sequence[Arrival]], Awaitable[None]]
 Send = Callable[[Sequence[Outgoing]], Awaitable[bool]]
@@ -48,6 +49,8 @@ class Holding:
         self._apply = apply
         self._send = send
         self._news = asyncio.Event()
+        # Held message -> how often it was applied and stayed on hold all the same.
+        self._looks: dict[int, int] = {}
 
     def wake(self) -> None:
         """A definition was learnt."""
@@ -75,12 +78,15 @@ class Holding:
 
     async def _take_off(self, definitions: Sequence[str]) -> None:
         """In the order of arrival. What cannot be taken off now (a fault of ours) is looked at again later."""
-        seen = 0
+        seen, looks = 0, dict[int, int]()
         while held := await self._scans.held(self._service, definitions, _LOOK_MAX):
-            if held[-1].number <= seen:
-                return
-            seen = held[-1].number
-            await self._apply_patiently([_arrival(one) for one in held])
+            fresh = [one for one in held if one.number > seen]
+            if not fresh:
+                break
+            seen = fresh[-1].number
+            looks.update({one.number: self._looks.get(one.number, 0) + 1 for one in fresh})
+            await self._apply_patiently([_arrival(one, looks[one.number]) for one in fresh])
+        self._looks = looks if len(looks) <= _LOOKS_MAX else {}
 
     async def _apply_patiently(self, arrivals: Sequence[Arrival]) -> None:
         try:
@@ -117,5 +123,5 @@ class Holding:
         return Outgoing(_DLQ, saga, {**harmless(held.headers), **headers}, held.body, must_route=False)
 
 
-def _arrival(held: Held) -> Arrival:
-    return Arrival(channel_from(held.channel), held.headers, held.body, held_number=held.number)
+def _arrival(held: Held, looks: int = 1) -> Arrival:
+    return Arrival(channel_from(held.channel), held.headers, held.body, held_number=held.number, looks=looks)

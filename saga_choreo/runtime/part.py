@@ -86,6 +86,11 @@ class Part:
                 misfits.append(_misfit(step, declared))
         return Fit(handlers, tuple(misfits))
 
+    @property
+    def own_steps(self) -> tuple[ChoreographyStep, ...]:
+        """The steps that this code has handlers for."""
+        return tuple(one.definition for bound in self._bound.values() for one in bound)
+
     def announced(self) -> dict[str, tuple[ChoreographyStep, ...]]:
         """Choreography -> the service's steps there, for whoever assembles it. Of a shared one the highest version counts."""
         said: dict[str, tuple[ChoreographyStep, ...]] = {}

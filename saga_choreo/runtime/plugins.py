@@ -22,7 +22,7 @@ _STORES = "saga_choreo.stores"
 # Schemes of the roadmap: a clear "not yet" is better than "unknown".
 _PLANNED = {
     _BROKERS: ("amqp", "amqps", "kafka"),
-    _STORES: ("redis", "rediss"),
+    _STORES: (),
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # Greedy up to the last '@': a password may hold any character, and hiding too much does no harm. A path ('///') has no user.

@@ -21,11 +21,12 @@ from saga_choreo.model.event import Event
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, SagaState
-from saga_choreo.ports.store import BusinessKey, Transaction
+from saga_choreo.ports.store import BusinessKey, TellsOfCommit, Transaction
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.session import Session
+from saga_choreo.runtime.telling import Watched
 from saga_choreo.runtime.together import Together
 from saga_choreo.runtime.views import SagaView, view_of
 from saga_choreo.runtime.workspace import Workspace
@@ -57,6 +58,7 @@ class SagaHandle:
         self._saga_id = saga_id
         self.key = key
         self.is_new = is_new
+        self._watched = session.watched(saga_id) if is_new and saga_id is not None else None
 
     def __repr__(self) -> str:
         return f"SagaHandle(saga_id={str(self._saga_id)!r}, key={self.key!r})"
@@ -70,7 +72,7 @@ class SagaHandle:
 
     async def published(self) -> None:
         """After the caller's commit: publish the start event at once, from this process. Without it the agent's scan finds
-        it a little later. Raises SagaNotFound when the caller's transaction was not committed."""
+        it a little later. A SQLAlchemy session does it by itself. Raises SagaNotFound when the caller's transaction was not committed."""
         records = [record for record in await self._records() if record.step == ORIGIN]
         await self._session.relay.publish(self._session.pipeline.publications(records, self._session.clock.time_ns()))
 
@@ -86,29 +88,32 @@ class SagaHandle:
     async def wait(self, timeout: float | None = None) -> SagaState:  # noqa: ASYNC109  the word users expect here
         """The state in which the saga ended. Raises WaitTimeout when it has not ended in time (seconds); it goes on."""
         await self._resolve()
-        waiter = self._session.waiter(self.saga_id)
+        watched = self._watched or self._session.watched(self.saga_id)
         try:
             async with asyncio.timeout(timeout):
-                return await self._until_ended(waiter)
+                return await self._until_ended(watched)
         except TimeoutError as exc:
             raise WaitTimeout(
                 f"saga {str(self.saga_id)!r} has not ended within {timeout} s; it goes on, wait again or look at state()"
             ) from exc
-        finally:
-            self._session.forget_waiter(self.saga_id)
 
-    async def _until_ended(self, waiter: asyncio.Event) -> SagaState:
-        # A serving agent usually records the end itself, and is woken; a client has to look.
-        look_s = _LOOK_MAX_S if self._session.serves else _LOOK_FIRST_S
-        while True:
-            view_records = await self._records()
-            if any(record.row.outcome is not Outcome.OPEN for record in view_records):
-                return view_of(view_records, None).state
+    async def _until_ended(self, watched: Watched) -> SagaState:
+        # A serving agent usually records the end itself, of a saga it has just started it missed none; a client has to look.
+        serves = self._session.serves
+        look_s = _LOOK_MAX_S if serves else _LOOK_FIRST_S
+        looks = not (serves and self.is_new)
+        while watched.state is None:
+            if looks:
+                records = await self._records()
+                if any(record.row.outcome is not Outcome.OPEN for record in records):
+                    return view_of(records, None).state
+            looks = True
             try:
                 async with asyncio.timeout(look_s):  # another process may be the one that records the end
-                    await waiter.wait()
+                    await watched.heard.wait()
             except TimeoutError:
                 look_s = min(look_s * 2, _LOOK_MAX_S)
+        return watched.state
 
     async def cancel(self, reason: str) -> None:
         """Ask for the saga to be undone. A request: a saga that can no longer be undone completes. Raises Refused when it has
@@ -176,6 +181,9 @@ async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHan
     if isinstance(answer, KeyConflict):
         raise answer
     await transaction.save(ws.changed())
+    await transaction.commit()  # of the toolkit's part: the rest is the caller's
+    if answer.is_new and isinstance(transaction, TellsOfCommit):
+        transaction.after_commit(partial(session.soon, answer.published))
     return answer
 
 

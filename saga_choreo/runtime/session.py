@@ -8,58 +8,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from saga_choreo.core.states import end_state
-from saga_choreo.errors import BrokerUnavailable, SagaError, StoreUnavailable
+from saga_choreo.errors import SagaError, StopCutShort
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
-from saga_choreo.model.states import Outcome, SagaState
+from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
-from saga_choreo.runtime.attempt import is_cancelled
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.freezing import require_external
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
+from saga_choreo.runtime.hopeless import later_s, set_aside
+from saga_choreo.runtime.leases import Leases
+from saga_choreo.runtime.opening import patiently
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
+from saga_choreo.runtime.standing import Standing
+from saga_choreo.runtime.stopping import within_grace
+from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
 
-__all__ = ["OnOutcome", "SagaOutcome", "Session"]
+__all__ = ["Session"]
 
 _log = logging.getLogger("saga_choreo.agent")
-_UNKNOWN_WAIT_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _FORGET_MAX = 1000
-_TRY_AGAIN_FIRST_S = 0.5
-_TRY_AGAIN_MAX_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaOutcome:
-    """How a saga ended, for `on_outcome` callbacks."""
-
-    saga_id: UUID
-    key: str
-    choreography: str
-    origin: str
-    state: SagaState
-    reason: str
-
-
-OnOutcome = Callable[[SagaOutcome], Awaitable[None]]
+# For handing back what was cut short, and for its cancellation.
+_AFTER_GRACE_S = 2.0
+_CLOSE_S = 3.0
 
 
 class Session:
@@ -82,7 +75,7 @@ class Session:
         self.broker = broker
         self.clock = clock
         self.limits = limits
-        self._callbacks = tuple(callbacks)
+        self._telling = Telling(callbacks, limits.outcome_timeout_s, self._time_left_s)
         self.gates = Gates(clock)
         for known in catalog.all():
             for bound in known.handlers.values():
@@ -90,14 +83,20 @@ class Session:
         self.incarnation = clock.entropy(4).hex()
         self.relay = Relay(service, broker, store, clock, limits)
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
+        self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
-        self.timers = Timers(service, store, clock, limits, self._work_on)
+        self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
-        self.serves = False
         self._work: asyncio.TaskGroup | None = None
+        self._background: asyncio.TaskGroup | None = None
         self.serves = False
-        self._waiters: dict[UUID, asyncio.Event] = {}
+        self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
+        self._parked_log = ParkedLog(catalog)
+        self.standing = Standing(service, store, clock, limits.alive_every_s)
+        self._stop_by: float | None = None
+        # The handlers that run now, by the name of their step.
+        self.executing: dict[RecordKey, str] = {}
         # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
         self.starts: Together[Any, Any] | None = None
 
@@ -105,49 +104,31 @@ class Session:
     def is_working(self) -> bool:
         return self._work is not None
 
-    @property
-    def lease_s(self) -> float:
-        return self.limits.lease_s
-
     async def open(self, *, serves: bool, stop: asyncio.Event | None = None) -> bool:
         """Open store and broker and announce. With `stop`, an unreachable one is tried again until told to stop (then False)."""
         self.serves = serves
+        if serves:
+            require_external(self.part, self.store.features)
         holders = (self.service,) if serves else ()
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
-            self.store.open,
+            self._open_store,
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
             lambda: self.broker.open(self._topology(serves=serves)),
             *((lambda: self.directory.announce(self.incarnation),) if serves else ()),
         )
         for step in steps:
-            if not await self._patiently(step, stop):
+            if not await patiently(step, stop, self.clock):
                 return False
         return True
 
-    async def _patiently(self, step: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event | None) -> bool:
-        wait_s = _TRY_AGAIN_FIRST_S
-        while True:
-            try:
-                if not await _unless(stop, step()):
-                    return False
-            except (BrokerUnavailable, StoreUnavailable) as error:
-                if stop is None:
-                    raise
-                _log.warning("%s; trying again", error)
-                await self._sleep_unless(stop, wait_s * (0.75 + 0.5 * self.clock.chance()))
-                wait_s = min(wait_s * 2, _TRY_AGAIN_MAX_S)
-                if stop.is_set():
-                    return False
-            else:
-                return True
-
-    async def _sleep_unless(self, stop: asyncio.Event, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await stop.wait()
-        except TimeoutError:
-            pass
+    async def _open_store(self) -> None:
+        await self.store.open()
+        features = self.store.features
+        if features.shared and not features.durable:
+            _log.warning(
+                "the %s store of service %r is not durable: a crash may undo commits it has confirmed", features.name, self.service
+            )
 
     def _topology(self, *, serves: bool) -> Topology:
         """What the steps of all known definitions react to, and what this code reacts to: a definition that is assembled later
@@ -167,20 +148,39 @@ class Session:
         )
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Work until told to stop, then finish or hand back what is under way."""
+        """Work until told to stop, then finish or hand back what is under way. Raises StopCutShort when that is not done in time."""
+        grace_s = self.limits.stop_grace_s + _AFTER_GRACE_S
+        try:
+            if await within_grace(self._serve(stop), stop, grace_s):
+                await self.settle()
+                return
+        finally:
+            self._work = None
+        left = "; ".join(f"step {name!r} of saga {key.saga_id}" for key, name in self.executing.items()) or "none"
+        raise StopCutShort(
+            f"agent of {self.service!r} was told to stop and had not after {grace_s:g} s; left behind: {self.consumer.in_flight} batches, "
+            f"{self.timers.running} attempts, handlers that go on though they were cancelled: {left}; nothing is lost, what they had not "
+            "committed is done again; give it more time with Limits.stop_grace_s, and let such handlers end when they are cancelled"
+        )
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as background:
+            self._background = background
             loops = [
                 background.create_task(self.directory.watch()),
+                background.create_task(self.directory.announce_for_ever()),
                 background.create_task(self.relay.mark_for_ever()),
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
+                background.create_task(self._renew_for_ever()),
+                background.create_task(self._beat_for_ever()),
+                background.create_task(self.standing.look_for_ever()),
             ]
             try:
                 await self._work_until(stop)
             finally:
                 for loop in loops:
                     loop.cancel()
-        await self.settle()
 
     async def _work_until(self, stop: asyncio.Event) -> None:
         try:
@@ -188,16 +188,37 @@ class Session:
                 self._work = work
                 loops = [work.create_task(self.timers.run(work)), work.create_task(self.holding.run())]
                 try:
-                    await self.consumer.run(work, stop)
+                    async with self._noting(stop):
+                        await self.consumer.run(work, stop)
                 finally:
                     for loop in loops:
                         loop.cancel()
-                    await self._give_back(await self.timers.stop(self.limits.stop_grace_s))
+                    await self._give_back(await self.timers.stop(self._time_left_s()))
         except Exception:
             _log.critical("agent of service %r cannot go on and stops working", self.service)
             raise
         finally:
             self._work = None
+
+    @asynccontextmanager
+    async def _noting(self, stop: asyncio.Event) -> AsyncGenerator[None]:
+        """Note when the stop began: all its stages share one time."""
+
+        async def note() -> None:
+            await stop.wait()
+            self._stop_by = self.clock.monotonic() + self.limits.stop_grace_s
+
+        noting = asyncio.ensure_future(note())
+        try:
+            yield
+        finally:
+            noting.cancel()
+
+    def _time_left_s(self) -> float:
+        """How long something may still take: not bounded before the stop."""
+        if self._stop_by is None:
+            return self.limits.stop_grace_s
+        return max(self._stop_by - self.clock.monotonic(), 0.0)
 
     async def _give_back(self, keys: Sequence[RecordKey]) -> None:
         """Attempts that were cut short may be begun by others at once; if that cannot be noted, when their lease ends."""
@@ -213,8 +234,29 @@ class Session:
         """The background of a session that does not serve: learn who holds what, and note which starts are published before
         the agents on the same store would publish them again. Until cancelled."""
         async with asyncio.TaskGroup() as background:
+            self._background = background
             background.create_task(self.directory.watch())
             background.create_task(self.relay.mark_for_ever(self.limits.start_unannounced_after_s / 2))
+
+    def soon(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this beside everything else. A failure only means that somebody does it later."""
+
+        async def quietly() -> None:
+            try:
+                await work()
+            except SagaError as error:
+                _log.info("what was to be done at once is left to the scan: %s", error)
+            except Exception:  # noqa: BLE001  it must not end the agent
+                _log.exception("what was to be done at once is left to the scan")
+
+        doing = quietly()
+        try:
+            if self._background is not None:
+                self._background.create_task(doing)
+                return
+        except RuntimeError:  # the session is just ending
+            pass
+        doing.close()
 
     async def settle(self) -> None:
         """Write down what is published; a failure only means that it is published once more."""
@@ -224,10 +266,17 @@ class Session:
             _log.info("what is published could not be noted (%s); it will be published again", error)
 
     async def close(self) -> None:
+        """What was left behind may hold on to a connection for ever: nothing is waited for without a bound."""
         if self.starts is not None:
             await self.starts.close()
-        await self.broker.close()
-        await self.store.close()
+        for close in (self.broker.close, self.store.close):
+            try:
+                async with asyncio.timeout(_CLOSE_S if self._stop_by is not None else None):
+                    await close()
+            except TimeoutError:
+                _log.error(
+                    "a connection of agent %r did not close within %g s and is left to the process's end", self.service, _CLOSE_S
+                )
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         if self._work is not None:
@@ -237,43 +286,21 @@ class Session:
 
     def saved(self, records: Sequence[Record]) -> None:
         self.relay.saved(records)
+        self._parked_log.saved(records)
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            waiter = self._waiters.get(record.saga_id)
-            if waiter is not None and record.row.outcome is not Outcome.OPEN:
-                waiter.set()
+            row, watched = record.row, self._watched.get(record.saga_id)
+            if watched is not None and row.outcome is not Outcome.OPEN:
+                watched.state = end_state(row.outcome, row.cause)
+                watched.heard.set()
 
-    def waiter(self, saga_id: UUID) -> asyncio.Event:
-        """Set when this process records the saga's end. Drop it with `forget_waiter`."""
-        return self._waiters.setdefault(saga_id, asyncio.Event())
-
-    def forget_waiter(self, saga_id: UUID) -> None:
-        self._waiters.pop(saga_id, None)
+    def watched(self, saga_id: UUID) -> Watched:
+        """Kept up to date for as long as somebody holds it."""
+        return self._watched.setdefault(saga_id, Watched())
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
-        """Call the callbacks. Returns the sagas of which one has to be told again."""
-        untold: set[UUID] = set()
-        for ending in endings if self._callbacks else ():
-            record = ending.record
-            told = SagaOutcome(
-                saga_id=record.saga_id,
-                key=record.key,
-                choreography=record.choreography,
-                origin=record.origin,
-                state=end_state(ending.outcome, ending.cause),
-                reason=ending.reason,
-            )
-            for callback in self._callbacks:
-                try:
-                    async with asyncio.timeout(self.limits.outcome_timeout_s):
-                        await callback(told)
-                except (Exception, asyncio.CancelledError):
-                    if is_cancelled():
-                        raise
-                    _log.exception("on_outcome %r failed for saga %s and will be called again", callback, record.saga_id)
-                    untold.add(record.saga_id)
-        return frozenset(untold)
+        return await self._telling.tell(endings)
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         """One batch through the pipeline. What could not be done is handed back; a batch that meets a bug of ours is taken
@@ -284,11 +311,14 @@ class Session:
         except SagaError:
             await self._hand_back([one for one in deliveries if id(one) not in driver.acked], 1.0)
             raise
-        except Exception:  # noqa: BLE001  a bug of ours in one message must not stop the others
+        except Exception as error:  # noqa: BLE001  a bug of ours in one message must not stop the others
             left = [one for one in deliveries if id(one) not in driver.acked]
             _log.exception("a batch of %d messages met an unexpected error", len(left))
+            if len(left) == 1 and left[0].attempt >= self.limits.deliveries_max:
+                await Driver(self).run(set_aside(self.service, left[0], error))
+                return
             if len(left) == 1:
-                await self._hand_back(left, 5.0)
+                await self._hand_back(left, later_s(left[0].attempt))
                 return
             for one in left:
                 await self._handle([one])
@@ -301,9 +331,6 @@ class Session:
                 _log.info("%d messages could not be handed back (%s); the broker delivers them again later", len(deliveries), error)
 
     async def _work_on(self, key: RecordKey) -> bool:
-        if self.catalog.get(key.definition) is None:  # written by an agent of another release; its DEFINE is on its way
-            await self.clock.sleep(_UNKNOWN_WAIT_S)
-            return False
         return bool(await Driver(self).run(self.pipeline.work(key)))
 
     async def _republish(self, records: Sequence[Record]) -> None:
@@ -324,6 +351,28 @@ class Session:
     async def _send_copies(self, letters: Sequence[Outgoing]) -> bool:
         return await self.relay.publish((), letters)
 
+    async def _renew_for_ever(self) -> None:
+        """Keep alive what runs here. An attempt that was taken over meanwhile is not cut short: its answer will not count."""
+        while True:
+            await self.clock.sleep(self.leases.every_s)
+            ageing = self.leases.ageing(self.clock.time_ns() // 1_000_000)
+            if not ageing:
+                continue
+            try:
+                for key in await Driver(self).run(self.leases.renewal(ageing)):
+                    _log.info("saga %s, step %d: its attempt here has ended, or does not count any more", key.saga_id, key.step)
+            except SagaError as error:
+                _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
+
+    async def _beat_for_ever(self) -> None:
+        """Best effort: a word that does not get through is followed by the next one."""
+        while True:
+            try:
+                await self.directory.beat(self.incarnation, self.limits.alive_every_s)
+            except SagaError as error:
+                _log.debug("the sign of life did not get through: %s", error)
+            await self.clock.sleep(self.limits.alive_every_s * (0.75 + 0.5 * self.clock.chance()))
+
     async def _forget_for_ever(self) -> None:
         while True:
             await self.clock.sleep(_FORGET_EVERY_S * (0.75 + 0.5 * self.clock.chance()))
@@ -334,22 +383,3 @@ class Session:
                     await self.clock.sleep(0.1)
             except SagaError as error:
                 _log.warning("forgetting finished sagas failed and is tried again: %s", error)
-
-
-async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work, or give it up when told to stop (then False)."""
-    if stop is None:
-        await work
-        return True
-    doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopped.cancel()
-        if not doing.done():
-            doing.cancel()
-        await asyncio.gather(stopped, doing, return_exceptions=True)
-    if doing.cancelled():
-        return False
-    doing.result()
-    return True

@@ -32,6 +32,7 @@ class Settings:
     store_url: str = field(default="", repr=False)
     log_level: str = "info"
     log_format: LogFormat = "auto"
+    read_only: bool = False
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -42,6 +43,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         store_url=_value(environ, "SAGA_STORE_URL"),
         log_level=_choice(environ, "SAGA_LOG_LEVEL", LOG_LEVELS, "info"),
         log_format=_choice(environ, "SAGA_LOG_FORMAT", LOG_FORMATS, "auto"),
+        read_only=_choice(environ, "SAGA_READ_ONLY", ("0", "1"), "0") == "1",
     )
 
 

@@ -12,6 +12,7 @@ from saga_choreo.errors import SagaError
 from saga_choreo.model.record import RecordKey
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Scans
+from saga_choreo.runtime.stopping import CANCEL_S
 from saga_choreo.runtime.timing import Limits
 
 __all__ = ["Timers"]
@@ -22,20 +23,32 @@ _LOOK_EVERY_S = 1.0
 _NEVER_MS = 1 << 62
 # As long as a message that met one is handed back for.
 _UNEXPECTED_S = 5.0
+# Records of definitions that are not known here are passed over; to see past them so many more are asked for, at most.
+_STRANGE_FIRST = 32
+_STRANGE_MAX = 2_000
 
 
 class Timers:
     """Works on due records, at most `slow_at_once` at a time, one of a record at a time."""
 
     def __init__(
-        self, service: str, scans: Scans, clock: Clock, limits: Limits, work: Callable[[RecordKey], Awaitable[bool]]
+        self,
+        service: str,
+        scans: Scans,
+        clock: Clock,
+        limits: Limits,
+        work: Callable[[RecordKey], Awaitable[bool]],
+        knows: Callable[[str], bool] = lambda _definition: True,
     ) -> None:
-        """`work` handles one due record; it answers whether that was only a repeated announcement."""
+        """`work` handles one due record; it answers whether that was only a repeated announcement. Records of a definition that this
+        agent does not know (an agent of another release wrote them) are left alone until it does."""
         self._service = service
         self._scans = scans
         self._clock = clock
         self._limits = limits
         self._work = work
+        self._knows = knows
+        self._strange = 0
         self._running: dict[RecordKey, asyncio.Task[None]] = {}
         self._earlier = asyncio.Event()
         # When the loop sleeps: until when. What was expected since it last looked is not lost when it does not sleep yet.
@@ -62,15 +75,17 @@ class Timers:
                 await self._sleep()
 
     async def stop(self, grace_s: float) -> list[RecordKey]:
-        """Wait for what is under way, then cancel it. Returns the records whose attempts were cut short, to be handed back."""
+        """Wait for what is under way, then cancel it. Returns the records whose attempts were cut short, to be handed back; not the
+        one whose handler runs on in spite of it, since that may still do something."""
         running = dict(self._running)
         if not running:
             return []
         _, late = await asyncio.wait(running.values(), timeout=grace_s)
         for task in late:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        return [key for key, task in running.items() if task in late]
+        if late:
+            await asyncio.wait(late, timeout=CANCEL_S)
+        return [key for key, task in running.items() if task in late and task.done()]
 
     async def _start_due(self, group: asyncio.TaskGroup) -> int:
         free = self._limits.slow_at_once - len(self._running)
@@ -90,13 +105,26 @@ class Timers:
         """The longest waiting; in a long queue (repeated announcements after an outage, say) half are the newest, so that fresh
         work and deadlines do not stand behind all of it."""
         # Records that are being worked on may still be due in the store: ask for that many more.
-        wanted, now_ms = free + len(self._running), self._now_ms()
-        oldest = list(await self._scans.due(self._service, now_ms, wanted))
+        wanted = free + len(self._running)
+        oldest = await self._due(wanted)
         if len(oldest) < wanted or free == 1:
             return oldest
-        newest = await self._scans.due(self._service, now_ms, wanted, newest=True)
+        newest = await self._due(wanted, newest=True)
         fresh = [key for key in newest if key not in self._running][: free // 2]
         return [*fresh, *(key for key in oldest if key not in fresh)]
+
+    async def _due(self, wanted: int, *, newest: bool = False) -> list[RecordKey]:
+        """Due records of definitions that are known here."""
+        now_ms = self._now_ms()
+        while True:
+            asked = wanted + self._strange
+            keys = await self._scans.due(self._service, now_ms, asked, newest=newest)
+            known = [key for key in keys if self._knows(key.definition)]
+            if len(keys) == len(known):
+                self._strange = 0
+            if len(keys) < asked or len(known) >= wanted or self._strange >= _STRANGE_MAX:
+                return known[:wanted]
+            self._strange = min(max(2 * self._strange, _STRANGE_FIRST), _STRANGE_MAX)
 
     async def _one(self, key: RecordKey) -> None:
         try:

@@ -23,14 +23,17 @@ class Limits:
 
     # A batch of deliveries shares one transaction; PostgreSQL caches 64 subtransactions, each step may use one.
     batch_max: int = 32
-    batch_wait_s: float = 0.005
+    # While a batch is under way, so long at most until the next one sets out beside it.
+    batch_wait_s: float = 0.02
     fast_budget_s: float = 0.25
     slow_timeout_s: float = 30.0
     slow_at_once: int = 16
-    # Longer than a slow attempt may take, so that a living attempt is not started twice.
-    lease_s: float = 45.0
+    # A living agent renews its attempts' leases four times as often; what a killed one had begun, others begin again after it.
+    lease_s: float = 4.0
     # A message delivered more often may have killed its agent: its step runs in the slow lane, where dying is counted.
     deliveries_fast: int = 3
+    # One over which we fail unexpectedly every time is quarantined then, a quarter of an hour after it came first.
+    deliveries_max: int = 20
     reannounce: bool = True
     nudge_first_s: float = 30.0
     nudge_max_s: float = 3600.0
@@ -43,6 +46,8 @@ class Limits:
     outcome_max: int = 500
     # One `on_outcome` callback may take so long; after that it has failed, and is called again.
     outcome_timeout_s: float = 5.0
+    # How often an agent says that it is there, for people who ask what a saga waits for.
+    alive_every_s: float = 10.0
     horizon_s: float = 7 * 86_400
     # The bound on clock differences: a saga from further ahead is refused, one past the horizon is kept this much longer.
     clock_bound_s: float = 7200.0

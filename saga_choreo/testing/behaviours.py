@@ -6,18 +6,19 @@ The harness says how to make the thing under test and how to break it. No test f
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from saga_choreo.ports import Broker, BrokerFeatures, Channel, ChannelKind, Delivery, Outgoing, Topology
+from saga_choreo.testing.broker_harness import BrokerHarness, BrokerTools, ServerControl
 
 __all__ = [
     "BrokerBehaviour",
-    "BrokerHarness",
     "BrokerSuite",
-    "ServerControl",
     "bodies",
     "collect",
     "control",
@@ -25,80 +26,90 @@ __all__ = [
     "nothing_comes",
     "opened",
     "publish",
+    "started",
+    "tool",
     "topology",
+    "unread",
 ]
-
-Feature = Literal["counts_deliveries", "delays_release", "survives_restart", "real"]
 
 # Generous: a loaded two-core machine must not fail a correct adapter. A behaviour that hangs is a failed one.
 WITHIN_S = 20.0
 _BEHAVIOUR_S = 90.0
-
-
-class ServerControl(Protocol):
-    """The server behind a real broker. `port` is a loopback port and stays the same over restarts."""
-
-    @property
-    def port(self) -> int: ...
-    def start(self) -> object: ...
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
-
-
-class BrokerHarness(Protocol):
-    """Made anew for each behaviour: all its brokers share one server and one prefix that nobody else uses.
-
-    `ack_wait_s` is how long the brokers it makes wait for an acknowledgement (short, so that tests are quick). `server` is
-    None where features.real is False. `destroy` deletes bindings (queues, durables) or channels (streams, exchanges) behind
-    the adapter's back.
-    """
-
-    @property
-    def features(self) -> BrokerFeatures: ...
-    @property
-    def ack_wait_s(self) -> float: ...
-    @property
-    def server(self) -> ServerControl | None: ...
-    def broker(self, port: int | None = None) -> Broker:
-        """A broker that is not open yet; through this port (a proxy's) if one is given."""
-        ...
-
-    async def destroy(self, what: Literal["bindings", "channels"]) -> None: ...
+_TOOLS = BrokerTools.names()
+_KNOWN_EVENTS = ("order.created", "order.changed", "order.closed", "order.other", "order.unread", "stock.reserved")
+# One thread that lasts: a server dies with the thread that started it.
+_STARTER = ThreadPoolExecutor(1, "saga-server")
+Tool = TypeVar("Tool")
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerBehaviour:
-    """One sentence that every broker must make true. `needs` names the features without which it makes no sense."""
+    """One sentence that every broker must make true. `needs` names the features and tools without which it makes no sense."""
 
     name: str
     check: Callable[[BrokerHarness], Awaitable[None]]
-    needs: tuple[Feature, ...] = ()
+    needs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
 
-    def missing(self, features: BrokerFeatures) -> str:
-        """Why this behaviour is skipped for a broker, or an empty text."""
-        lacking = [feature for feature in self.needs if not getattr(features, feature)]
+    @property
+    def hurts(self) -> bool:
+        """It stops, kills or pauses the server, or fills it: whoever shares that server has to wait."""
+        return not {"server", "blocked"}.isdisjoint(self.needs)
+
+    def unclaimed(self, features: BrokerFeatures) -> str:
+        """Why this behaviour says nothing about an adapter: the features that it does not claim. Or an empty text."""
+        lacking = [need for need in self.needs if need not in _TOOLS and not getattr(features, need)]
+        if self.needs and not features.real and not lacking and not _TOOLS.isdisjoint(self.needs):
+            lacking = ["real"]
         return f"broker {features.name!r} does not claim {', '.join(lacking)}" if lacking else ""
 
+    def missing(self, harness: BrokerHarness) -> str:
+        """Why it cannot run with this harness: a feature that is not claimed, or a tool that is not there. Or an empty text."""
+        if reason := self.unclaimed(harness.features):
+            return reason
+        lacking = [need for need in self.needs if need in _TOOLS and getattr(harness.tools, need) is None]
+        return f"the harness of broker {harness.features.name!r} has no tool {', '.join(lacking)}" if lacking else ""
+
     async def run(self, harness: BrokerHarness) -> None:
-        async with asyncio.timeout(_BEHAVIOUR_S):
-            await self.check(harness)
+        """Leaves a server that it hurt running, also when it fails."""
+        try:
+            async with asyncio.timeout(_BEHAVIOUR_S):
+                await self.check(harness)
+        finally:
+            if self.hurts and harness.tools.server is not None:
+                harness.tools.server.resume()
+                await started(harness.tools.server)
 
 
 class BrokerSuite(list[BrokerBehaviour]):
-    """Collects behaviours: `@SUITE.that("a sentence", "real")`."""
+    """Collects behaviours: `@SUITE.that("a sentence", "survives_restart", "server")`."""
 
-    def that(self, name: str, *needs: Feature) -> Callable[[Callable[[BrokerHarness], Awaitable[None]]], None]:
+    def that(self, name: str, *needs: str) -> Callable[[Callable[[BrokerHarness], Awaitable[None]]], None]:
+        unknown = {need for need in needs if need not in _TOOLS and need not in BrokerFeatures.__slots__}
+        assert not unknown, f"behaviour {name!r} needs {unknown}, which is neither a feature nor a tool"
+
         def add(check: Callable[[BrokerHarness], Awaitable[None]]) -> None:
             self.append(BrokerBehaviour(name, check, needs))
 
         return add
 
 
+def tool(found: Tool | None) -> Tool:
+    """A tool that the behaviour named in its needs."""
+    assert found is not None, "a behaviour names the tools that it needs"
+    return found
+
+
+async def started(server: ServerControl) -> None:
+    """Start it without holding up the event loop, which for some servers would take longer than a client waits."""
+    await asyncio.get_running_loop().run_in_executor(_STARTER, server.start)
+
+
 def topology(service: str = "payment", *events: str, agent: str = "a1", create: bool = True) -> Topology:
-    return Topology(service=service, agent=agent, events=events or ("order.created",), create=create)
+    mine = events or ("order.created",)
+    return Topology(service=service, agent=agent, events=mine, known_events=tuple({*mine, *_KNOWN_EVENTS}), create=create)
 
 
 @asynccontextmanager
@@ -114,8 +125,15 @@ async def opened(
 
 
 def event(body: bytes | int = b"", name: str = "order.created", **headers: str) -> Outgoing:
+    """The key goes with the body, so that a broker with partitions spreads a series of events over them."""
     data = body if isinstance(body, bytes) else b"%d" % body
-    return Outgoing(channel=Channel(ChannelKind.EVENT, name), key="saga-1", headers=headers or {"ce-type": name}, body=data)
+    key = f"saga-{zlib.crc32(data) % 16}"
+    return Outgoing(channel=Channel(ChannelKind.EVENT, name), key=key, headers=headers or {"ce-type": name}, body=data)
+
+
+def unread(outgoing: Outgoing) -> Outgoing:
+    """The same for an event that no service of the choreography reads."""
+    return replace(outgoing, must_route=False)
 
 
 def control(service: str, body: bytes = b"") -> Outgoing:

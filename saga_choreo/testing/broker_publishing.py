@@ -9,7 +9,6 @@ from typing import Any, cast
 from saga_choreo.errors import ConfigurationError, PublishRefused
 from saga_choreo.ports import Broker, Channel, ChannelKind, Notice, Outgoing, Topology
 from saga_choreo.testing.behaviours import (
-    BrokerHarness,
     BrokerSuite,
     bodies,
     collect,
@@ -19,17 +18,19 @@ from saga_choreo.testing.behaviours import (
     opened,
     publish,
     topology,
+    unread,
 )
+from saga_choreo.testing.broker_harness import BrokerHarness
 
 __all__ = ["PUBLISHING", "first_notices"]
 
 PUBLISHING = BrokerSuite()
 
 
-async def first_notices(broker: Broker, *subjects: str) -> dict[str, bytes]:
+async def first_notices(broker: Broker, *subjects: str, within_s: float = 20.0) -> dict[str, bytes]:
     """Watch until all these subjects were seen; the last body of each."""
     seen: dict[str, bytes] = {}
-    async with asyncio.timeout(20), aclosing(cast("Any", broker.notices())) as notices:
+    async with asyncio.timeout(within_s), aclosing(cast("Any", broker.notices())) as notices:
         async for notice in notices:
             seen[notice.subject] = notice.body
             if seen.keys() >= set(subjects):
@@ -71,15 +72,13 @@ async def _concurrent(h: BrokerHarness) -> None:
 @PUBLISHING.that("a batch larger than what may be in flight is confirmed in full")
 async def _large_batch(h: BrokerHarness) -> None:
     async with opened(h, "payment", "order.other") as broker:
-        assert not any(await broker.publish([event(number) for number in range(6000)]))
+        assert not any(await broker.publish([unread(event(number)) for number in range(6000)]))
 
 
 @PUBLISHING.that("an event that nobody reads may be published")
 async def _unread(h: BrokerHarness) -> None:
     async with opened(h) as broker:
-        unread = event(b"x", "order.unread")
-        outgoing = Outgoing(channel=unread.channel, key="s", headers=unread.headers, body=b"x", must_route=False)
-        assert list(await broker.publish([outgoing])) == [None]
+        assert list(await broker.publish([unread(event(b"x", "order.unread"))])) == [None]
 
 
 @PUBLISHING.that("dead letters are confirmed, observations are taken without waiting")

@@ -6,6 +6,7 @@ Needs nothing but the server's own package. A server never outlives the process 
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import signal
 import socket
@@ -77,12 +78,7 @@ class NatsServer:
         if self._process is not None and self._process.poll() is None:
             return self
         binary = self.binary()
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        config = self.data_dir / "nats-server.conf"
-        config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\n'
-            f'jetstream {{ store_dir: "{self.data_dir / "jetstream"}", sync_interval: always }}\n{self._settings}\n'
-        )
+        config = self.write_settings(self._settings)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  (our own binary and arguments)
                 [str(binary), "-c", str(config)],
@@ -96,6 +92,22 @@ class NatsServer:
             )
         self._wait_until_ready(self._process)
         return self
+
+    def write_settings(self, settings: str) -> Path:
+        """For the next start, or for `send(SIGHUP)`, upon which a running server reads them again."""
+        self._settings = settings
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        config = self.data_dir / "nats-server.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\n'
+            f'jetstream {{ store_dir: "{self.data_dir / "jetstream"}", sync_interval: always }}\n{settings}\n'
+        )
+        return config
+
+    def send(self, number: signal.Signals) -> None:
+        """To the running server, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _READY_S
@@ -125,13 +137,13 @@ class NatsServer:
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers. Undone by `resume`."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
+        """SIGSTOP: connections stay open and nothing answers. Undone by `resume`. Returns when it has stopped, not a moment before."""
+        self.send(signal.SIGSTOP)
+        if self._process is not None and sys.platform == "linux":
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -9,14 +9,17 @@ from pathlib import Path
 import apsw
 import asyncpg
 import pytest
+import redis
 
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.memory.transaction import MemoryTransaction
 from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store
 from saga_choreo_postgres.store import PostgresStore
+from saga_choreo_redis.store import RedisStore
 from saga_choreo_sqlite.store import SqliteStore
 
 _POSTGRES = "saga_choreo_postgres.store:PostgresStore"
+_REDIS = "saga_choreo_redis.store:RedisStore"
 _SQLITE = "saga_choreo_sqlite.store:SqliteStore"
 
 
@@ -150,6 +153,20 @@ def _postgres(url: str) -> StoreHarness:
 @pytest.mark.parametrize("behaviour", STORE_BEHAVIOURS, ids=lambda b: b.name)
 def test_postgres(behaviour: Behaviour, postgres_schema: Callable[[], str]) -> None:
     check_store(_postgres(postgres_schema()), behaviour, skip=pytest.skip)
+
+
+def _redis(url: str) -> StoreHarness:
+    async def newer() -> None:
+        prefix = url.rpartition("prefix=")[2]
+        with redis.Redis.from_url(url.partition("?")[0]) as client:
+            client.hset(f"{{{prefix}}}:meta", "schema_version", "9999")
+
+    return StoreHarness(name="redis", make=lambda: RedisStore(url), url=url, cls=_REDIS, make_newer=newer)
+
+
+@pytest.mark.parametrize("behaviour", STORE_BEHAVIOURS, ids=lambda b: b.name)
+def test_redis(behaviour: Behaviour, redis_prefix: Callable[[], str]) -> None:
+    check_store(_redis(redis_prefix()), behaviour, skip=pytest.skip)
 
 
 def test_behaviours_have_names_of_their_own() -> None:

@@ -19,7 +19,7 @@ from saga_choreo.model.choreography import Choreography
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import ORIGIN
 from saga_choreo.ports import ChannelKind
-from saga_choreo.runtime.session import SagaOutcome
+from saga_choreo.runtime.telling import SagaOutcome
 from tests.scenarios.world import Go, World, chain, eventually, run, step
 
 

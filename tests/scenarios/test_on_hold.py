@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from saga_choreo import Choreography, SagaState
+from saga_choreo import Choreography, SagaOutcome, SagaState
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.graph import plan_of
 from saga_choreo.core.origin import opened
@@ -18,6 +19,7 @@ from saga_choreo.memory.bus import bus_of
 from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
+from saga_choreo.model.states import Outcome
 from saga_choreo.ports import Held, Notice, Outgoing
 from saga_choreo.runtime.declare.assemble import assemble
 from saga_choreo.runtime.letters import letter_of
@@ -45,12 +47,17 @@ def form_of(place: Place, *services: str) -> Choreography:
 
 def started(form: Choreography, number: int = 0) -> Outgoing:
     """The start event of a saga that 'web' has started, whoever that is."""
-    saga_id = saga_id_at(time.time_ns() // 1_000_000, number.to_bytes(10, "big"))
+    return said(
+        form, saga_id_at(time.time_ns() // 1_000_000, number.to_bytes(10, "big")), Message(MessageKind.DONE, ORIGIN, event=0)
+    )
+
+
+def said(form: Choreography, saga_id: UUID, message: Message) -> Outgoing:
     record = Record(
         service="web", saga_id=saga_id, definition=form.definition, step=ORIGIN, row=opened(), choreography=form.name,
         origin="web", key="", deadline_ms=None, results={0: b'{"note":"early"}'},
     )  # fmt: skip
-    letter = letter_of(Message(MessageKind.DONE, ORIGIN, event=0), record, plan_of(form), time.time_ns())
+    letter = letter_of(message, record, plan_of(form), time.time_ns())
     assert letter is not None
     return letter
 
@@ -92,6 +99,38 @@ def test_a_message_that_is_early_is_applied_as_soon_as_its_definition_comes(plac
                 return await held(place, "inventory", form) == []
 
             await eventually(none_held)
+
+    run(scenario())
+
+
+def test_the_end_of_a_saga_that_was_on_hold_is_told_again_until_the_callback_takes_it(in_memory: Place) -> None:
+    async def scenario() -> None:
+        place, form, told = in_memory, form_of(in_memory, "inventory", "payment"), list[str]()
+        agent = place.inventory()
+
+        @agent.on_outcome
+        async def fail_twice(outcome: SagaOutcome) -> None:
+            told.append(str(outcome.saga_id))
+            if len(told) < 3:
+                raise OSError("mail server down")
+
+        async with serving(agent), place.open_broker("web") as broker:
+            begun = started(form)
+            end = said(form, UUID(begun.key), Message(MessageKind.OUTCOME, -1, outcome=Outcome.COMPLETED))
+            assert await broker.publish([begun, end]) == [None, None]
+
+            async def both_held() -> bool:
+                return len(await held(place, "inventory", form)) == 2
+
+            await eventually(both_held)
+            await define(broker, form)
+
+            async def none_held() -> bool:
+                return not await held(place, "inventory", form)
+
+            await eventually(none_held)
+            assert told == [begun.key] * 3
+            assert place.did == ["reserve"]
 
     run(scenario())
 

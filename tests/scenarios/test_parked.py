@@ -15,6 +15,7 @@ from saga_choreo import (
     SagaNotFound,
     SagaState,
     StepContext,
+    StepState,
 )
 from saga_choreo.model.states import Parked
 from saga_choreo.runtime.commands import resolve
@@ -79,6 +80,71 @@ def test_a_retry_begins_to_count_anew_and_the_error_stays_until_it_works(
             assert record.resolution is not None
             assert (record.resolution.operator, record.resolution.number) == ("ben", 2)
             assert len({call.key for call in world.outside}) <= 1
+
+    run(scenario())
+
+
+def test_health_tells_of_parked_steps_and_of_a_store_that_is_not_durable(store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local("memory://health", f"{store}?durability=relaxed")
+        async with world.cluster() as cluster:
+            assert not cluster["payment"].health().is_durable
+            await parked(cluster, await cluster["shop"].start_saga(Go()))
+            await cluster.stop("payment")  # it looks when it starts, and now and then
+            await cluster.start("payment")
+
+            async def told() -> bool:
+                return cluster["payment"].health().parked == 1
+
+            await eventually(told)
+            assert cluster["shop"].health().parked == 0
+
+    run(scenario())
+
+
+def test_parking_is_said_once_in_the_log_with_what_to_do_next(nats_url: str, store: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        world, down = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go(), key="o-1")
+            await parked(cluster, handle)
+
+            def lines() -> list[str]:
+                return [one.getMessage() for one in caplog.records if getattr(one, "event", "") == "step.parked"]
+
+            (line,) = lines()
+            assert "step 'charge'" in line
+            assert "RuntimeError: the bank is down" in line
+            assert f"saga-choreo steps show {handle.saga_id} charge" in line
+            await cluster["payment"].resolve_step(handle.saga_id, "charge", "retry", operator="ana", reason="up?")
+
+            async def twice() -> bool:
+                return len(lines()) == 2
+
+            await eventually(twice)
+            down.works = True
+
+    run(scenario())
+
+
+def test_a_word_said_by_the_agent_itself_is_that_of_the_tool(nats_url: str, store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local(nats_url, store)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            agent = cluster["payment"]
+            with pytest.raises(Refused, match="retry, waive, take"):
+                await agent.resolve_step(handle.saga_id, "charge", "fail", operator="ana", reason="no")
+            with pytest.raises(SagaNotFound, match="no step 'reserve'"):
+                await agent.resolve_step(handle.saga_id, "reserve", "retry", operator="ana", reason="no")
+            state = await agent.resolve_step(handle.saga_id, "charge", "take", operator="ana", reason="by hand")
+            assert state is StepState.RUNNING
+            state = await agent.resolve_step(
+                handle.saga_id, "charge", "done", operator="ana", reason="paid in cash", event=Charged()
+            )
+            assert state is StepState.COMPLETED
+            assert await handle.wait(10) is SagaState.COMPLETED
 
     run(scenario())
 

@@ -38,6 +38,7 @@ def test_each_package_in_the_wheel_says_that_it_is_typed(wheel_names: list[str])
         "saga_choreo/py.typed",
         "saga_choreo_nats/py.typed",
         "saga_choreo_postgres/py.typed",
+        "saga_choreo_redis/py.typed",
         "saga_choreo_sqlite/py.typed",
     } - set(wheel_names) == set()
 
@@ -50,7 +51,13 @@ def test_an_editable_install_finds_the_adapters_and_their_entry_points() -> None
     found = {(entry.group, entry.name) for entry in distribution("saga-choreo").entry_points}
     assert ("console_scripts", "saga-choreo") in found
     assert {entry.name for entry in entry_points(group="saga_choreo.brokers")} >= {"memory", "nats", "tls"}
-    assert {entry.name for entry in entry_points(group="saga_choreo.stores")} >= {"memory", "postgres", "postgresql", "sqlite"}
+    assert {entry.name for entry in entry_points(group="saga_choreo.stores")} >= {
+        "memory",
+        "postgres",
+        "postgresql",
+        "redis",
+        "sqlite",
+    }
     assert (Path(sys.executable).parent / "saga-choreo").exists()
 
 

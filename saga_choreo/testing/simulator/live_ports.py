@@ -131,8 +131,8 @@ class FaultyTransaction:
         await self._store.boundary()
         return await self._inner.register(key)
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        return self._inner.savepoint()
+    def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
+        return self._inner.savepoint(hopeful=hopeful)
 
     async def commit(self) -> None:
         await self._store.moment()

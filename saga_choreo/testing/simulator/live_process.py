@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from saga_choreo.core.facts import Fact
-from saga_choreo.errors import KeyConflict, SagaError
+from saga_choreo.errors import KeyConflict, SagaError, StopCutShort
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.model.record import RecordKey
 from saga_choreo.ports.broker import Outgoing
@@ -17,7 +17,8 @@ from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.sagas import Start, start
-from saga_choreo.runtime.session import SagaOutcome, Session
+from saga_choreo.runtime.session import Session
+from saga_choreo.runtime.telling import SagaOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.live_handlers import event_class
@@ -84,6 +85,9 @@ class AgentProcess:
         try:
             if await session.open(serves=True, stop=stop):
                 await session.serve(stop)
+        except StopCutShort:  # the process ends, with everything that would not
+            if not life.is_over:
+                self.crash()
         except Exception:  # noqa: BLE001  an agent must never end by itself
             if not life.is_over:  # a killed one is closed only when everything is over
                 self._world.broken("BUG", traceback.format_exc(limit=-4))

@@ -51,3 +51,46 @@ def test_a_fresh_record_does_not_stand_behind_a_thousand_overdue_ones() -> None:
     asyncio.run(until_fresh())
     assert worked.index(FRESH) < Limits().slow_at_once
     assert worked.index(OVERDUE[0]) < Limits().slow_at_once
+
+
+def strange(number: int) -> RecordKey:
+    return RecordKey(saga_id_of(number), "another release's", 0)
+
+
+def worked_by(queue: Queue, knows: set[str], enough: int) -> list[RecordKey]:
+    worked, seen = list[RecordKey](), asyncio.Event()
+
+    async def work(key: RecordKey) -> bool:
+        queue.left.remove(key)
+        worked.append(key)
+        if len(worked) == enough:
+            seen.set()
+        return False
+
+    async def until_enough() -> None:
+        scans: Any = queue
+        timers = Timers("payment", scans, SystemClock(), Limits(), work, knows.__contains__)
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(timers.run(group))
+            async with asyncio.timeout(10):
+                await seen.wait()
+            loop.cancel()
+
+    asyncio.run(until_enough())
+    return worked
+
+
+def test_records_of_a_definition_that_is_not_known_yet_hold_up_nobody_and_are_left_alone() -> None:
+    queue = Queue()
+    queue.left = [*(strange(number) for number in range(1000)), *OVERDUE[:100], *(strange(number) for number in range(1000, 1900))]
+    worked = worked_by(queue, {"d"}, 100)
+    assert sorted(worked) == OVERDUE[:100]
+    assert len(queue.left) == 1900
+
+
+def test_records_that_were_passed_over_are_worked_on_once_their_definition_is_known() -> None:
+    queue, known = Queue(), {"d"}
+    queue.left = [*(strange(number) for number in range(40)), *OVERDUE[:40]]
+    worked_by(queue, known, 40)
+    known.add("another release's")
+    assert len(worked_by(queue, known, 40)) == 40

@@ -127,7 +127,7 @@ def test_a_retry_counts_its_attempt_in_a_commit_of_its_own_before_it_runs() -> N
     assert names.index("Commit") < names.index("Execute")
     (first, *_) = rig.of(Save)
     (claimed,) = first.records
-    assert (claimed.row.attempt, claimed.lease_ms, claimed.due_ms) == (2, rig.now_ms + 45_000, rig.now_ms + 45_000)
+    assert (claimed.row.attempt, claimed.lease_ms, claimed.due_ms) == (2, rig.now_ms + 4_000, rig.now_ms + 4_000)
     assert rig.record("charge").row.state is State.DONE
 
 
@@ -194,7 +194,7 @@ def test_attempts_that_all_died_with_their_agents_end_as_the_policy_says(policy:
     with pytest.raises(KeyboardInterrupt):
         rig.work("charge")
     rig.seen.clear()
-    rig.work("charge", after_ms=46_000)
+    rig.work("charge", after_ms=5_000)
     assert not rig.of(Execute)
     record = rig.record("charge")
     assert record.row.state is state

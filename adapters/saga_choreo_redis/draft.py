@@ -1,0 +1,181 @@
+"""What one transaction wants to change, and the script's arguments that say so. Pure: records in, words out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from saga_choreo.ports import ORIGIN, BusinessKey, Held, Outcome, Parked, Quarantined, Record, State
+from saga_choreo_redis.keys import Keys, member_of, place_in
+from saga_choreo_redis.packing import pack_held, pack_key, pack_quarantined, pack_record
+
+__all__ = ["Commit", "Draft", "LockName", "SagaName", "key_field", "may_end"]
+
+SagaName = tuple[str, UUID]
+LockName = tuple[str, str]
+_ENDED_ORIGIN = (State.COMPLETED, State.ABORTED, State.REFUSED)
+_BUSY = (State.RUNNING, State.COMPENSATING)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a transaction has written so far. A savepoint is a copy of it."""
+
+    records: dict[tuple[str, UUID, str, int], Record] = field(default_factory=dict[tuple[str, UUID, str, int], Record])
+    keys: dict[tuple[str, str, str], BusinessKey] = field(default_factory=dict[tuple[str, str, str], BusinessKey])
+    quarantined: list[Quarantined] = field(default_factory=list[Quarantined])
+    held: list[Held] = field(default_factory=list[Held])
+    unhold: list[int] = field(default_factory=list[int])
+    counters: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    # Locks taken here, or taken and given up again (None).
+    locks: dict[LockName, UUID | None] = field(default_factory=dict[LockName, "UUID | None"])
+    unlocks: set[tuple[str, str, UUID]] = field(default_factory=set[tuple[str, str, UUID]])
+
+    def copy(self) -> Draft:
+        return Draft(
+            dict(self.records),
+            dict(self.keys),
+            list(self.quarantined),
+            list(self.held),
+            list(self.unhold),
+            dict(self.counters),
+            dict(self.locks),
+            set(self.unlocks),
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        appended = self.quarantined or self.held or self.unhold or self.counters or self.unlocks
+        return not (self.records or self.keys or self.locks or appended)
+
+
+def may_end(record: Record) -> bool:
+    """Whether the record may be forgotten once all it says is announced: it does not run, undo, or wait for a person."""
+    if record.row.parked is not Parked.NO:
+        return False
+    if record.step == ORIGIN:
+        return record.row.state in _ENDED_ORIGIN
+    return record.row.outcome is not Outcome.OPEN and record.row.state not in _BUSY
+
+
+class Commit:
+    """Builds the keys and arguments of the commit script. `blame` says, per check, whose failure it is."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._named = keys
+        self.keys: list[str] = [keys("meta")]
+        self._numbers: dict[str, int] = {self.keys[0]: 1}
+        self._checks: list[Any] = []
+        self._does: list[Any] = []
+        self.blame: list[str] = []
+
+    @property
+    def arguments(self) -> list[Any]:
+        return [len(self.blame), *self._checks, *self._does]
+
+    def check(self, key: str, name: str | bytes, value: str | bytes, blame: str) -> None:
+        self._checks += (self._key(key), name, value)
+        self.blame.append(blame)
+
+    def write(self, draft: Draft, held: dict[int, Held]) -> None:
+        """`held` are the messages that are taken off hold, as far as they are still there."""
+        for record in draft.records.values():
+            self._put(record)
+        for service, saga_id in {(record.service, record.saga_id) for record in draft.records.values()}:
+            self._do("HINCRBY", self._named.saga(service, saga_id), "rev", 1)
+        for key in draft.keys.values():
+            self._put_key(key)
+        for message in draft.quarantined:
+            q = message.service
+            times, numbers = self._named("quarantine", q), self._named("quarantined", q)
+            self._number("quarantine", pack_quarantined(message), times, numbers, message.received_ms, q)
+        for waiting in draft.held:
+            h = waiting.service
+            times, numbers = self._named("waiting", h), self._named("held", h, waiting.definition)
+            self._number("held", pack_held(waiting), times, numbers, waiting.received_ms, h)
+        for number, gone in held.items():
+            self._unhold(number, gone)
+        for (service, name), more in draft.counters.items():
+            self._do("HINCRBY", self._named("counter", service), name, more)
+            self._serves(service)
+        for service, name, saga_id in draft.unlocks:
+            self._does += ("U", self._key(self._named("lock", service)), name, saga_id.hex)
+        for (service, name), holder in draft.locks.items():
+            key_name = self._named("lock", service)
+            if holder is None:
+                self._do("HDEL", key_name, name)
+            else:
+                self._do("HSET", key_name, name, holder.hex)
+
+    def drop_key(self, service: str, choreography: str, key: str, stored: bytes) -> None:
+        name = key_field(service, choreography, key)
+        self.check(self._named("key"), name, stored, f"the business key {key!r} was registered anew")
+        self._do("HDEL", self._named("key"), name)
+
+    def drop_member(self, key: str, member: bytes) -> None:
+        self._do("ZREM", key, member)
+
+    def _key(self, key: str) -> int:
+        number = self._numbers.get(key)
+        if number is None:
+            self.keys.append(key)
+            number = self._numbers[key] = len(self.keys)
+        return number
+
+    def _do(self, command: str, key: str, *words: Any) -> None:
+        self._does += ("C", command, self._key(key), len(words), *words)
+
+    def _serves(self, service: str) -> None:
+        self._do("SADD", self._named("services"), service)
+
+    def _put(self, record: Record) -> None:
+        service, named, member = record.service, self._named, member_of(record)
+        self._does += (
+            "P",
+            self._key(named.saga(service, record.saga_id)),
+            self._key(named.unannounced(record)),
+            member,
+            place_in(record),
+            record.version,
+            record.announced,
+            record.changed_ms,
+            pack_record(record),
+        )
+        self._index("due", service, member, record.due_ms)
+        self._index("parked", service, member, None if record.row.parked is Parked.NO else 0)
+        self._index("ended", service, member, 0 if may_end(record) else None)
+        if record.version == 1:
+            self._do("ZADD", named("sagas", service), 0, record.saga_id.hex)
+            self._do("ZADD", named("sagas", service, record.choreography), 0, record.saga_id.hex)
+            self._serves(service)
+
+    def _index(self, name: str, service: str, member: str, score: int | None) -> None:
+        if score is None:
+            self._do("ZREM", self._named(name, service), member)
+        else:
+            self._do("ZADD", self._named(name, service), score, member)
+
+    def _put_key(self, key: BusinessKey) -> None:
+        named = self._named
+        self._do("HSET", named("key"), key_field(key.service, key.choreography, key.key), pack_key(key))
+        self._do("ZADD", named("keys", key.service), 0, f"{key.saga_id.hex}\0{key.choreography}\0{key.key}")
+        self._do("SADD", named("choreographies", key.service), key.choreography)
+        self._serves(key.service)
+
+    def _number(self, kept: str, packed: bytes, times: str, numbers: str, received_ms: int, service: str) -> None:
+        """A value under a number that the script gives it, in one index by time and in one by number."""
+        indexes = (self._key(times), received_ms, self._key(numbers), "")
+        self._does += ("N", self._key(self._named(kept)), packed, 2, *indexes)
+        self._serves(service)
+
+    def _unhold(self, number: int, gone: Held) -> None:
+        named = self._named
+        self._do("HDEL", named("held"), number)
+        for key in (named("held", gone.service, gone.definition), named("waiting", gone.service), named("told", gone.service)):
+            self._do("ZREM", key, number)
+
+
+def key_field(service: str, choreography: str, key: str) -> str:
+    """The name of a business key in its hash."""
+    return f"{service}\0{choreography}\0{key}"

@@ -1,0 +1,75 @@
+"""What a Redis store tells of itself: version, durability, where its history is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
+from saga_choreo_redis.draft import key_field
+from saga_choreo_redis.keys import Keys, saga_of
+from saga_choreo_redis.link import Link
+from saga_choreo_redis.packing import key_of
+from saga_choreo_redis.safety import settings_of, unsafe_of
+from saga_choreo_redis.scripts import ADVANCE
+from saga_choreo_redis.transaction import as_map
+
+__all__ = ["SCHEMA_VERSION", "RedisUpkeep"]
+
+# How the keys are laid out. A store of a newer one is refused.
+SCHEMA_VERSION = 1
+
+
+class RedisUpkeep:
+    _link: Link
+    _keys: Keys
+
+    async def inspect(self) -> StoreState:
+        await self._link.open()
+        try:
+            settings = await settings_of(self._link)
+            version = int(await self._link.read("HGET", self._keys("meta"), "schema_version") or 0)
+            identity = (await self.epoch("")).identity
+        finally:
+            await self._link.close()
+        return StoreState(
+            name="redis",
+            version=version,
+            wanted=SCHEMA_VERSION,
+            works=version == SCHEMA_VERSION,
+            pending=() if version else ("001",),
+            settings=settings,
+            unsafe=unsafe_of(settings),
+            identity=identity,
+        )
+
+    async def keys(self, before: UUID | None, limit: int) -> Sequence[BusinessKey]:
+        below = "+" if before is None else f"({before.hex}"
+        services = sorted(one.decode() for one in await self._link.read("SMEMBERS", self._keys("services")))
+        found = await self._link.read_all(
+            [("ZREVRANGEBYLEX", self._keys("keys", one), below, "-", "LIMIT", 0, limit) for one in services]
+        )
+        members = [(service, member) for service, some in zip(services, found, strict=True) for member in some]
+        newest = sorted(members, key=lambda one: saga_of(one[1]), reverse=True)[:limit]
+        parts = [(service, member.decode().split("\0", 2)) for service, member in newest]
+        places = [(service, choreography, key) for service, (_, choreography, key) in parts]
+        stored = await self._link.read_all([("HGET", self._keys("key"), key_field(*place)) for place in places])
+        return [key_of(*place, one) for place, one in zip(places, stored, strict=True) if one]
+
+    async def locks(self, limit: int) -> Sequence[SagaLock]:
+        found: list[SagaLock] = []
+        for service in sorted(one.decode() for one in await self._link.read("SMEMBERS", self._keys("services"))):
+            stored = as_map(await self._link.read("HGETALL", self._keys("lock", service)))
+            found += [
+                SagaLock(service=service, name=name.decode(), saga_id=UUID(hex=saga_id.decode()))
+                for name, saga_id in sorted(stored.items())
+            ]
+        return found[:limit]
+
+    async def epoch(self, service: str) -> Epoch:
+        identity, position = await self._link.read("HMGET", self._keys("meta"), "incarnation", f"epoch:{service}")
+        return Epoch((identity or b"").decode(), int(position or 0))
+
+    async def advance(self, service: str, at_least: int = 0, note: str = "") -> Epoch:
+        await self._link.run(ADVANCE, [self._keys("meta")], [f"epoch:{service}", at_least, f"accepted:{service}", note])
+        return await self.epoch(service)

@@ -1,0 +1,72 @@
+"""`saga-choreo store`: the tables of a participant's store, and what is in them."""
+
+from __future__ import annotations
+
+import click
+
+from saga_choreo.cli.output import Output, output_options
+from saga_choreo.cli.sagas import store_option
+
+__all__ = ["store"]
+
+
+@click.group
+def store() -> None:
+    """Migrate and check a participant's store.
+
+    \b
+    Examples:
+      saga-choreo store migrate --dry-run --store sqlite:///payment.db
+      saga-choreo store check
+    """
+
+
+@store.command("migrate")
+@store_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@output_options("text", "json", tabular=False)
+def migrate_command(out: Output, store_url: str | None, dry_run: bool) -> None:
+    """Bring the tables of a store up to date.
+
+    An agent does it by itself when it opens its store; run this first where agents may not change tables. A migration that only adds
+    leaves agents of the release before at work; any other shuts them out.
+
+    \b
+    Examples:
+      saga-choreo store migrate --dry-run
+      saga-choreo store migrate --store postgresql://admin@db/payment
+    """
+    from saga_choreo.cli.upkeep import migrate_store
+
+    migrate_store(store_url, out, dry_run=dry_run)
+
+
+@store.command("check")
+@store_option
+@click.option(
+    "--late", "late_s", default=300, show_default=True, type=click.IntRange(1), help="Seconds after which waiting is a fault."
+)
+@click.option(
+    "--limit", default=10_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Look at the newest so many sagas."
+)
+@click.option(
+    "--ledger",
+    default="",
+    metavar="SQL",
+    help="A statement for rows of saga id, step and 'do' or 'undo', to compare with the records.",
+)
+@output_options("table", "json", "jsonl")
+def check_command(out: Output, store_url: str | None, late_s: int, limit: int, ledger: str) -> None:
+    """Check version and durability of a store, and name everything in it that contradicts itself.
+
+    Records are compared with their definitions, with each other, with locks, business keys, quarantine and messages on hold, and with a
+    ledger of yours. Exit code 6 when something was found. Nothing is changed.
+
+    \b
+    Examples:
+      saga-choreo store check --store sqlite:///payment.db
+      saga-choreo store check --ledger "select saga, step, effect from ledger" --json
+    """
+    from saga_choreo.cli.upkeep import check_the_store
+
+    check_the_store(store_url, out, late_s=late_s, limit=limit, ledger=ledger)

@@ -1,0 +1,129 @@
+"""`store migrate` and `store check`: what a store tells of itself, and what contradicts itself in it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from saga_choreo.cli.exits import ExitCode
+from saga_choreo.cli.output import Output, emit_json, emit_rows, schema, talk
+from saga_choreo.cli.reading import store_url_of
+from saga_choreo.core.consistency import Contradiction
+from saga_choreo.errors import ConfigurationError, StoreVersionError
+from saga_choreo.ports import StoreState, Upkeep
+from saga_choreo.runtime.checking import Checked, check_store
+from saga_choreo.runtime.plugins import WholeStore, make_store, redacted
+
+__all__ = ["check_the_store", "migrate_store"]
+
+_COLUMNS = ("code", "service", "saga", "step", "detail")
+
+
+def migrate_store(url: str | None, out: Output, *, dry_run: bool) -> None:
+    found = store_url_of(url)
+
+    async def run() -> tuple[StoreState, StoreState]:
+        before = await _inspected(found)
+        if before.version > before.wanted and not before.works:
+            raise StoreVersionError(
+                f"the saga tables at {redacted(found)!r} have schema version {before.version}, this saga_choreo knows up to "
+                f"{before.wanted}; upgrade saga_choreo here"
+            )
+        if dry_run or not before.pending:
+            return before, before
+        store = make_store(found)
+        await store.open(migrate=True)
+        await store.close()
+        return before, await _inspected(found)
+
+    before, after = asyncio.run(run())
+    if out.format == "json":
+        shown = {"from": before.version, "version": after.version, "wanted": after.wanted, "pending": list(after.pending)}
+        emit_json({"schema": schema("store-migration"), "dry_run": dry_run, **shown, "done": list(_done(before, after))})
+        return
+    click.echo(f"version {before.version}, this saga-choreo works with {before.wanted}")
+    for name in before.pending if dry_run else _done(before, after):
+        click.echo(f"{'would run' if dry_run else 'done'}: {name}")
+    if not before.pending:
+        click.echo("nothing to do")
+
+
+def _done(before: StoreState, after: StoreState) -> tuple[str, ...]:
+    return tuple(name for name in before.pending if name not in after.pending)
+
+
+def check_the_store(url: str | None, out: Output, *, late_s: int, limit: int, ledger: str) -> None:
+    found = store_url_of(url)
+
+    async def run() -> tuple[StoreState, Checked | None]:
+        state = await _inspected(found)
+        if not state.works:
+            return state, None
+        store = make_store(_relaxed(found) if state.unsafe else found)
+        await store.open(migrate=False)
+        try:
+            now_ms = time.time_ns() // 1_000_000
+            return state, await check_store(store, now_ms=now_ms, late_ms=late_s * 1000, limit=limit, ledger=ledger)
+        finally:
+            await store.close()
+
+    state, checked = asyncio.run(run())
+    rows = [*_of_state(state), *(asdict(one) for one in (checked.found if checked is not None else ()))]
+    if out.format == "json":
+        emit_json({"schema": schema("store-check"), **_looked_at(state, checked), "findings": rows})
+    else:
+        _tell(state, checked)
+        emit_rows(rows, _COLUMNS, out, known=_COLUMNS, empty="Nothing contradicts itself.")
+    if rows:
+        raise click.exceptions.Exit(ExitCode.FINDINGS)
+
+
+async def _inspected(url: str) -> StoreState:
+    store: WholeStore = make_store(url)
+    if not isinstance(store, Upkeep):
+        raise ConfigurationError(f"the {store.features.name} store tells nothing of itself; ask whoever made its adapter")
+    return await store.inspect()
+
+
+def _relaxed(url: str) -> str:
+    """To look at a store that agents refuse to work with."""
+    return f"{url}{'&' if '?' in url else '?'}durability=relaxed"
+
+
+def _of_state(state: StoreState) -> list[dict[str, Any]]:
+    found: list[Contradiction] = []
+    if not state.works:
+        what = "is newer" if state.version > state.wanted else "lacks " + ", ".join(state.pending)
+        advice = "upgrade saga-choreo here" if state.version > state.wanted else "run: saga-choreo store migrate"
+        detail = f"schema version {state.version}, this saga-choreo works with {state.wanted}: it {what}; {advice}"
+        found.append(Contradiction("version", "", "", "", detail))
+    for name, value in sorted(state.unsafe.items()):
+        detail = f"{name} is {value!r}: a crash may undo what was confirmed"
+        found.append(Contradiction("durability", "", "", "", detail))
+    return [asdict(one) for one in found]
+
+
+def _looked_at(state: StoreState, checked: Checked | None) -> dict[str, Any]:
+    return {
+        "store": state.name,
+        "version": state.version,
+        "wanted": state.wanted,
+        "pending": list(state.pending),
+        "settings": dict(state.settings),
+        "identity": state.identity,
+        "sagas": checked.sagas if checked is not None else 0,
+        "records": checked.records if checked is not None else 0,
+        "further": checked.further if checked is not None else False,
+    }
+
+
+def _tell(state: StoreState, checked: Checked | None) -> None:
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(state.settings.items()))
+    talk(f"{state.name}, schema version {state.version} of {state.wanted}; {settings or 'settings are not told'}")
+    if checked is not None:
+        more = "; there are older ones, see --limit" if checked.further else ""
+        talk(f"looked at {checked.sagas} sagas with {checked.records} records{more}")

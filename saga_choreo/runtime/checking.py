@@ -1,0 +1,139 @@
+"""The consistency check of a store: pages through what it holds, bounded, and lets `core.consistency` judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from saga_choreo.core.consistency import (
+    Contradiction,
+    Effect,
+    Judged,
+    judge_effects,
+    judge_keys,
+    judge_locks,
+    judge_saga,
+)
+from saga_choreo.core.graph import Plan, plan_of
+from saga_choreo.errors import ConfigurationError, DefinitionError
+from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.record import Record
+from saga_choreo.ports.store import SagaFilter
+from saga_choreo.ports.upkeep import Upkeep
+from saga_choreo.runtime.plugins import WholeStore
+
+__all__ = ["Checked", "check_store"]
+
+_PAGE = 200
+_LOCKS_MAX = 10_000
+_MESSAGES_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`sagas` and `records` were looked at; `further`: there are more, older ones."""
+
+    sagas: int
+    records: int
+    found: tuple[Contradiction, ...]
+    further: bool
+
+
+async def check_store(store: WholeStore, *, now_ms: int, late_ms: int, limit: int, ledger: str = "") -> Checked:
+    """Judge the newest `limit` sagas, all locks, the keys and messages of these sagas. `ledger` is a statement of the user's that gives
+    rows of (saga id, step, 'do' or 'undo'). A record that changes meanwhile is looked at a second time before it is named."""
+    plans = _plans(await store.definitions())
+    locks = {} if not isinstance(store, Upkeep) else {(one.service, one.name): one.saga_id for one in await store.locks(_LOCKS_MAX)}
+    known = Judged(plans=plans, now_ms=now_ms, late_ms=late_ms, locks=locks)
+    groups, further = await _sagas(store, limit)
+    found: list[Contradiction] = []
+    for group in groups:
+        if judge_saga(group, known):
+            again = await store.records(group[0].saga_id)
+            same = {one.record_key: one.version for one in group} == {one.record_key: one.version for one in again}
+            found += judge_saga(again, known) if same else ()
+    holders = {saga_id: await store.records(saga_id) for saga_id in set(locks.values())}
+    found += judge_locks(locks, holders)
+    found += await _of_keys(store, groups, further=further)
+    found += await _of_messages(store, {group[0].saga_id for group in groups}, plans, now_ms - late_ms)
+    if ledger:
+        records = [record for group in groups for record in group]
+        found += await _of_ledger(store, ledger, records, plans, further=further)
+    return Checked(len(groups), sum(map(len, groups)), tuple(sorted(set(found))), further)
+
+
+def _plans(definitions: Mapping[str, bytes]) -> dict[str, Plan]:
+    plans: dict[str, Plan] = {}
+    for definition, canonical in definitions.items():
+        try:
+            plans[definition] = plan_of(Choreography.from_canonical(canonical))
+        except (DefinitionError, ValueError):
+            continue
+    return plans
+
+
+async def _sagas(store: WholeStore, limit: int) -> tuple[list[Sequence[Record]], bool]:
+    groups: list[Sequence[Record]] = []
+    before: UUID | None = None
+    while len(groups) < limit:
+        page = await store.sagas(SagaFilter(limit=min(_PAGE, limit - len(groups)), before=before))
+        groups += [group for group in page if group]
+        if not page:
+            return groups, False
+        before = page[-1][0].saga_id
+    return groups, bool(await store.sagas(SagaFilter(limit=1, before=before)))
+
+
+async def _of_keys(store: WholeStore, groups: Sequence[Sequence[Record]], *, further: bool) -> list[Contradiction]:
+    """Keys of sagas that are at least as new as the oldest that was looked at."""
+    if not isinstance(store, Upkeep):
+        return []
+    oldest = groups[-1][0].saga_id if further and groups else UUID(int=0)
+    started = {group[0].saga_id: group for group in groups}
+    found: list[Contradiction] = []
+    before: UUID | None = None
+    while keys := await store.keys(before, _PAGE):
+        wanted = [(key.service, key.key, key.saga_id) for key in keys if key.saga_id >= oldest]
+        missing = {saga_id: await store.records(saga_id) for _, _, saga_id in wanted if saga_id not in started}
+        found += judge_keys(wanted, {**started, **missing})
+        before = keys[-1].saga_id
+        if before < oldest or len(keys) < _PAGE:
+            break
+    return found
+
+
+async def _of_messages(store: WholeStore, sagas: set[UUID], plans: dict[str, Plan], late: int) -> list[Contradiction]:
+    """Messages that were put aside although their saga or their definition is here."""
+    found: list[Contradiction] = []
+    for letter in await store.quarantined("", _MESSAGES_MAX):
+        if letter.saga_id in {str(saga_id) for saga_id in sagas}:
+            detail = f"message {letter.number} of this saga is in quarantine ({letter.code}): {letter.detail}"
+            found.append(Contradiction("quarantined", letter.service, letter.saga_id, "", detail))
+    for service in sorted({owner for plan in plans.values() for owner in plan.owners}):
+        for held in await store.held(service, sorted(plans), _MESSAGES_MAX):
+            if held.received_ms < late and service in plans[held.definition].owners:
+                detail = f"message {held.number} is still on hold although its definition {held.definition} is known"
+                found.append(Contradiction("on_hold", service, "", "", detail))
+    return found
+
+
+async def _of_ledger(
+    store: WholeStore, statement: str, records: Sequence[Record], plans: dict[str, Plan], *, further: bool
+) -> list[Contradiction]:
+    if not store.features.sql or not store.features.user_transaction:
+        raise ConfigurationError(
+            f"the {store.features.name} store has no SQL, so there is no ledger to read in it; leave out --ledger"
+        )
+    async with store.transaction() as transaction:
+        rows = await transaction.user.fetch(statement)  # rolled back: a look changes nothing
+    try:
+        effects = [Effect(UUID(str(row[0])), str(row[1]), str(row[2])) for row in rows]
+    except (ValueError, IndexError, TypeError) as error:
+        raise ConfigurationError(
+            f"the ledger's statement gives rows that are not (saga id, step, 'do' or 'undo'): {error}; name these three columns"
+        ) from error
+    seen = {record.saga_id for record in records}
+    if further:
+        effects = [effect for effect in effects if effect.saga_id in seen]
+    return judge_effects(records, effects, plans, steps=frozenset(effect.step for effect in effects))

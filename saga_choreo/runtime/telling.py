@@ -1,0 +1,82 @@
+"""`on_outcome` callbacks: how a saga ended, told at least once to the application's own code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from saga_choreo.core.states import end_state
+from saga_choreo.model.states import SagaState
+from saga_choreo.runtime.attempt import is_cancelled
+from saga_choreo.runtime.operations import Ending
+
+__all__ = ["OnOutcome", "SagaOutcome", "Telling", "Watched"]
+
+_log = logging.getLogger("saga_choreo.agent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaOutcome:
+    """How a saga ended, for `on_outcome` callbacks."""
+
+    saga_id: UUID
+    key: str
+    choreography: str
+    origin: str
+    state: SagaState
+    reason: str
+
+
+class Watched:
+    """The end of one saga, once this process has recorded it."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+        self.state: SagaState | None = None
+
+
+OnOutcome = Callable[[SagaOutcome], Awaitable[None]]
+
+
+class Telling:
+    """`time_left_s` says how long the agent may still take for anything: callbacks share it once it stops."""
+
+    def __init__(self, callbacks: Sequence[OnOutcome], timeout_s: float, time_left_s: Callable[[], float]) -> None:
+        self._callbacks = tuple(callbacks)
+        self._timeout_s = timeout_s
+        self._time_left_s = time_left_s
+
+    async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
+        """Call the callbacks. Returns the sagas of which one has to be told again."""
+        untold: set[UUID] = set()
+        for ending in endings if self._callbacks else ():
+            record = ending.record
+            told = SagaOutcome(
+                saga_id=record.saga_id,
+                key=record.key,
+                choreography=record.choreography,
+                origin=record.origin,
+                state=end_state(ending.outcome, ending.cause),
+                reason=ending.reason,
+            )
+            for callback in self._callbacks:
+                if not await self._call(callback, told):
+                    untold.add(record.saga_id)
+        return frozenset(untold)
+
+    async def _call(self, callback: OnOutcome, told: SagaOutcome) -> bool:
+        left_s = self._time_left_s()
+        if left_s <= 0:  # the agent stops, and the ends it could not tell go to whoever comes next
+            return False
+        try:
+            async with asyncio.timeout(min(self._timeout_s, left_s)):
+                await callback(told)
+        except (Exception, asyncio.CancelledError):
+            if is_cancelled():
+                raise
+            _log.exception("on_outcome %r failed for saga %s and will be called again", callback, told.saga_id)
+            return False
+        return True
