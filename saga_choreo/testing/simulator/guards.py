@@ -225,4 +225,6 @@ def _may_need(ledger: Ledger, step: int) -> bool:
 
 
 def _keeps(ledger: Ledger, step: int) -> bool:
-    return ledger.forward[step] > ledger.undone[step] and _may_need(ledger, step)
+    """Done and not undone, in a saga that has not completed: where it has, a service may free a lock before it has heard so for every
+    step that has it."""
+    return ledger.forward[step] > ledger.undone[step] and not ledger.is_completed and _may_need(ledger, step)
