@@ -10,6 +10,7 @@ from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
+from saga_choreo.ports.planning import Difference, Planned, Planning
 from saga_choreo.ports.store import (
     AnnouncedMark,
     BusinessKey,
@@ -28,6 +29,9 @@ from saga_choreo.ports.store import (
 from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
 __all__ = [
+    "Difference",
+    "Planned",
+    "Planning",
     "COLUMNS",
     "ORIGIN",
     "AnnouncedMark",
