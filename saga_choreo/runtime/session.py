@@ -15,11 +15,9 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from saga_choreo import __version__
-from saga_choreo.core.states import end_state
 from saga_choreo.errors import SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
-from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
@@ -296,10 +294,8 @@ class Session:
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            row, watched = record.row, self._watched.get(record.saga_id)
-            if watched is not None and row.outcome is not Outcome.OPEN:
-                watched.state = end_state(row.outcome, row.cause)
-                watched.heard.set()
+            if watched := self._watched.get(record.saga_id):
+                watched.see(record.row)
 
     def watched(self, saga_id: UUID) -> Watched:
         """Kept up to date for as long as somebody holds it."""
