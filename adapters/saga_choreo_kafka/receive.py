@@ -70,6 +70,8 @@ class Receiver:
         self._is_receiving = False
         self._has_resigned = False
         self._broken: Exception | None = None
+        # Of one partition: what waits there must not fill the room of the others.
+        self._most = max(1, options.prefetch // 4)
         self.joined = asyncio.Event()
         self.topics: list[str] = []
         self.group = ""
@@ -108,7 +110,7 @@ class Receiver:
                 if room <= 0:
                     await self._change(_POLL_S)
                     continue
-                found = await consumer.getmany(timeout_ms=int(_POLL_S * 1000), max_records=room)
+                found = await consumer.getmany(timeout_ms=int(_POLL_S * 1000), max_records=min(room, self._most))
                 for partition, records in found.items():
                     await self._take(partition, records)
             if self._broken is not None:
@@ -245,16 +247,13 @@ class Receiver:
         )
 
     def _pause_if_full(self, partition: TopicPartition, window: Window) -> None:
-        """What waits in one partition must not fill the room of the others."""
-        most = max(1, self._options.prefetch // 4)
-        if not window.paused and len(window.held) >= most:
+        if not window.paused and len(window.held) >= self._most:
             window.paused = True
             self._consumer.pause(partition)
 
     def _resume(self) -> None:
-        most = max(1, self._options.prefetch // 8)
         for partition, window in self._windows.items():
-            if window.paused and len(window.held) <= most:
+            if window.paused and len(window.held) <= self._most // 2:
                 window.paused = False
                 with contextlib.suppress(KafkaError):
                     self._consumer.resume(partition)

@@ -16,7 +16,9 @@ class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
     yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine.
-    `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago."""
+    `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago.
+    `suspicion`: why the store is taken to have gone back in time; then nothing is worked on until a person accepts it.
+    `replays`: jobs that this process carries out."""
 
     is_open: bool = False
     is_consuming: bool = False
@@ -26,6 +28,8 @@ class Health:
     unmarked: int = 0
     parked: int = 0
     waiting_s: float = 0.0
+    suspicion: str = ""
+    replays: int = 0
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
 
@@ -41,5 +45,7 @@ def health_of(session: Session | None) -> Health:
         unmarked=len(session.relay.announced),
         parked=session.standing.parked,
         waiting_s=session.standing.waiting_s,
+        suspicion=session.epochs.suspicion,
+        replays=session.replays.running if session.replays is not None else 0,
         breakers=session.gates.breakers(),
     )

@@ -1,7 +1,7 @@
 """Brokers and stores by URL scheme, found through entry points, so that the toolkit imports no client.
 
-A scheme leads to one of four answers: the adapter; "its client is not installed", with the command that installs it; "planned,
-not there yet"; or "unknown", with what is known. No message shows a password: URLs are redacted first.
+A scheme leads to one of three answers: the adapter; "its client is not installed", with the command that installs it; or "unknown",
+with what is known. No message shows a password: URLs are redacted first.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import difflib
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from saga_choreo.errors import AdapterNotInstalled, ConfigurationError
-from saga_choreo.ports import Broker, Reader, Scans, Store
+from saga_choreo.ports import Broker, Jobs, Letters, Reader, Scans, Store
 
-__all__ = ["WholeStore", "broker_schemes", "make_broker", "make_store", "redacted", "store_schemes"]
+__all__ = ["LetterStore", "WholeStore", "broker_schemes", "make_broker", "make_store", "redacted", "store_schemes", "with_letters"]
 
 _BROKERS = "saga_choreo.brokers"
 _STORES = "saga_choreo.stores"
@@ -27,6 +27,19 @@ _SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:pass|secret|token|key|credentia
 
 class WholeStore(Store, Scans, Reader, Protocol):
     """A store with all three of its sides, as every adapter's object is."""
+
+
+class LetterStore(WholeStore, Letters, Jobs, Protocol):
+    """One that people can work on dead letters in."""
+
+
+def with_letters(store: WholeStore) -> LetterStore:
+    """The same store. Raises ConfigurationError for one that keeps quarantined messages only."""
+    if not store.features.letters:
+        raise ConfigurationError(
+            f"the {store.features.name} store cannot list, replay or archive dead letters; parked steps are resolved with: saga-choreo steps"
+        )
+    return cast("LetterStore", store)
 
 
 def redacted(url: str) -> str:

@@ -17,10 +17,12 @@ import asyncio
 from collections.abc import Callable
 
 from saga_choreo.testing.store_harness import AnyStore, Behaviour, OwnConnection, StoreHarness, make_record, saga_id_of
+from saga_choreo.testing.store_letters import LETTER_BEHAVIOURS
 from saga_choreo.testing.store_locks import LOCK_BEHAVIOURS
 from saga_choreo.testing.store_processes import PROCESS_BEHAVIOURS
 from saga_choreo.testing.store_records import RECORD_BEHAVIOURS
 from saga_choreo.testing.store_tables import TABLE_BEHAVIOURS
+from saga_choreo.testing.store_upkeep import UPKEEP_BEHAVIOURS
 from saga_choreo.testing.store_user import USER_BEHAVIOURS
 
 __all__ = ["STORE_BEHAVIOURS", "AnyStore", "Behaviour", "OwnConnection", "StoreHarness", "check_store", "make_record", "saga_id_of"]
@@ -29,8 +31,10 @@ STORE_BEHAVIOURS: tuple[Behaviour, ...] = (
     *RECORD_BEHAVIOURS,
     *TABLE_BEHAVIOURS,
     *LOCK_BEHAVIOURS,
+    *LETTER_BEHAVIOURS,
     *USER_BEHAVIOURS,
     *PROCESS_BEHAVIOURS,
+    *UPKEEP_BEHAVIOURS,
 )
 
 

@@ -28,7 +28,7 @@ from tests.conformance.certificates import Certificates
 __all__ = ["QUICK", "KafkaTools", "admin", "guarded"]
 
 # A dead agent is noticed after three seconds, a rebalance takes a fraction of one; few partitions keep the shared server quick.
-QUICK = "publish_timeout=3&request_timeout=5&open_timeout=4&session=3&heartbeat=0.2&commit_every=0.05&partitions=3"
+QUICK = "publish_timeout=3&request_timeout=5&open_timeout=8&session=3&heartbeat=0.2&commit_every=0.05&partitions=3"
 
 
 @asynccontextmanager
