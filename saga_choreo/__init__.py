@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from saga_choreo.model.states import SagaState, StepState
     from saga_choreo.runtime.agent import Agent
     from saga_choreo.runtime.context import StepContext
+    from saga_choreo.runtime.deadletters.door import DeadLetters
+    from saga_choreo.runtime.deadletters.find import WantedLetters
+    from saga_choreo.runtime.deadletters.letter import DeadLetter
+    from saga_choreo.runtime.deadletters.replay import ReplayOrder
     from saga_choreo.runtime.declare.decorators import OnEvent, PublishEvent, on_event, publish_event, with_compensation
     from saga_choreo.runtime.declare.inject import Depends
     from saga_choreo.runtime.declare.results import Chosen, Pending, choose
@@ -53,6 +57,8 @@ _DOOR = {
     "ChoreographyStep": "saga_choreo.model.choreography",
     "Chosen": "saga_choreo.runtime.declare.results",
     "ConfigurationError": "saga_choreo.errors",
+    "DeadLetter": "saga_choreo.runtime.deadletters.letter",
+    "DeadLetters": "saga_choreo.runtime.deadletters.door",
     "DefinitionError": "saga_choreo.errors",
     "Depends": "saga_choreo.runtime.declare.inject",
     "Event": "saga_choreo.model.event",
@@ -67,6 +73,7 @@ _DOOR = {
     "PublishEvent": "saga_choreo.runtime.declare.decorators",
     "Refused": "saga_choreo.errors",
     "Reject": "saga_choreo.errors",
+    "ReplayOrder": "saga_choreo.runtime.deadletters.replay",
     "Retry": "saga_choreo.model.retry",
     "SagaError": "saga_choreo.errors",
     "SagaHandle": "saga_choreo.runtime.sagas",
@@ -77,6 +84,7 @@ _DOOR = {
     "StepState": "saga_choreo.model.states",
     "StoreUnavailable": "saga_choreo.errors",
     "WaitTimeout": "saga_choreo.errors",
+    "WantedLetters": "saga_choreo.runtime.deadletters.find",
     "all_of": "saga_choreo.model.choreography",
     "any_of": "saga_choreo.model.choreography",
     "choose": "saga_choreo.runtime.declare.results",
@@ -97,6 +105,8 @@ __all__ = [
     "ChoreographyStep",
     "Chosen",
     "ConfigurationError",
+    "DeadLetter",
+    "DeadLetters",
     "DefinitionError",
     "Depends",
     "Event",
@@ -111,6 +121,7 @@ __all__ = [
     "PublishEvent",
     "Refused",
     "Reject",
+    "ReplayOrder",
     "Retry",
     "SagaError",
     "SagaHandle",
@@ -121,6 +132,7 @@ __all__ = [
     "StepState",
     "StoreUnavailable",
     "WaitTimeout",
+    "WantedLetters",
     "__version__",
     "all_of",
     "any_of",

@@ -17,6 +17,7 @@ __all__ = [
     "DefinitionMismatch",
     "DurabilityRefused",
     "KeyConflict",
+    "LetterNotFound",
     "NotReady",
     "PublishRefused",
     "Refused",
@@ -98,6 +99,10 @@ class NotReady(SagaError):
 
 class SagaNotFound(SagaError):
     """No saga with this id or key is known to this participant's store."""
+
+
+class LetterNotFound(SagaError):
+    """No dead letter, or no replay job, with this id is in this store."""
 
 
 class Refused(SagaError):

@@ -57,7 +57,8 @@ class PostgresScans:
         async def work(speaker: Speaker) -> int:
             gone = 0
             by_saga = ((sql.FORGET_RECORDS, before), (sql.FORGET_KEYS, before))
-            for statement, bound in (*by_saga, (sql.FORGET_QUARANTINED, started_ms), (sql.FORGET_HELD, started_ms)):
+            by_time = (sql.FORGET_QUARANTINED, sql.FORGET_HELD, sql.FORGET_ITEMS, sql.FORGET_JOBS)
+            for statement, bound in (*by_saga, *((statement, started_ms) for statement in by_time)):
                 if gone < limit:
                     gone += len(await speaker.fetch(statement, service, bound, limit - gone))
             return gone

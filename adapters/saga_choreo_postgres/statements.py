@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from saga_choreo.ports import COLUMNS, ORIGIN
+from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, ORIGIN
 
 __all__ = [
     "ADD_DEFINITION",
@@ -21,6 +21,8 @@ __all__ = [
     "DUE",
     "DUE_NEWEST",
     "FORGET_HELD",
+    "FORGET_ITEMS",
+    "FORGET_JOBS",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
     "FORGET_RECORDS",
@@ -66,10 +68,12 @@ UPDATE = (
     f"WHERE {_IS_KEY} AND version = {_PLACE['version']} - 1 RETURNING 1"
 )
 
+_LETTER = [name for name in LETTER_COLUMNS if name != "number"]
+_LETTER_TYPES = {"body": "bytea[]", "attempts": "integer[]", **dict.fromkeys(("received_ms", "last_ms", "state_ms"), "bigint[]")}
 _PARTS = {
     "quarantined": (
-        "INSERT INTO saga_quarantine (service, code, detail, channel, headers, body, received_ms, saga_id) SELECT * FROM unnest({})",
-        ("text[]", "text[]", "text[]", "text[]", "text[]", "bytea[]", "bigint[]", "text[]"),
+        f"INSERT INTO saga_quarantine ({', '.join(_LETTER)}) SELECT * FROM unnest({{}})",  # noqa: S608  (constants only)
+        tuple(_LETTER_TYPES.get(name, "text[]") for name in _LETTER),
     ),
     "held": (
         "INSERT INTO saga_held (service, definition, channel, headers, body, received_ms) SELECT * FROM unnest({})",
@@ -146,11 +150,22 @@ DELETE FROM saga_business_key WHERE ctid = ANY(ARRAY(
 """
 FORGET_QUARANTINED = """
 DELETE FROM saga_quarantine WHERE number = ANY(ARRAY(
-  SELECT number FROM saga_quarantine WHERE service = $1 AND received_ms < $2 ORDER BY received_ms LIMIT $3)) RETURNING 1
+  SELECT number FROM saga_quarantine
+  WHERE service = $1 AND received_ms < $2 AND state_ms < $2 AND state <> 'archived' ORDER BY received_ms LIMIT $3)) RETURNING 1
 """
 FORGET_HELD = """
 DELETE FROM saga_held WHERE number = ANY(ARRAY(
   SELECT number FROM saga_held WHERE service = $1 AND told AND received_ms < $2 ORDER BY received_ms LIMIT $3)) RETURNING 1
+"""
+FORGET_ITEMS = """
+DELETE FROM saga_job_item WHERE ctid = ANY(ARRAY(
+  SELECT i.ctid FROM saga_job AS j JOIN saga_job_item AS i ON i.job = j.id
+  WHERE j.service = $1 AND j.finished_ms < $2 LIMIT $3)) RETURNING 1
+"""
+FORGET_JOBS = """
+DELETE FROM saga_job WHERE id = ANY(ARRAY(
+  SELECT id FROM saga_job AS j WHERE service = $1 AND finished_ms < $2
+    AND NOT EXISTS (SELECT 1 FROM saga_job_item AS i WHERE i.job = j.id) LIMIT $3)) RETURNING 1
 """
 
 # The few services in one database, by jumps along the primary key: it costs one look-up per service, not a scan.
@@ -186,7 +201,7 @@ KEYS = (
 )
 COUNTERS = "SELECT name, sum(value)::bigint FROM saga_counter WHERE $1 = '' OR service = $1 GROUP BY name ORDER BY name"
 QUARANTINED = (
-    "SELECT service, code, detail, channel, headers, body, received_ms, saga_id, number FROM saga_quarantine "
+    f"SELECT {', '.join(LETTER_COLUMNS)} FROM saga_quarantine "  # noqa: S608  (constants only)
     "WHERE $1 = '' OR service = $1 ORDER BY number DESC LIMIT $2"
 )
 DEFINITIONS = "SELECT hash, canonical FROM saga_definition ORDER BY hash"

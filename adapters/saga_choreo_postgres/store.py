@@ -1,4 +1,4 @@
-"""The PostgreSQL store: Store, Scans and Reader in one object, in the user's own database, over asyncpg.
+"""The PostgreSQL store: all the ports in one object, in the user's own database, over asyncpg.
 
 Round trips of a transaction: BEGIN, claim, one savepoint per step that writes, the step's own statements, save, COMMIT. Several agents
 of several services may share a database, a schema too: every row names its service.
@@ -14,6 +14,7 @@ from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreUnava
 from saga_choreo.ports import StoreFeatures, Transaction
 from saga_choreo_postgres import schema
 from saga_choreo_postgres.joined import joined
+from saga_choreo_postgres.letters import PostgresLetters
 from saga_choreo_postgres.place import place_of
 from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.reader import PostgresReader
@@ -30,7 +31,7 @@ _WRITERS = 4
 _SERVER_MIN = 130_000
 
 
-class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep):
+class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep, PostgresLetters):
     """`?durability=relaxed` accepts a server whose commits a crash may undo; `?pool_max=` bounds the connections of this object;
     `?search_path=` names the schema of the tables. `tx` makes the connection or session that a step's transaction is on."""
 
@@ -41,7 +42,7 @@ class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep):
         self._runs = Runs(self._pool)
         full = self._place.durability == "full"
         writers = min(_WRITERS, self._place.pool_max - 1)
-        self._features = StoreFeatures(name="postgresql", writers=writers, durable=full, placeholder="$1")
+        self._features = StoreFeatures(name="postgresql", writers=writers, durable=full, placeholder="$1", letters=True)
         self._incarnation = ""
         self._server: dict[str, str] = {}
 

@@ -13,11 +13,11 @@ from uuid import UUID
 import orjson
 
 from saga_choreo.errors import SagaError
-from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
+from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.speakers import Speaker
 
-__all__ = ["Outdated", "append", "claim", "held_of", "lock", "quarantined_of", "register", "save"]
+__all__ = ["Outdated", "append", "claim", "clean", "held_of", "letter_values", "lock", "quarantined_of", "register", "save"]
 
 # Between a look that found it taken and the next, somebody may have freed it; each further time is less likely.
 _TRIES = 5
@@ -61,7 +61,7 @@ async def _each(speaker: Speaker, statement: str, records: Sequence[Record]) -> 
 def _values(record: Record) -> list[Any]:
     values = list(to_columns(record))
     values[1] = record.saga_id
-    values[_REASON], values[_ERROR] = _clean(record.reason), _clean(record.error)
+    values[_REASON], values[_ERROR] = clean(record.reason), clean(record.error)
     return values
 
 
@@ -78,7 +78,7 @@ async def append(
     unlock: Sequence[SagaLock],
 ) -> None:
     parts = {
-        "quarantined": _arrays([_quarantined_values(q) for q in quarantined]),
+        "quarantined": _arrays([letter_values(q) for q in quarantined]),
         "held": _arrays([(h.service, h.definition, h.channel, _text(h.headers), h.body, h.received_ms) for h in held]),
         "counters": _arrays([(service, name, more) for (service, name), more in sorted(counters.items())]),
         "unlock": _arrays([(one.service, one.name, one.saga_id) for one in unlock]),
@@ -116,24 +116,16 @@ def _arrays(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _quarantined_values(q: Quarantined) -> tuple[Any, ...]:
-    headers = _text(q.headers)
-    return (q.service, _clean(q.code), _clean(q.detail), _clean(q.channel), headers, q.body, q.received_ms, _clean(q.saga_id))
+def letter_values(letter: Quarantined) -> tuple[Any, ...]:
+    """In the order of LETTER_COLUMNS, without the number."""
+    values = {name: getattr(letter, name) for name in LETTER_COLUMNS if name != "number"} | {"headers": _text(letter.headers)}
+    return tuple(clean(value) if isinstance(value, str) else value for value in values.values())
 
 
 def quarantined_of(row: Sequence[Any]) -> Quarantined:
-    service, code, detail, channel, headers, body, received_ms, saga_id, number = row
-    return Quarantined(
-        service=service,
-        code=code,
-        detail=detail,
-        channel=channel,
-        headers=orjson.loads(headers),
-        body=body,
-        received_ms=received_ms,
-        saga_id=saga_id,
-        number=number,
-    )
+    """From values in the order of LETTER_COLUMNS."""
+    values = dict(zip(LETTER_COLUMNS, row, strict=True))
+    return Quarantined(**values | {"headers": orjson.loads(values["headers"])})
 
 
 def held_of(row: Sequence[Any]) -> Held:
@@ -155,7 +147,7 @@ def _text(headers: Mapping[str, str]) -> str:
     return orjson.dumps({_encodable(name): _encodable(value) for name, value in headers.items()}).decode()
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """PostgreSQL's text holds no NUL and no half of a surrogate pair; an error message or a stranger's header may."""
     return _encodable(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
 

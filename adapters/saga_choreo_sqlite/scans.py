@@ -69,6 +69,8 @@ class SqliteScans:
                 (sql.FORGET_KEYS, before.bytes),
                 (sql.FORGET_QUARANTINED, started_ms),
                 (sql.FORGET_HELD, started_ms),
+                (sql.FORGET_ITEMS, started_ms),
+                (sql.FORGET_JOBS, started_ms),
             ):
                 if gone < limit:
                     connection.execute(statement, (service, bound, limit - gone))

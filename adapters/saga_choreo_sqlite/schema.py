@@ -15,7 +15,11 @@ from saga_choreo_sqlite.driver import Connection
 __all__ = ["OLDEST_VERSION", "SCHEMA_VERSION", "check_version", "migrate", "stored_version"]
 
 _TYPES = {"text": "TEXT", "int": "INTEGER", "bool": "INTEGER", "bytes": "BLOB"}
-_COLUMN_LINES = ",\n  ".join(f"{c.name} {_TYPES[c.kind]}{'' if c.nullable else ' NOT NULL'}" for c in COLUMNS)
+# Columns that a later migration adds.
+_LATER = ("failure",)
+_COLUMN_LINES = ",\n  ".join(
+    f"{c.name} {_TYPES[c.kind]}{'' if c.nullable else ' NOT NULL'}" for c in COLUMNS if c.name not in _LATER
+)
 
 _FIRST = f"""
 CREATE TABLE saga_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -56,8 +60,33 @@ ALTER TABLE saga_held ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX saga_held_received ON saga_held (service, told, received_ms);
 """
 
+_THIRD = """
+ALTER TABLE saga_record ADD COLUMN failure TEXT;
+ALTER TABLE saga_quarantine ADD COLUMN agent TEXT NOT NULL DEFAULT '';
+ALTER TABLE saga_quarantine ADD COLUMN version TEXT NOT NULL DEFAULT '';
+ALTER TABLE saga_quarantine ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE saga_quarantine ADD COLUMN last_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE saga_quarantine ADD COLUMN state TEXT NOT NULL DEFAULT 'open';
+ALTER TABLE saga_quarantine ADD COLUMN state_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE saga_quarantine ADD COLUMN operator TEXT NOT NULL DEFAULT '';
+ALTER TABLE saga_quarantine ADD COLUMN note TEXT NOT NULL DEFAULT '';
+CREATE TABLE saga_job (
+  id TEXT PRIMARY KEY, service TEXT NOT NULL, operator TEXT NOT NULL, reason TEXT NOT NULL, wanted TEXT NOT NULL,
+  state TEXT NOT NULL, detail TEXT NOT NULL, total INTEGER NOT NULL, rate_per_min INTEGER NOT NULL,
+  in_flight_max INTEGER NOT NULL, stop_percent INTEGER NOT NULL, created_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL,
+  finished_ms INTEGER, owner TEXT NOT NULL, lease_ms INTEGER NOT NULL, version INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX saga_job_finished ON saga_job (service, finished_ms);
+CREATE TABLE saga_job_item (
+  job TEXT NOT NULL, place INTEGER NOT NULL, letter TEXT NOT NULL, state TEXT NOT NULL, verdict TEXT NOT NULL,
+  detail TEXT NOT NULL, tries INTEGER NOT NULL, round INTEGER NOT NULL, changed_ms INTEGER NOT NULL,
+  PRIMARY KEY (job, place)
+) WITHOUT ROWID;
+CREATE INDEX saga_job_item_state ON saga_job_item (job, state, place);
+"""
+
 # Number n (from 1) brings a file from version n - 1 to n. Never edit one that has been released: add the next.
-_MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
+_MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
 SCHEMA_VERSION = len(_MIGRATIONS)
 # The lowest version of this code that can work with the tables as they are after the last migration: raise it with one that takes
 # something away or changes it. A migration that only adds lets agents of an earlier release go on.

@@ -6,7 +6,7 @@ itself, and a user's bare COMMIT must not find ours in the cache.
 
 from __future__ import annotations
 
-from saga_choreo.ports import COLUMNS, ORIGIN
+from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, ORIGIN
 
 __all__ = [
     "ADD_COUNTER",
@@ -26,6 +26,8 @@ __all__ = [
     "DUE",
     "DUE_NEWEST",
     "FORGET_HELD",
+    "FORGET_ITEMS",
+    "FORGET_JOBS",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
     "FORGET_RECORDS",
@@ -87,10 +89,8 @@ UPDATE = (
 # The place of `version` in the values of a record.
 VERSION_AT = _NAMES.index("version")
 
-ADD_QUARANTINED = (
-    "INSERT INTO saga_quarantine (service, code, detail, channel, headers, body, received_ms, saga_id) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_LETTER = [name for name in LETTER_COLUMNS if name != "number"]
+ADD_QUARANTINED = f"INSERT INTO saga_quarantine ({', '.join(_LETTER)}) VALUES ({', '.join('?' * len(_LETTER))})"  # noqa: S608  (constants only)
 ADD_HELD = "INSERT INTO saga_held (service, definition, channel, headers, body, received_ms) VALUES (?, ?, ?, ?, ?, ?)"
 DELETE_HELD = "DELETE FROM saga_held WHERE number = ?"
 ADD_COUNTER = (
@@ -137,11 +137,22 @@ DELETE FROM saga_business_key WHERE (key, choreography, service) IN (
 """
 FORGET_QUARANTINED = """
 DELETE FROM saga_quarantine WHERE number IN (
-  SELECT number FROM saga_quarantine WHERE service = ? AND received_ms < ? ORDER BY received_ms LIMIT ?)
+  SELECT number FROM saga_quarantine
+  WHERE service = ?1 AND received_ms < ?2 AND state_ms < ?2 AND state <> 'archived' ORDER BY received_ms LIMIT ?3)
 """
 FORGET_HELD = """
 DELETE FROM saga_held WHERE number IN (
   SELECT number FROM saga_held WHERE service = ? AND told = 1 AND received_ms < ? ORDER BY received_ms LIMIT ?)
+"""
+FORGET_ITEMS = """
+DELETE FROM saga_job_item WHERE (job, place) IN (
+  SELECT i.job, i.place FROM saga_job AS j JOIN saga_job_item AS i ON i.job = j.id
+  WHERE j.service = ? AND j.finished_ms < ? LIMIT ?)
+"""
+FORGET_JOBS = """
+DELETE FROM saga_job WHERE id IN (
+  SELECT id FROM saga_job AS j WHERE service = ? AND finished_ms < ?
+    AND NOT EXISTS (SELECT 1 FROM saga_job_item AS i WHERE i.job = j.id) LIMIT ?)
 """
 
 # The few services in one file, by jumps along the primary key: it costs one look-up per service, not a scan.
@@ -163,7 +174,7 @@ KEYS = (
 )
 COUNTERS = "SELECT name, sum(value) FROM saga_counter WHERE ?1 = '' OR service = ?1 GROUP BY name ORDER BY name"
 QUARANTINED = (
-    "SELECT service, code, detail, channel, headers, body, received_ms, saga_id, number FROM saga_quarantine "
+    f"SELECT {', '.join(LETTER_COLUMNS)} FROM saga_quarantine "  # noqa: S608  (constants only)
     "WHERE ?1 = '' OR service = ?1 ORDER BY number DESC LIMIT ?2"
 )
 DEFINITIONS = "SELECT hash, canonical FROM saga_definition ORDER BY hash"

@@ -1,4 +1,4 @@
-"""The SQLite store: Store, Scans and Reader in one object, in the user's own database file.
+"""The SQLite store: all the ports in one object, in the user's own database file.
 
 One connection writes, one reads. Statements run in line, since they take microseconds; COMMIT waits for the disk in a
 thread. Several processes may share the file: agents, CLI, a web process that starts sagas.
@@ -18,6 +18,7 @@ from saga_choreo_sqlite.clock import MachineClock
 from saga_choreo_sqlite.connect import Guard, open_reader, open_writer, require_safe_library
 from saga_choreo_sqlite.faults import WriterHeldTooLong, translated
 from saga_choreo_sqlite.joined import JoinedTransaction, joinable
+from saga_choreo_sqlite.letters import SqliteLetters
 from saga_choreo_sqlite.place import DURABILITIES, place_of
 from saga_choreo_sqlite.reader import SqliteReader
 from saga_choreo_sqlite.reads import Reads
@@ -34,7 +35,7 @@ BUSY_WAIT_S = 10.0
 WRITER_HOLD_MAX_S = 1.0
 
 
-class SqliteStore(SqliteScans, SqliteReader, SqliteUpkeep):
+class SqliteStore(SqliteScans, SqliteReader, SqliteUpkeep, SqliteLetters):
     """`durability`: 'full' (a commit is on the disk) or 'relaxed' (a power cut may lose the last commits); also as URL option.
 
     `busy_wait_s` bounds every wait for the write lock (then StoreConflict). A transaction that held the writer longer than
@@ -67,7 +68,7 @@ class SqliteStore(SqliteScans, SqliteReader, SqliteUpkeep):
             self._path, self._clock, self._guard, inline=inline or self._in_memory, full=full, busy_wait_s=busy_wait_s
         )
         self._reads = Reads(self._path, self._clock, self._writer, busy_wait_s=busy_wait_s)
-        self._features = StoreFeatures(name="sqlite", writers=1, durable=full, shared=not self._in_memory)
+        self._features = StoreFeatures(name="sqlite", writers=1, durable=full, shared=not self._in_memory, letters=True)
         self._incarnation = ""
 
     @property

@@ -10,11 +10,11 @@ import apsw
 import orjson
 
 from saga_choreo.errors import SagaError
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
+from saga_choreo.ports import LETTER_COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
 from saga_choreo_sqlite import statements as sql
 from saga_choreo_sqlite.driver import Connection
 
-__all__ = ["Outdated", "append", "claim", "held_of", "lock", "quarantined_of", "register", "save"]
+__all__ = ["Outdated", "append", "claim", "held_of", "letter_values", "lock", "quarantined_of", "register", "save"]
 
 
 class Outdated(Exception):
@@ -65,7 +65,7 @@ def append(
     if quarantined:
         connection.executemany(
             sql.ADD_QUARANTINED,
-            [(q.service, q.code, q.detail, q.channel, _text(q.headers), q.body, q.received_ms, q.saga_id) for q in quarantined],
+            [letter_values(q) for q in quarantined],
         )
     if held:
         connection.executemany(
@@ -99,19 +99,16 @@ def register(connection: Connection, key: BusinessKey) -> BusinessKey:
     return BusinessKey(service=key.service, choreography=key.choreography, key=key.key, saga_id=UUID(bytes=row[0]), digest=row[1])
 
 
+def letter_values(letter: Quarantined) -> tuple[Any, ...]:
+    """In the order of LETTER_COLUMNS, without the number."""
+    values = {name: getattr(letter, name) for name in LETTER_COLUMNS if name != "number"}
+    return tuple((values | {"headers": _text(letter.headers)}).values())
+
+
 def quarantined_of(row: Sequence[Any]) -> Quarantined:
-    service, code, detail, channel, headers, body, received_ms, saga_id, number = row
-    return Quarantined(
-        service=service,
-        code=code,
-        detail=detail,
-        channel=channel,
-        headers=orjson.loads(headers),
-        body=body,
-        received_ms=received_ms,
-        saga_id=saga_id,
-        number=number,
-    )
+    """From values in the order of LETTER_COLUMNS."""
+    values = dict(zip(LETTER_COLUMNS, row, strict=True))
+    return Quarantined(**values | {"headers": orjson.loads(values["headers"])})
 
 
 def held_of(row: Sequence[Any]) -> Held:

@@ -14,7 +14,7 @@ from saga_choreo.cli.exits import CliError, ExitCode
 from saga_choreo.cli.output import talk
 from saga_choreo.cli.table import clean
 
-__all__ = ["Consent", "confirm", "consent_options"]
+__all__ = ["Consent", "confirm", "consent_options", "require_writable"]
 
 _SHOWN_MAX = 5
 
@@ -42,14 +42,8 @@ def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def confirm(action: str, items: Sequence[str], consent: Consent, *, quiet: bool = False) -> bool:
     """Show the plan and get consent. False after `--dry-run`. CliError when the count differs, when nobody can be asked, when
     the answer is no, and where SAGA_READ_ONLY is set. `quiet` is for callers that read JSON: the plan is then shown only to a person who is asked."""
-    from saga_choreo.runtime.settings import read_settings
-
-    if not consent.dry_run and read_settings(os.environ).read_only:
-        raise CliError(
-            ExitCode.NOT_PERMITTED,
-            "SAGA_READ_ONLY is 1, so nothing may be changed from here",
-            hint="look at the plan with --dry-run, or unset SAGA_READ_ONLY where changes are yours to make",
-        )
+    if not consent.dry_run:
+        require_writable()
     is_asking = not (consent.yes or consent.dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
     if is_asking or not quiet:
         _show(action, items)
@@ -74,6 +68,18 @@ def confirm(action: str, items: Sequence[str], consent: Consent, *, quiet: bool 
     if not click.confirm("Go on?", err=True):
         raise CliError(ExitCode.CONFIRMATION_NEEDED, "not confirmed; nothing was changed")
     return True
+
+
+def require_writable() -> None:
+    """Raises CliError where SAGA_READ_ONLY is set."""
+    from saga_choreo.runtime.settings import read_settings
+
+    if read_settings(os.environ).read_only:
+        raise CliError(
+            ExitCode.NOT_PERMITTED,
+            "SAGA_READ_ONLY is 1, so nothing may be changed from here",
+            hint="look at the plan with --dry-run, or unset SAGA_READ_ONLY where changes are yours to make",
+        )
 
 
 def _show(action: str, items: Sequence[str]) -> None:

@@ -57,6 +57,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode, int], ...] = (
     (errors.BrokerUnavailable, ExitCode.UNREACHABLE, 1),
     (errors.StoreUnavailable, ExitCode.UNREACHABLE, 2),
     (errors.SagaNotFound, ExitCode.NOT_FOUND, 1),
+    (errors.LetterNotFound, ExitCode.NOT_FOUND, 2),
     (errors.WaitTimeout, ExitCode.TIMED_OUT, 1),
     (errors.Refused, ExitCode.FAILED, 1),
     (errors.StoreConflict, ExitCode.FAILED, 2),

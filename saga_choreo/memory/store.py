@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from saga_choreo.errors import ConfigurationError, StoreUnavailable
+from saga_choreo.memory.letters import MemoryLetters, forget_jobs, may_forget_letter
 from saga_choreo.memory.tables import Locks, Tables
 from saga_choreo.memory.transaction import JoinedMemoryTransaction, MemoryTransaction, MemoryTransactionBlock
 from saga_choreo.memory.upkeep import MemoryUpkeep
@@ -37,8 +38,8 @@ _ENDED_ORIGIN = (State.COMPLETED, State.ABORTED, State.REFUSED)
 _BUSY = (State.RUNNING, State.COMPENSATING)
 
 
-class MemoryStore(MemoryUpkeep):
-    """Implements Store, Scans and Reader. `ctx.tx` knows two statements: see `execute("append", ...)` in the docs of `user`."""
+class MemoryStore(MemoryUpkeep, MemoryLetters):
+    """Implements Store, Scans, Reader, Letters and Jobs. `ctx.tx` knows two statements: see `execute("append", ...)` in the docs of `user`."""
 
     _shared: ClassVar[dict[str, tuple[Tables, Locks]]] = {}
 
@@ -59,7 +60,7 @@ class MemoryStore(MemoryUpkeep):
 
     @property
     def features(self) -> StoreFeatures:
-        return StoreFeatures(name="memory", writers=64, durable=False, shared=False, sql=False, placeholder="")
+        return StoreFeatures(name="memory", writers=64, durable=False, shared=False, sql=False, placeholder="", letters=True)
 
     async def open(self, *, migrate: bool = True) -> None:
         del migrate
@@ -143,7 +144,7 @@ class MemoryStore(MemoryUpkeep):
         for name in keys:
             del tables.keys[name]
         started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
-        late = [n for n, q in tables.quarantined.items() if q.service == service and q.received_ms < started_ms]
+        late = [n for n, q in tables.quarantined.items() if q.service == service and may_forget_letter(q, started_ms)]
         late = late[: limit - len(old) - len(keys)]
         for number in late:
             del tables.quarantined[number]
@@ -151,7 +152,8 @@ class MemoryStore(MemoryUpkeep):
         told = told[: limit - len(old) - len(keys) - len(late)]
         for number in told:
             del tables.held[number]
-        return len(old) + len(keys) + len(late) + len(told)
+        gone = len(old) + len(keys) + len(late) + len(told)
+        return gone + forget_jobs(tables, service, started_ms, limit - gone)
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""

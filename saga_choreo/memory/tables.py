@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from saga_choreo.errors import StoreConflict
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, RecordKey
+from saga_choreo.ports import BusinessKey, Held, Job, JobItem, Quarantined, Record, RecordKey
 
 __all__ = ["Draft", "KeyName", "LockName", "Locks", "Place", "Tables"]
 
@@ -40,6 +40,8 @@ class Tables:
     definitions: dict[str, bytes] = field(default_factory=dict[str, bytes])
     holders: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     lists: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict[str, list[tuple[Any, ...]]])
+    jobs: dict[str, Job] = field(default_factory=dict[str, Job])
+    items: dict[str, dict[int, JobItem]] = field(default_factory=dict[str, "dict[int, JobItem]"])
     epochs: dict[str, int] = field(default_factory=dict[str, int])
     notes: dict[str, str] = field(default_factory=dict[str, str])
     last_number: int = 0

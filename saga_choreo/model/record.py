@@ -15,7 +15,7 @@ from uuid import UUID
 
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 
-__all__ = ["ORIGIN", "ORIGIN_NAME", "Record", "RecordKey", "Resolution", "Row", "pack_payloads", "unpack_payloads"]
+__all__ = ["ORIGIN", "ORIGIN_NAME", "Failure", "Record", "RecordKey", "Resolution", "Row", "pack_payloads", "unpack_payloads"]
 
 # The step number of the origin row: virtual source and sink of the saga, one row at the service that started it.
 ORIGIN = -1
@@ -64,6 +64,18 @@ class Resolution(NamedTuple):
     number: int
 
 
+class Failure(NamedTuple):
+    """What went wrong with a step, beside the words of `error`: the exception's type, its stack as 'module:function' lines (no line
+    numbers, no paths: the same fault has the same stack on every machine), when it failed first and last, where and under which code."""
+
+    kind: str
+    stack: str = ""
+    first_ms: int = 0
+    last_ms: int = 0
+    agent: str = ""
+    version: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A row with what it carries. Times are Unix milliseconds; payloads are JSON bytes as they came.
@@ -72,7 +84,7 @@ class Record:
     origin row keeps the start event there, under 0). `version` grows by one at every change; `announced` is the version
     whose emissions are known to be published. `deadline_own_ms` is the step's own deadline, counted from when all its
     in-edges were resolved. `tried_since_ms` is when the first attempt of what is to be done (or undone) now began; None: none
-    has. `lock` is the semantic lock the step holds.
+    has. `lock` is the semantic lock the step holds. `failure` is there at most as long as `error` is.
     """
 
     service: str
@@ -101,6 +113,7 @@ class Record:
     version: int = 0
     announced: int = 0
     changed_ms: int = 0
+    failure: Failure | None = None
 
     @property
     def record_key(self) -> RecordKey:

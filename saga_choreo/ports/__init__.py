@@ -5,11 +5,23 @@ Everything of `model` that an adapter touches is re-exported, so that an adapter
 """
 
 from saga_choreo.model.envelope import Channel, ChannelKind
-from saga_choreo.model.record import ORIGIN, Record, RecordKey, Resolution, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.record import ORIGIN, Failure, Record, RecordKey, Resolution, Row, pack_payloads, unpack_payloads
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
+from saga_choreo.ports.letters import (
+    ITEM_COLUMNS,
+    JOB_COLUMNS,
+    LETTER_COLUMNS,
+    ItemState,
+    Job,
+    JobItem,
+    Jobs,
+    JobState,
+    LetterFilter,
+    Letters,
+)
 from saga_choreo.ports.planning import Difference, Planned, Planning
 from saga_choreo.ports.store import (
     AnnouncedMark,
@@ -33,6 +45,9 @@ __all__ = [
     "Planned",
     "Planning",
     "COLUMNS",
+    "ITEM_COLUMNS",
+    "JOB_COLUMNS",
+    "LETTER_COLUMNS",
     "ORIGIN",
     "AnnouncedMark",
     "Broker",
@@ -46,7 +61,15 @@ __all__ = [
     "Column",
     "Delivery",
     "Epoch",
+    "Failure",
     "Held",
+    "ItemState",
+    "Job",
+    "JobItem",
+    "JobState",
+    "Jobs",
+    "LetterFilter",
+    "Letters",
     "Notice",
     "Outcome",
     "Outgoing",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-from saga_choreo.model.record import Record, Resolution, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.record import Failure, Record, Resolution, Row, pack_payloads, unpack_payloads
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 
 __all__ = ["COLUMNS", "Column", "from_columns", "to_columns"]
@@ -65,6 +65,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("version", "int"),
     Column("announced", "int"),
     Column("changed_ms", "int"),
+    Column("failure", "text", nullable=True),
 )
 
 Word = TypeVar("Word")
@@ -131,6 +132,7 @@ def to_columns(record: Record) -> tuple[Any, ...]:
         record.version,
         record.announced,
         record.changed_ms,
+        None if record.failure is None else json.dumps(record.failure, ensure_ascii=False),
     )
 
 
@@ -182,6 +184,7 @@ def from_columns(values: Sequence[Any]) -> Record:
         version=v[38],
         announced=v[39],
         changed_ms=v[40],
+        failure=None if len(v) < len(COLUMNS) or v[41] is None else _failure(v[41]),  # kept before there was one
     )
 
 
@@ -199,3 +202,10 @@ def _resolution(stored: str) -> Resolution:
         return Resolution(*json.loads(stored))
     except TypeError as exc:
         raise ValueError(f"a stored resolution cannot be read: {exc}; the row was not written by this toolkit") from exc
+
+
+def _failure(stored: str) -> Failure:
+    try:
+        return Failure(*json.loads(stored))
+    except TypeError as exc:
+        raise ValueError(f"a stored failure cannot be read: {exc}; the row was not written by this toolkit") from exc

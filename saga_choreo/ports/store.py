@@ -35,7 +35,7 @@ __all__ = [
 class StoreFeatures:
     """`user_transaction`: steps may write through `ctx.tx`. `writers`: how many transactions may write at once (1 for SQLite).
     `durable`: a commit survives the machine. `shared`: several processes may use the same store. `sql`: `ctx.tx` speaks SQL;
-    `placeholder` shows how parameters are written in it."""
+    `placeholder` shows how parameters are written in it. `letters`: it is `Letters` and `Jobs` too (people can work on dead letters)."""
 
     name: str
     user_transaction: bool = True
@@ -44,6 +44,7 @@ class StoreFeatures:
     shared: bool = True
     sql: bool = True
     placeholder: str = "?"
+    letters: bool = False
 
 
 class AnnouncedMark(NamedTuple):
@@ -66,7 +67,10 @@ class BusinessKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """A message that can never be applied, kept as it came. `code` says why, in one of a small set of words."""
+    """A message that can never be applied, kept as it came. `code` says why, in one of a small set of words.
+
+    `state` is 'open', 'archived' (a person put it aside) or 'resolved' (a replay has applied it), since `state_ms`, by the word of
+    `operator`, who said `note`. `attempts` counts how often it was tried, `last_ms` when last (0: never again)."""
 
     service: str
     code: str
@@ -77,6 +81,14 @@ class Quarantined:
     received_ms: int
     saga_id: str = ""
     number: int = 0
+    agent: str = ""
+    version: str = ""
+    attempts: int = 1
+    last_ms: int = 0
+    state: str = "open"
+    state_ms: int = 0
+    operator: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

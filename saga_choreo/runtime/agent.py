@@ -24,6 +24,7 @@ from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.commands import resolve
+from saga_choreo.runtime.deadletters.door import DeadLetters
 from saga_choreo.runtime.declare.declarations import Declarations, StepDecorators
 from saga_choreo.runtime.freezing import freeze, own_steps
 from saga_choreo.runtime.gates import BreakerView
@@ -246,6 +247,7 @@ class Agent(StepDecorators):
     async def ready(self, timeout_s: float = 10.0) -> None:
         """Wait until every owner of every choreography has announced that it can take part. Raises NotReady, DefinitionMismatch."""
         session = self._opened()
+        await session.epochs.require_clear(timeout_s)
         for known in session.catalog.given:
             await session.directory.require(known.plan, timeout_s)
         if session.part.assembles is not None:
@@ -326,6 +328,12 @@ class Agent(StepDecorators):
     async def parked_steps(self, *, choreography: str = "", limit: int = 50) -> list[ParkedStep]:
         """Steps of this service that wait for a person, of the newest sagas first; `resolve_step` says the word."""
         return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Dead letters of this service: quarantined messages and parked steps, to be looked at, replayed and put aside."""
+        session = self._opened()
+        return DeadLetters(session.store, self.name, clock=session.clock, limits=session.limits)
 
     async def stuck(self, *, longer_than: timedelta = timedelta(minutes=1), limit: int = 50) -> list[StuckSaga]:
         """Sagas in which nothing has changed here for so long, those that wait longest first: for what, from whom, since when, and

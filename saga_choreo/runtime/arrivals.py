@@ -27,7 +27,7 @@ from saga_choreo.runtime.operations import Ending
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["Arrival", "Extras", "Sorted", "sort_arrivals"]
+__all__ = ["Arrival", "Extras", "Replay", "Sorted", "sort_arrivals"]
 
 _log = logging.getLogger("saga_choreo.arrivals")
 _DLQ = Channel(ChannelKind.DLQ)
@@ -35,16 +35,27 @@ _DLQ = Channel(ChannelKind.DLQ)
 _TOLD_MAX = 10
 
 
+@dataclass(slots=True)
+class Replay:
+    """A dead letter that is applied once more; `detail` says what came of it. If it cannot be applied, `code` says why: it is a
+    letter already, so no other is made of it. `is_suspect`: it may have killed its agent before, so its step goes through the slow lane."""
+
+    is_suspect: bool = False
+    code: str = ""
+    detail: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
-    """One message to be handled: from the broker (`delivery`), or one that was held (`held_number`), looked at for the so many-th
-    time (`looks`)."""
+    """One message to be handled: from the broker (`delivery`), one that was held (`held_number`), looked at for the so many-th time
+    (`looks`), or one that a person wants to be applied once more (`replay`)."""
 
     channel: Channel
     headers: Mapping[str, str]
     body: bytes
     delivery: Delivery | None = None
     held_number: int | None = None
+    replay: Replay | None = None
     looks: int = 1
 
     @property
@@ -108,6 +119,8 @@ class Sorted:
     def apply(self, arrival: Arrival, ws: Workspace) -> bool:
         """Apply one arrival to the workspace. Returns whether what becomes due should run in the slow lane."""
         envelope = self._envelopes[id(arrival)]
+        if arrival.replay is not None:
+            arrival.replay.code = arrival.replay.detail = ""  # of a try that was rolled back
         if isinstance(envelope, DecodeError):
             self._quarantine(arrival, envelope.code, str(envelope))
             return False
@@ -122,6 +135,10 @@ class Sorted:
         if self._is_from_the_future(arrival, envelope):
             return False
         applied = ws.receive(envelope, known)
+        if arrival.replay is not None:
+            arrival.replay.detail = applied.alarm or (
+                "applied" if applied.changed else "changed nothing: it had been applied before"
+            )
         if applied.stale:
             self._answer_stale(arrival, envelope, known, applied.stale)
         if applied.wrong:
@@ -133,6 +150,8 @@ class Sorted:
             self._note_ending(arrival, envelope, ws)
         elif not applied.changed and envelope.reannounced:
             self._answer(arrival, envelope, known, ws)
+        if arrival.replay is not None:
+            return arrival.replay.is_suspect
         return arrival.delivery is not None and arrival.delivery.attempt > self._limits.deliveries_fast
 
     def _note_ending(self, arrival: Arrival, envelope: Envelope, ws: Workspace) -> None:
@@ -179,6 +198,9 @@ class Sorted:
             self._letters.setdefault(id(arrival), []).extend(letter for letter in letters if letter is not None)
 
     def _quarantine(self, arrival: Arrival, code: str, detail: str, saga: str = "") -> None:
+        if arrival.replay is not None:
+            arrival.replay.code, arrival.replay.detail = code, detail
+            return
         _log.warning("message on %s quarantined (%s): %s", arrival.channel, code, detail)
         self._quarantined[id(arrival)] = Quarantined(
             service=self._service,
@@ -198,6 +220,8 @@ class Sorted:
         if arrival.held_number is not None:
             self._still_held.add(id(arrival))
             return
+        if arrival.replay is not None:
+            arrival.replay.detail = "on hold until its definition comes"
         self._held[id(arrival)] = Held(
             service=self._service,
             definition=envelope.definition,

@@ -30,6 +30,7 @@ from saga_choreo.ports.store import SagaLock, Transaction, UserTx
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.payload import encode
+from saga_choreo.runtime.failures import failure_of
 from saga_choreo.runtime.lending import Lent
 from saga_choreo.runtime.locking import on_conflict
 from saga_choreo.runtime.logs import bound
@@ -176,7 +177,7 @@ def _broke(error: BaseException, known: Known, record: Record, what: Duty) -> Br
     """A failure, with the policy the step has for errors of this class."""
     options = known.options(record.step)
     retry = options.undo_retry if is_undo(what) else options.retry
-    return Broke(_words(error), final=isinstance(error, _FINAL), retry=retry.of(type(error)))
+    return Broke(_words(error), final=isinstance(error, _FINAL), retry=retry.of(type(error)), failure=failure_of(error))
 
 
 async def _call(step: BoundStep, record: Record, known: Known, what: Duty, ctx: Attempt) -> Ran:

@@ -48,6 +48,7 @@ class _StoreOnly:
         self.gates = Gates(self.clock)
         self.leases = Leases(service, catalog, Limits(), {})
         self.executing: dict[RecordKey, str] = {}
+        self.agent = self.version = ""
 
     async def publish(self, publications: Sequence[Publication], loose: Sequence[Outgoing]) -> None:
         del publications, loose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Protocol, assert_never
 
 from saga_choreo.core.rows import Duty
@@ -15,6 +16,7 @@ from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
 from saga_choreo.runtime.attempt import execute, take_lock
 from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.failures import stamped
 from saga_choreo.runtime.gates import Gates, Permit
 from saga_choreo.runtime.leases import Leases
 from saga_choreo.runtime.operations import (
@@ -80,6 +82,13 @@ class Surroundings(Protocol):
     def leases(self) -> Leases: ...
     @property
     def executing(self) -> dict[RecordKey, str]: ...
+    @property
+    def agent(self) -> str:
+        """Which process this is, to be kept with what goes wrong; and `version`, of what code."""
+        ...
+
+    @property
+    def version(self) -> str: ...
 
 
 class Driver:
@@ -191,6 +200,7 @@ class Driver:
             answer = await execute(operation, known, transaction, self._extend, self._around.clock)
         finally:
             self._around.executing.pop(key, None)
+        answer = stamped(answer, self._around.agent, self._around.version)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
         said = Broke("timed out") if timed_out else answer
@@ -208,8 +218,9 @@ class Driver:
         if operation.records:
             await transaction.save(operation.records)
         if operation.quarantined or operation.held or operation.counters or operation.unhold or operation.unlock:
+            agent, version = self._around.agent, self._around.version
             await transaction.append(
-                quarantined=operation.quarantined,
+                quarantined=[replace(one, agent=agent, version=version) for one in operation.quarantined],
                 held=operation.held,
                 counters=operation.counters,
                 unhold=operation.unhold,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from saga_choreo.core.rows import Duty
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Failure, Record, RecordKey
 from saga_choreo.model.retry import Retry
 from saga_choreo.model.states import Cause, Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
@@ -114,11 +114,12 @@ class Rejected:
 @dataclass(frozen=True, slots=True)
 class Broke:
     """A technical failure: `error` is for people (type and message), without payloads. `retry` is the policy that the step has for
-    this class of errors; None: the step's own."""
+    this class of errors; None: the step's own. `failure` is what is kept of the exception."""
 
     error: str
     final: bool = False
     retry: Retry | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Brokers and stores by URL scheme, found through entry points, so that the toolkit imports no client.
 
-A scheme leads to one of four answers: the adapter; "its client is not installed", with the command that installs it; "planned,
-not there yet"; or "unknown", with what is known. No message shows a password: URLs are redacted first.
+A scheme leads to one of three answers: the adapter; "its client is not installed", with the command that installs it; or "unknown",
+with what is known. No message shows a password: URLs are redacted first.
 """
 
 from __future__ import annotations
@@ -10,20 +10,15 @@ import difflib
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from saga_choreo.errors import AdapterNotInstalled, ConfigurationError
-from saga_choreo.ports import Broker, Reader, Scans, Store
+from saga_choreo.ports import Broker, Jobs, Letters, Reader, Scans, Store
 
-__all__ = ["WholeStore", "broker_schemes", "make_broker", "make_store", "redacted", "store_schemes"]
+__all__ = ["LetterStore", "WholeStore", "broker_schemes", "make_broker", "make_store", "redacted", "store_schemes", "with_letters"]
 
 _BROKERS = "saga_choreo.brokers"
 _STORES = "saga_choreo.stores"
-# Schemes of the roadmap: a clear "not yet" is better than "unknown".
-_PLANNED = {
-    _BROKERS: ("kafka",),
-    _STORES: (),
-}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # Greedy up to the last '@': a password may hold any character, and hiding too much does no harm. A path ('///') has no user.
 _USER_INFO = re.compile(r"(?<=:)//(?!/)\S*@")
@@ -32,6 +27,19 @@ _SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:pass|secret|token|key|credentia
 
 class WholeStore(Store, Scans, Reader, Protocol):
     """A store with all three of its sides, as every adapter's object is."""
+
+
+class LetterStore(WholeStore, Letters, Jobs, Protocol):
+    """One that people can work on dead letters in."""
+
+
+def with_letters(store: WholeStore) -> LetterStore:
+    """The same store. Raises ConfigurationError for one that keeps quarantined messages only."""
+    if not store.features.letters:
+        raise ConfigurationError(
+            f"the {store.features.name} store cannot list, replay or archive dead letters; parked steps are resolved with: saga-choreo steps"
+        )
+    return cast("LetterStore", store)
 
 
 def redacted(url: str) -> str:
@@ -85,11 +93,7 @@ def _scheme_of(group: str, kind: str, url: str) -> str:
 
 def _no_adapter(group: str, kind: str, scheme: str) -> ConfigurationError:
     known = _schemes(group)
-    if scheme in _PLANNED[group]:
-        return AdapterNotInstalled(
-            f"{kind} {scheme!r} is planned, but this version has no adapter for it yet; use one of: {', '.join(known)}"
-        )
-    close = difflib.get_close_matches(scheme, (*known, *_PLANNED[group]), n=1)
+    close = difflib.get_close_matches(scheme, known, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return ConfigurationError(f"{kind} scheme {scheme!r} is not known; {meant}use one of: {', '.join(known)}")
 

@@ -11,6 +11,7 @@ from saga_choreo.model.record import Record, RecordKey, Resolution
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
+from saga_choreo.runtime.failures import TIMED_OUT, noted
 from saga_choreo.runtime.operations import Answer, Broke, Executed, HeldBack, Overran, Ran, Rejected
 from saga_choreo.runtime.workspace import Workspace, is_uncalled
 
@@ -70,7 +71,7 @@ def _settle_forward(ws: Workspace, key: RecordKey, known: Known, answer: Answer,
                 ws.retry_at(key, ws.now_ms)
             else:
                 policy = known.options(key.step).retry.of(TimeoutError)
-                _settle_failure(ws, key, known, Broke("timed out", retry=policy), chance)
+                _settle_failure(ws, key, known, Broke("timed out", retry=policy, failure=TIMED_OUT), chance)
         case _:
             assert_never(answer)
 
@@ -110,7 +111,7 @@ def _settle_failure(ws: Workspace, key: RecordKey, known: Known, broke: Broke, c
     attempt = record.row.attempt
     # A call without a key that the provider knows may have happened: nobody but a person may say (rule 9b).
     exhausted = broke.final or options.unsafe_external or retry.is_exhausted(attempt, _tried_s(record, ws.now_ms))
-    ws.touch(key, error=broke.error, lease_ms=None)
+    ws.touch(key, error=broke.error, lease_ms=None, failure=noted(record, broke.failure, ws.now_ms))
     _act_failed(ws, key, known, Failed(attempt, exhausted, veto=retry.on_exhausted is OnExhausted.VETO), broke.error)
     _back_off(ws, key, retry, attempt, chance)
 
@@ -131,7 +132,8 @@ def _settle_undo(ws: Workspace, key: RecordKey, known: Known, answer: Answer, ch
             fact = UndoFailed(
                 attempt, exhausted, refused=isinstance(answer, Rejected), go_on=exhausted and options.on_park_continue
             )
-            ws.touch(key, error=error, lease_ms=None)
+            failure = answer.failure if isinstance(answer, Broke) else TIMED_OUT if isinstance(answer, Overran) else None
+            ws.touch(key, error=error, lease_ms=None, failure=noted(record, failure, ws.now_ms))
             ws.act(key, fact, known)
             _back_off(ws, key, retry, max(attempt, 1), chance)
         case _:

@@ -287,6 +287,8 @@ class Workspace:
             freed = {"inputs": {}}
             if announced >= version:  # what it still has to say needs its results
                 freed |= {"results": {}, "kept": None, "undo_result": None}
+        if record.failure is not None and not record.error:  # it has succeeded since
+            freed["failure"] = None
         return record.but(version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock, **freed)
 
     def _deadline_own(self, record: Record, step: StepPlan, known: Known) -> int | None:

@@ -50,6 +50,7 @@ class StoreHarness:
             "durable": features.durable,
             "join": self.own_connection is not None,
             "upkeep": isinstance(self.make(), Upkeep),
+            "letters": features.letters,
             "versions": self.make_newer is not None,
         }
         return tuple(need for need in needs if not has[need])

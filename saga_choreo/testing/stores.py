@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable
 
 from saga_choreo.testing.store_harness import AnyStore, Behaviour, OwnConnection, StoreHarness, make_record, saga_id_of
+from saga_choreo.testing.store_letters import LETTER_BEHAVIOURS
 from saga_choreo.testing.store_locks import LOCK_BEHAVIOURS
 from saga_choreo.testing.store_processes import PROCESS_BEHAVIOURS
 from saga_choreo.testing.store_records import RECORD_BEHAVIOURS
@@ -30,6 +31,7 @@ STORE_BEHAVIOURS: tuple[Behaviour, ...] = (
     *RECORD_BEHAVIOURS,
     *TABLE_BEHAVIOURS,
     *LOCK_BEHAVIOURS,
+    *LETTER_BEHAVIOURS,
     *USER_BEHAVIOURS,
     *PROCESS_BEHAVIOURS,
     *UPKEEP_BEHAVIOURS,

@@ -1,6 +1,7 @@
 """Agents for processes of their own: `saga-choreo run tests.scenarios.apps:payment`, configured by the environment.
 
 WORLD_PREFIX and WORLD_SLOW (seconds that `charge` takes, external) come from the test; broker and store by SAGA_*.
+WORLD_FAULTY=1: a release whose `charge` fails, and parks at its first failure.
 WORLD_MUTE=1: nothing is ever published by this process (its broker hangs), as if it died right after its commits.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from saga_choreo import Choreography, StepContext
+from saga_choreo import Choreography, Retry, StepContext
 from saga_choreo.ports import Outgoing
 from saga_choreo.runtime.plugins import make_broker
 from tests.scenarios.world import QUICK, Go, World, step
@@ -48,10 +49,16 @@ async def take_time(ctx: StepContext) -> None:
     await asyncio.sleep(slow_s)
 
 
+async def fail(ctx: StepContext) -> None:
+    raise RuntimeError("a fault of this release")
+
+
 def world(broker: str, store: str, prefix: str) -> World:
     on: dict[tuple[str, str], Any] = {("charge", "do"): take_time} if slow_s else {}
     limits = replace(QUICK, lease_s=1.0, slow_timeout_s=0.6)
-    options = {"charge": {"own_transaction": True}} if slow_s else {}
+    options: dict[str, Any] = {"charge": {"own_transaction": True}} if slow_s else {}
+    if os.environ.get("WORLD_FAULTY"):
+        on, options = {("charge", "do"): fail}, {"charge": {"retry": Retry(attempts=1)}}
     return World(form, broker, store, limits=limits, prefix=prefix, on=on, options=options)
 
 

@@ -26,7 +26,11 @@ __all__ = ["Act", "Call", "Effect", "Go", "World", "chain", "event_of", "eventua
 T = TypeVar("T")
 Act = Callable[[StepContext], Awaitable[Any]]
 _numbers = itertools.count()
-_TABLE = "create table if not exists ledger (saga text, step text, side text, at_ns integer)"
+_TABLE = "create table if not exists ledger (saga text, step text, side text, at_ns bigint)"
+_THERE = {
+    "sqlite": "select 1 from sqlite_master where name = 'ledger'",
+    "postgresql": "select 1 where to_regclass('ledger') is not null",
+}
 
 # What a test would wait for otherwise: retries, scans and announcements are quick here.
 QUICK = Limits(nudge_first_s=1.0, unannounced_after_s=0.6, ready_timeout_s=10.0, stop_grace_s=3.0)
@@ -155,7 +159,8 @@ class World:
             await ctx.tx.execute("append", "ledger", str(ctx.saga_id), one.name, side, time.monotonic_ns())
         else:
             await ctx.tx.execute(_TABLE)
-            await ctx.tx.execute("insert into ledger values (?, ?, ?, ?)", str(ctx.saga_id), one.name, side, time.monotonic_ns())
+            holes = "$1, $2, $3, $4" if self.store.startswith("postgresql") else "?, ?, ?, ?"
+            await ctx.tx.execute(f"insert into ledger values ({holes})", str(ctx.saga_id), one.name, side, time.monotonic_ns())
         act = self.on.get((one.name, side))
         return None if act is None else await act(ctx)
 
@@ -166,7 +171,7 @@ class World:
             if self.store.startswith("memory"):
                 rows = await cluster.fetch(service, "read", "ledger")
             else:
-                there = await cluster.fetch(service, "select 1 from sqlite_master where name = 'ledger'")
+                there = await cluster.fetch(service, _THERE["postgresql" if self.store.startswith("postgresql") else "sqlite"])
                 rows = await cluster.fetch(service, "select * from ledger") if there else []
             found += [Effect(*row) for row in rows]
         wanted = [one for one in found if handle is None or one.saga == str(handle.saga_id)]

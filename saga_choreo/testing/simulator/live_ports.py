@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -203,7 +204,7 @@ class FaultyStore(Generic[S]):
 
     @property
     def features(self) -> StoreFeatures:
-        return self.inner.features
+        return replace(self.inner.features, letters=False)  # no people replay here
 
     async def open(self, *, migrate: bool = True) -> None:
         await self.inner.open(migrate=migrate)

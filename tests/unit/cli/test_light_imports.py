@@ -41,6 +41,8 @@ def _loaded(*args: str, **environ: str) -> str:
         ["states", "--help"],
         ["sagas", "list", "--help"],
         ["steps", "done", "--help"],
+        ["dlq", "replay", "--help"],
+        ["jobs", "resume", "--help"],
         [],
     ],
     ids=" ".join,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
 from saga_choreo_sqlite import statements as sql
+from saga_choreo_sqlite.letters import ACTIVE_JOBS, ITEMS_IN
 from saga_choreo_sqlite.store import SqliteStore
 
 
@@ -17,7 +19,8 @@ def _plan(tmp_path: Path, statement: str) -> str:
         await store.open()
         try:
             async with store.transaction() as transaction:
-                holes = 5 if "?5" in statement else 4 if "?4" in statement else 2 if "?2" in statement else statement.count("?")
+                numbered = [int(number) for number in re.findall(r"\?(\d+)", statement)]
+                holes = max(numbered, default=statement.count("?"))
                 rows = await transaction.user.fetch("EXPLAIN QUERY PLAN " + statement, *[1] * holes)
                 return "\n".join(row[3] for row in rows)
         finally:
@@ -41,6 +44,10 @@ def _plan(tmp_path: Path, statement: str) -> str:
         (sql.FORGET_RECORDS, "sqlite_autoindex_saga_record_1"),
         (sql.SAGAS, "sqlite_autoindex_saga_record_1"),
         (sql.PARKED, "saga_record_parked"),
+        (ACTIVE_JOBS, "saga_job_finished"),
+        (ITEMS_IN, "saga_job_item_state"),
+        (sql.FORGET_ITEMS, "saga_job_finished"),
+        (sql.FORGET_JOBS, "saga_job_finished"),
         (sql.MARK, "sqlite_autoindex_saga_record_1"),
     ],
 )
