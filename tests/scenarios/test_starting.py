@@ -259,7 +259,7 @@ def test_a_store_file_of_a_newer_version_is_refused(nats_url: str, store: str) -
         async with world.cluster():
             pass
         connection = apsw.Connection(str(world.file("shop")))
-        connection.execute("update saga_meta set value = '99' where name = 'schema_version'")
+        connection.execute("update saga_meta set value = '99' where name in ('schema_version', 'oldest_version')")
         connection.close()
         with pytest.raises(StoreVersionError, match=r"version 99.*upgrade saga_choreo here"):
             await world.agents["shop"].run()
