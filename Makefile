@@ -31,6 +31,8 @@ PATCH ?=
 MODULES ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
+# Settings of `make services`: names of servers (SERVICES='nats postgres'), instead of all.
+SERVICES ?=
 # Settings of `make bench-brokers`: options of the scripts in tests/benchmarks.
 BENCH_ARGS ?=
 
@@ -38,7 +40,7 @@ BENCH_ARGS ?=
 ROUNDS ?= 5
 BENCH_SAGAS = $(or $(SAGAS),2000)
 
-.PHONY: help test test-long check demo bench simulate simulate-long mutants mutation bench-brokers format clean distclean $(STATIC_CHECKS)
+.PHONY: help test test-long check demo bench simulate simulate-long mutants mutation services services-stop conformance bench-brokers format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -89,6 +91,17 @@ mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulato
 
 mutation: .venv/.ready-dev ## plant every small fault in the core, one by one; a unit test has to find each; MODULES=... runs some
 	@$(BIN)/python tests/simulation/mutation.py $(MODULES)
+
+services: .venv/.ready-dev ## start or find all servers for tests in the background, and print their URLs: eval "$$(make -s services)"
+	@sh .ci/servers.sh $(BIN)/python >&2
+	@$(BIN)/python -m saga_choreo.testing.serving start $(SERVICES)
+
+services-stop: .venv/.ready-dev ## stop what make services started
+	@$(BIN)/python -m saga_choreo.testing.serving stop
+
+conformance: .venv/.ready-dev ## every adapter against its suite on real servers: a JSON line each
+	@sh .ci/servers.sh $(BIN)/python >&2
+	@$(BIN)/python -m pytest $(PARALLEL) -q --conformance tests/conformance/test_brokers.py tests/conformance/test_stores.py $(PYTEST_ARGS)
 
 bench-brokers: .venv/.ready-dev ## each adapter against the bare client, a JSON line each; BENCH_ARGS='--count n' changes it
 	@for script in tests/benchmarks/broker_*.py; do \

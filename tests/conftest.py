@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from saga_choreo.errors import ConfigurationError
+from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo.testing.postgres_server import PostgresServer
 from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.redis_server import RedisServer
+from saga_choreo.testing.services import SERVICES, find, reason_missing
 
 _numbers = itertools.count()
 
@@ -31,34 +33,91 @@ def missing(server: str, reason: str) -> None:
     pytest.skip(f"no {server}: {reason}")
 
 
-def require_postgres() -> None:
-    try:
-        PostgresServer.programs()
-    except ConfigurationError as error:
-        missing("postgres", str(error))
+def require(name: str) -> None:
+    if reason := reason_missing(name):
+        missing(name, reason)
+
+
+def _shared(name: str) -> Iterator[str]:
+    require(name)
+    with find(name) as found:
+        yield found.url
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """One server for all tests that do not hurt it: the one that SAGA_TEST_POSTGRES_URL names, or one of our own."""
-    given = os.environ.get("SAGA_TEST_POSTGRES_URL", "")
-    if given:
-        yield given
-        return
-    require_postgres()
-    # Not in pytest's folder: root's is closed to the account that PostgreSQL runs as.
-    with TemporaryDirectory(prefix="saga-postgres-") as folder, PostgresServer(folder) as server:
-        yield server.url
+    """One server for all tests that do not hurt it: see `saga_choreo.testing.services` for where it comes from."""
+    yield from _shared("postgres")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """As `postgres_url`."""
+    yield from _shared("redis")
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
     """A server this test may stop and kill; not started yet."""
-    require_postgres()
+    require_local("postgres")
     with TemporaryDirectory(prefix="saga-postgres-") as folder:
         server = PostgresServer(folder)
         yield server
         server.stop()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A server this test may stop and kill; not started yet."""
+    require_local("redis")
+    with TemporaryDirectory(prefix="saga-redis-") as folder:
+        server = RedisServer(folder)
+        yield server
+        server.stop()
+
+
+def require_local(name: str) -> None:
+    """A test that stops and kills its server needs one of its own, whatever else there is."""
+    try:
+        SERVICES[name].check()
+    except ConfigurationError as error:
+        missing(name, str(error))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """For tests that do not hurt it: what SAGA_TEST_RABBITMQ_URL names, a container, or the session's own server."""
+    yield from _given_or_own("rabbitmq", request)
+
+
+@pytest.fixture(scope="session")
+def kafka_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As `rabbitmq_url`."""
+    yield from _given_or_own("kafka", request)
+
+
+def _given_or_own(name: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server that takes seconds to start is not started twice, for tests that hurt it and for those that do not."""
+    if os.environ.get(SERVICES[name].variable, ""):
+        yield from _shared(name)
+    else:
+        yield request.getfixturevalue(f"shared_{name}").url
+
+
+@pytest.fixture(scope="session")
+def shared_rabbitmq() -> Iterator[RabbitMqServer]:
+    """A server of ours for the whole session. Whoever stops or kills it starts it again: that takes seconds, so do it seldom."""
+    require_local("rabbitmq")
+    with TemporaryDirectory(prefix="saga-rabbitmq-") as folder, RabbitMqServer(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_kafka() -> Iterator[KafkaServer]:
+    """As `shared_rabbitmq`."""
+    require_local("kafka")
+    with TemporaryDirectory(prefix="saga-kafka-") as folder, KafkaServer(folder) as server:
+        yield server
 
 
 @pytest.fixture
@@ -77,60 +136,6 @@ def postgres_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         for name in made:
             connection.execute(f"DROP SCHEMA {name} CASCADE")  # type: ignore[arg-type]  # a name of ours
-
-
-def require_rabbitmq() -> None:
-    try:
-        RabbitMqServer.programs()
-    except ConfigurationError as error:
-        missing("rabbitmq", str(error))
-
-
-@pytest.fixture(scope="session")
-def rabbitmq_url(request: pytest.FixtureRequest) -> str:
-    """One server for all tests that do not hurt it: the one that SAGA_TEST_RABBITMQ_URL names, or one of our own."""
-    given = os.environ.get("SAGA_TEST_RABBITMQ_URL", "")
-    if given:
-        return given
-    server: RabbitMqServer = request.getfixturevalue("shared_rabbitmq")
-    return server.url
-
-
-@pytest.fixture(scope="session")
-def shared_rabbitmq() -> Iterator[RabbitMqServer]:
-    """A server of ours for the whole session. Whoever stops or kills it starts it again: that takes seconds, so do it seldom."""
-    require_rabbitmq()
-    with TemporaryDirectory(prefix="saga-rabbitmq-") as folder, RabbitMqServer(folder) as server:
-        yield server
-
-
-def require_redis() -> None:
-    try:
-        RedisServer.binary()
-    except ConfigurationError as error:
-        missing("redis", str(error))
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """One server for all tests that do not hurt it: the one that SAGA_TEST_REDIS_URL names, or one of our own."""
-    given = os.environ.get("SAGA_TEST_REDIS_URL", "")
-    if given:
-        yield given
-        return
-    require_redis()
-    with TemporaryDirectory(prefix="saga-redis-") as folder, RedisServer(folder) as server:
-        yield server.url
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A server this test may stop and kill; not started yet."""
-    require_redis()
-    with TemporaryDirectory(prefix="saga-redis-") as folder:
-        server = RedisServer(folder)
-        yield server
-        server.stop()
 
 
 @pytest.fixture

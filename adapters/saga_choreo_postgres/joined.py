@@ -7,6 +7,7 @@ store's own database and that its commits are durable.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -22,7 +23,7 @@ from saga_choreo_postgres.transaction import PostgresTransaction
 if TYPE_CHECKING:
     from saga_choreo.ports import Transaction
 
-__all__ = ["JoinedTransaction", "joined"]
+__all__ = ["JoinedTransaction", "joined", "speaker_of"]
 
 T = TypeVar("T")
 _CALL, _UNDO, _CALLED = (
@@ -37,10 +38,11 @@ def joined(connection: Any, pool: Pool, incarnation: str, *, durable: bool) -> T
     """Raises ConfigurationError when this is no connection of a known driver with an open transaction."""
     if not incarnation:
         raise ConfigurationError(f"the store at {pool.where!r} is not open; await store.open() before joining a transaction")
-    return JoinedTransaction(connection, _speaker_of(connection), pool, incarnation, durable=durable)
+    return JoinedTransaction(connection, speaker_of(connection), pool, incarnation, durable=durable)
 
 
-def _speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+def speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError."""
     root = type(connection).__module__.partition(".")[0]
     if isinstance(connection, asyncpg.Connection):
         if not connection.is_in_transaction():
@@ -132,6 +134,21 @@ class JoinedTransaction(PostgresTransaction):
         if self._point != "none" and self.speaker is not None:
             await self._inside(self.speaker.say(_CALLED), self.speaker, "finishing the toolkit's part")
             self._point = "none"
+
+    def after_commit(self, tell: Callable[[], None]) -> None:
+        """Only a SQLAlchemy session says when it has committed; a commit of a savepoint is none."""
+        session = getattr(self._given, "sync_session", None)
+        if session is None:
+            return
+        from sqlalchemy import event  # optional client: who passes a session has it
+
+        def heard(committed: Any) -> None:
+            if not committed.in_nested_transaction():
+                soon = asyncio.get_running_loop().call_soon
+                soon(event.remove, session, "after_commit", heard)  # not while the session goes through its listeners
+                soon(tell)
+
+        event.listen(session, "after_commit", heard)
 
     async def user_done(self) -> None:
         self._point = "used" if self._point == "fresh" else self._point  # what the caller wrote is not ours to undo

@@ -7,6 +7,7 @@ of several services may share a database, a schema too: every row names its serv
 from __future__ import annotations
 
 import os
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreUnavailable
@@ -18,6 +19,7 @@ from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.reader import PostgresReader
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.scans import PostgresScans
+from saga_choreo_postgres.through import Factory, StepTransaction
 from saga_choreo_postgres.transaction import PostgresTransaction
 from saga_choreo_postgres.upkeep import PostgresUpkeep, settings_of, unsafe_of, versions
 
@@ -30,9 +32,10 @@ _SERVER_MIN = 130_000
 
 class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep):
     """`?durability=relaxed` accepts a server whose commits a crash may undo; `?pool_max=` bounds the connections of this object;
-    `?search_path=` names the schema of the tables."""
+    `?search_path=` names the schema of the tables. `tx` makes the connection or session that a step's transaction is on."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tx: Factory | None = None) -> None:
+        self._tx = tx
         self._place = place_of(url)
         self._pool = Pool(self._place)
         self._runs = Runs(self._pool)
@@ -68,7 +71,9 @@ class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep):
             await self.close()
             raise
 
-    def transaction(self) -> PostgresTransactionBlock:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        if self._tx is not None:
+            return StepTransaction(self._tx, self._pool, self._incarnation, durable=self._features.durable)
         return PostgresTransactionBlock(PostgresTransaction(self._pool))
 
     def join(self, connection: Any) -> Transaction:

@@ -39,6 +39,11 @@ class PostgresUser:
     def __init__(self, transaction: UserSide) -> None:
         self._transaction = transaction
 
+    @property
+    def beneath(self) -> UserSide:
+        """The transaction whose user's side this is."""
+        return self._transaction
+
     async def execute(self, statement: str, *parameters: Any) -> None:
         await self._run(statement, lambda speaker: speaker.fetch(statement, *parameters, timeout_s=_LIMIT_S))
 

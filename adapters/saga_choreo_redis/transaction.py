@@ -119,7 +119,8 @@ class RedisTransaction:
         self._writing().keys[name] = key
         return key
 
-    def savepoint(self) -> _Savepoint:
+    def savepoint(self, *, hopeful: bool = False) -> _Savepoint:  # noqa: ARG002  (the port's own)
+        """One costs next to nothing here, so there is no hoping."""
         return _Savepoint(self)
 
     async def commit(self) -> None:

@@ -30,9 +30,9 @@ class SqliteScans:
         rows = await self._reads.run(lambda c: _rows(c, sql.NEXT_DUE, service))
         return rows[0][0] if rows else None
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
         """The longest waiting first."""
-        rows = await self._reads.run(lambda c: _rows(c, sql.UNANNOUNCED, service, before_ms, start_before_ms, limit))
+        rows = await self._reads.run(lambda c: _rows(c, sql.UNANNOUNCED, service, before_ms, start_before_ms, limit, skip))
         return [from_columns(row) for row in rows]
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:

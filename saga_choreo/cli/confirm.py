@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,8 +40,16 @@ def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def confirm(action: str, items: Sequence[str], consent: Consent, *, quiet: bool = False) -> bool:
-    """Show the plan and get consent. False after `--dry-run`. CliError when the count differs, when nobody can be asked, and
-    when the answer is no. `quiet` is for callers that read JSON: the plan is then shown only to a person who is asked."""
+    """Show the plan and get consent. False after `--dry-run`. CliError when the count differs, when nobody can be asked, when
+    the answer is no, and where SAGA_READ_ONLY is set. `quiet` is for callers that read JSON: the plan is then shown only to a person who is asked."""
+    from saga_choreo.runtime.settings import read_settings
+
+    if not consent.dry_run and read_settings(os.environ).read_only:
+        raise CliError(
+            ExitCode.NOT_PERMITTED,
+            "SAGA_READ_ONLY is 1, so nothing may be changed from here",
+            hint="look at the plan with --dry-run, or unset SAGA_READ_ONLY where changes are yours to make",
+        )
     is_asking = not (consent.yes or consent.dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
     if is_asking or not quiet:
         _show(action, items)

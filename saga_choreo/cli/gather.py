@@ -14,7 +14,7 @@ from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import Choreography
 from saga_choreo.runtime.declare.assemble import assemble
 
-__all__ = ["Described", "gather"]
+__all__ = ["Described", "gather", "warnings_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,18 @@ def gather(targets: Sequence[str]) -> list[Described]:
             elif found.open_choreography is not None:
                 parts.setdefault(found.open_choreography.name, {})[found.name] = found
     return [Described(one) for one in whole] + [_together(name, agents) for name, agents in parts.items()]
+
+
+def warnings_of(form: Choreography) -> list[str]:
+    """What is allowed, and seldom wanted: sagas that nothing ever ends."""
+    if form.deadline_after is not None:
+        return []
+    endless = sorted(repr(step.name) for step in form.steps if step.external and step.deadline_event is None)
+    steps = f"; nothing but its own deadline=... would end {', '.join(endless)}, which may wait for the outside" if endless else ""
+    return [
+        f"there is no deadline: a saga waits for as long as some participant does not answer{steps}; "
+        "add .deadline(minutes=...), or declare deadline=... for the steps that wait"
+    ]
 
 
 def _together(name: str, agents: dict[str, Participant]) -> Described:

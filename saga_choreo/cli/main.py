@@ -20,10 +20,12 @@ from saga_choreo.cli.lazy import LazyCommand, LazyGroup
 __all__ = ["cli", "main", "run_command"]
 
 _COMMANDS = {
+    "asyncapi": LazyCommand("saga_choreo.cli.asyncapi", "asyncapi", "Describe a choreography's events as AsyncAPI."),
+    "broker": LazyCommand("saga_choreo.cli.broker", "broker", "Plan, declare and check the channels on the broker."),
     "demo": LazyCommand("saga_choreo.cli.demo", "demo", "Run four services on a real broker here, and judge the outcome."),
     "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),
     "run": LazyCommand("saga_choreo.cli.run", "run", "Run one participant's agent."),
-    "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show and cancel the sagas of a participant."),
+    "sagas": LazyCommand("saga_choreo.cli.sagas", "sagas", "List, show, wait for and cancel sagas of a participant."),
     "steps": LazyCommand("saga_choreo.cli.steps", "steps", "List parked steps, and decide what becomes of them."),
     "store": LazyCommand("saga_choreo.cli.store", "store", "Migrate and check a participant's store."),
     "check-model": LazyCommand("saga_choreo.cli.check_model", "check_model", "Explore every interleaving of a choreography."),

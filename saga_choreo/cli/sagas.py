@@ -33,7 +33,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group
 def sagas() -> None:
-    """List, show and cancel the sagas of a participant.
+    """List, show, wait for and cancel the sagas of a participant.
 
     \b
     Examples:
@@ -79,6 +79,52 @@ def show_command(out: Output, saga: str, store_url: str | None) -> None:
     from saga_choreo.cli.observe import show_saga
 
     show_saga(store_url, out, saga)
+
+
+@sagas.command("stuck")
+@store_option
+@click.option(
+    "--for", "longer", default="1m", show_default=True, metavar="TIME", help="Nothing has changed for so long: 90s, 5m, 2h."
+)
+@click.option("--service", default="", help="Only what this service knows, where several share the store.")
+@click.option("--broker", default="", metavar="URL", help="Where agents leave signs of life; default: SAGA_BROKER_URL.")
+@click.option("--prefix", default="saga", show_default=True, help="The prefix of the agents' channels there.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="At most so many.")
+@output_options("table", "json", "jsonl", "name")
+def stuck_command(out: Output, store_url: str | None, **wanted: Any) -> None:
+    """Say which sagas wait: for what, from whom, since when, and why. Those that wait longest come first.
+
+    \b
+    Examples:
+      saga-choreo sagas stuck --store sqlite:///order.db --broker nats://localhost:4222
+      saga-choreo sagas stuck --for 10m --json
+    """
+    from saga_choreo.cli.stuck import list_stuck
+
+    list_stuck(store_url, out, **wanted)
+
+
+@sagas.command("wait")
+@click.argument("saga")
+@store_option
+@click.option("--timeout", default="", metavar="TIME", help="Give up after so long: 90s, 5m, 2h; default: never.")
+@output_options("table", "json", "jsonl", "name")
+def wait_command(out: Output, saga: str, store_url: str | None, timeout: str) -> None:
+    """Wait until a saga has ended. Exit code 0: completed; 11: it ended otherwise; 10: it has not ended in time.
+
+    SAGA is an id, the beginning of one, or a business key.
+
+    \b
+    Examples:
+      saga-choreo sagas wait ORDER-7712 --timeout 5m
+      saga-choreo sagas wait 019a2b --json && deploy
+    """
+    from saga_choreo.cli.stuck import milliseconds
+    from saga_choreo.cli.wait import wait_for_saga
+
+    code = wait_for_saga(store_url, out, saga, milliseconds(timeout) / 1000 if timeout else None)
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 @sagas.command("cancel")

@@ -10,6 +10,7 @@ from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
+from saga_choreo.ports.planning import Difference, Planned, Planning
 from saga_choreo.ports.store import (
     AnnouncedMark,
     BusinessKey,
@@ -21,12 +22,16 @@ from saga_choreo.ports.store import (
     Scans,
     Store,
     StoreFeatures,
+    TellsOfCommit,
     Transaction,
     UserTx,
 )
 from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
 __all__ = [
+    "Difference",
+    "Planned",
+    "Planning",
     "COLUMNS",
     "ORIGIN",
     "AnnouncedMark",
@@ -58,6 +63,7 @@ __all__ = [
     "State",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
     "StoreState",
     "Topology",
     "Transaction",

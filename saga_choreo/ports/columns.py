@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from saga_choreo.model.record import Record, Resolution, Row, pack_payloads, unpack_payloads
@@ -67,7 +67,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("changed_ms", "int"),
 )
 
+Word = TypeVar("Word")
 _SIGN = 1 << 63
+# Looking a value up on its enum class costs several times as much.
+_STATES = {one.value: one for one in State}
+_PARKED = {one.value: one for one in Parked}
+_CANCEL = {int(one): one for one in (Cancel.NO, *Cancel)}
+_CAUSES = {one.value: one for one in Cause}
+_OUTCOMES = {one.value: one for one in Outcome}
 
 
 def _signed(mask: int) -> int:
@@ -131,8 +138,8 @@ def from_columns(values: Sequence[Any]) -> Record:
     """The record from values in the order of COLUMNS. Raises ValueError on values no version of the toolkit has written."""
     v = values
     row = Row(
-        state=State(v[4]),
-        parked=Parked(v[5]),
+        state=_known(_STATES, v[4]),
+        parked=_known(_PARKED, v[5]),
         pending=bool(v[6]),
         abort=bool(v[7]),
         vetoer=bool(v[8]),
@@ -142,10 +149,10 @@ def from_columns(values: Sequence[Any]) -> Record:
         skip_in=_unsigned(v[12]),
         clear_in=_unsigned(v[13]),
         choice=_unsigned(v[14]),
-        cancel=Cancel(v[15]),
-        cause=Cause(v[16]),
+        cancel=_CANCEL[v[15]] if v[15] in _CANCEL else Cancel(v[15]),
+        cause=_known(_CAUSES, v[16]),
         attempt=v[17],
-        outcome=Outcome(v[18]),
+        outcome=_known(_OUTCOMES, v[18]),
         operator=v[19],
     )
     return Record(
@@ -176,6 +183,15 @@ def from_columns(values: Sequence[Any]) -> Record:
         announced=v[39],
         changed_ms=v[40],
     )
+
+
+def _known(members: Mapping[str, Word], value: str) -> Word:
+    try:
+        return members[value]
+    except KeyError:
+        raise ValueError(
+            f"{value!r} is none of {sorted(members)}; the row was not written by this toolkit or by a newer one"
+        ) from None
 
 
 def _resolution(stored: str) -> Resolution:

@@ -6,10 +6,10 @@ one), `Scans` (relay and timers), `Reader` (people and tools). One object usuall
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 from saga_choreo.model.record import Record, RecordKey
@@ -25,6 +25,7 @@ __all__ = [
     "Scans",
     "Store",
     "StoreFeatures",
+    "TellsOfCommit",
     "Transaction",
     "UserTx",
 ]
@@ -182,6 +183,16 @@ class Transaction(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsOfCommit(Protocol):
+    """A joined transaction that may hear when its owner commits it."""
+
+    def after_commit(self, tell: Callable[[], None]) -> None:
+        """Call this after the owner's commit, on the event loop, where that can be heard (SQLAlchemy sessions). It may be called
+        for nothing."""
+        ...
+
+
 class Store(Protocol):
     """A connection pool to one store. Created from a URL: `Class(url)`."""
 
@@ -213,8 +224,9 @@ class Scans(Protocol):
 
     async def next_due_ms(self, service: str) -> int | None: ...
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int) -> Sequence[Record]:
-        """Records with `announced < version` that were changed before `before_ms` (origin rows: `start_before_ms`)."""
+    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
+        """Records with `announced < version` that were changed before `before_ms` (origin rows: `start_before_ms`), the longest
+        waiting first, without the first `skip` of them."""
         ...
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -31,13 +31,15 @@ from saga_choreo.runtime.health import Health, health_of
 from saga_choreo.runtime.outside import complete, decline
 from saga_choreo.runtime.parked import ParkedStep, Published, parked_steps
 from saga_choreo.runtime.part import Part
-from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
+from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store, redacted
 from saga_choreo.runtime.sagas import SagaHandle, Start, start
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
+from saga_choreo.runtime.stuck import stuck_sagas
 from saga_choreo.runtime.telling import OnOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import SagaView, view_of
+from saga_choreo.runtime.waiting import StuckSaga
 
 __all__ = ["Agent"]
 
@@ -54,6 +56,9 @@ class Agent(StepDecorators):
     releases of a service the announcement with the higher `release` counts, of equals the later one.
 
     `broker` and `store` are URLs, or opened-by-nobody objects for tests; without them SAGA_BROKER_URL and SAGA_STORE_URL say.
+    `tx` makes what a step's transaction is on, where that is not to be a connection of the toolkit's: an `async_sessionmaker`,
+    `engine.connect`, or a pool's `connection` or `acquire` (PostgreSQL). Each plain step then has a transaction of its own.
+
     `prefix` names the channels on the broker: all agents of a system share it. `limits` bounds waits, batches and leases; `clock` is
     for simulations.
 
@@ -73,6 +78,7 @@ class Agent(StepDecorators):
         limits: Limits | None = None,
         clock: Clock | None = None,
         release: int = 0,
+        tx: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
         self.name = checked_name("service", name)
         self._sagas = (saga,) if isinstance(saga, Choreography | str) else tuple(saga)
@@ -80,6 +86,7 @@ class Agent(StepDecorators):
             if isinstance(one, str):
                 checked_name("choreography", one)
         self._release = release
+        self._tx = tx
         self._declarations = Declarations(name)
         self._broker = broker
         self._store = store
@@ -121,6 +128,10 @@ class Agent(StepDecorators):
         return next((Choreography(one) if isinstance(one, str) else one for one in opened), None)
 
     @property
+    def prefix(self) -> str:
+        return self._prefix
+
+    @property
     def limits(self) -> Limits:
         return self._limits
 
@@ -131,7 +142,7 @@ class Agent(StepDecorators):
     def freeze(self) -> Catalog:
         """Check everything that is declared and bind handlers to steps. Raises DefinitionError with all faults at once."""
         if self._part is None:
-            self._part = freeze(self._declarations, self._sagas, self._release)
+            self._part = freeze(self._declarations, self._sagas, self._release, own_transactions=self._tx is not None)
         plans = [plan_of(form) for form in self._part.shared]
         fits = [self._part.fit(plan.choreography) for plan in plans]
         return Catalog(
@@ -144,8 +155,10 @@ class Agent(StepDecorators):
         self.freeze()  # what is declared wrongly is said first
         settings = read_settings(os.environ)
         broker = self._made(self._broker or settings.broker_url, "broker", "nats://127.0.0.1:4222", self._make_broker)
-        store = self._made(self._store or settings.store_url, "store", "sqlite:///payment.db", make_store)
-        return self.session_on(store, broker, self._clock, self._limits)
+        store = self._made(self._store or settings.store_url, "store", "sqlite:///payment.db", self._make_store)
+        session = self.session_on(store, broker, self._clock, self._limits)
+        session.declares = settings.declare
+        return session
 
     def session_on(self, store: WholeStore, broker: Broker, clock: Clock, limits: Limits) -> Session:
         """A run of these steps and callbacks on parts that somebody else made, beside this object: for simulations, which have
@@ -156,6 +169,16 @@ class Agent(StepDecorators):
 
     def _make_broker(self, url: str) -> Broker:
         return make_broker(url, prefix=self._prefix)
+
+    def _make_store(self, url: str) -> WholeStore:
+        if self._tx is None:
+            return make_store(url)
+        if not url.startswith("postgres"):
+            raise ConfigurationError(
+                f"agent {self.name!r} has tx=..., which makes sessions or connections of PostgreSQL, and its store is {redacted(url)!r}; "
+                "leave tx=... out, or give it a postgresql:// store"
+            )
+        return make_store(url, tx=self._tx)
 
     def _made(self, given: Any, kind: str, example: str, make: Callable[[str], Any]) -> Any:
         if not given:
@@ -303,6 +326,14 @@ class Agent(StepDecorators):
     async def parked_steps(self, *, choreography: str = "", limit: int = 50) -> list[ParkedStep]:
         """Steps of this service that wait for a person, of the newest sagas first; `resolve_step` says the word."""
         return await parked_steps(self._opened().store, service=self.name, choreography=choreography, limit=limit)
+
+    async def stuck(self, *, longer_than: timedelta = timedelta(minutes=1), limit: int = 50) -> list[StuckSaga]:
+        """Sagas in which nothing has changed here for so long, those that wait longest first: for what, from whom, since when, and
+        why. This service knows its own steps only; while it is open it hears which other services have a live agent."""
+        session = self._opened()
+        now_ms, heard = session.clock.time_ns() // 1_000_000, session.directory.heard
+        longer_ms = int(1000 * longer_than.total_seconds())
+        return await stuck_sagas(session.store, now_ms, longer_ms, service=self.name, heard=heard, limit=limit)
 
     async def resolve_step(
         self,

@@ -26,6 +26,7 @@ class Announcing:
     def __init__(self) -> None:
         self.known: dict[RecordKey, int] = {}
         self._under_way: dict[RecordKey, int] = {}
+        self._looked_at: dict[RecordKey, int] = {}
 
     def begin(self, publications: Sequence[Publication]) -> None:
         """These are on their way to the broker: nobody here publishes them a second time."""
@@ -55,6 +56,12 @@ class Announcing:
 
     def marks(self) -> list[AnnouncedMark]:
         return [AnnouncedMark(key, version) for key, version in self.known.items()]
+
+    def old_marks(self) -> list[AnnouncedMark]:
+        """Those that were known at the last look already. Of the others most will be written down by the record's own next update."""
+        old = [AnnouncedMark(key, version) for key, version in self.known.items() if self._looked_at.get(key) == version]
+        self._looked_at = self.known.copy()
+        return old
 
     def written(self, marks: Sequence[AnnouncedMark]) -> None:
         for mark in marks:

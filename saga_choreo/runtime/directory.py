@@ -1,12 +1,13 @@
 """Who holds which definition: announced on the `defs` channel, remembered in the store, asked before a saga starts.
 
 A saga is started only once every owner has announced, at least once, that it holds this very definition and has bound its
-channels; so no event can be published before all its readers are bound. Three kinds of notices:
+channels; so no event can be published before all its readers are bound. Four kinds of notices:
 
     define.<hash>                    the canonical bytes of a definition
     steps.<choreography>.<service>   a participant's own steps; the origin of an open choreography assembles them, and pins
                                      what comes of it: it is in its store and on `define` before a saga starts with it
     holds.<hash>.<service>           this service can work on sagas of this definition
+    alive.<service>                  an agent of this service was there at that time; see `alive`
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
@@ -23,6 +25,7 @@ from saga_choreo.model.choreography import Choreography
 from saga_choreo.ports.broker import Broker, Notice
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Reader
+from saga_choreo.runtime.alive import WORD, Sign, alive_notice, read_alive
 from saga_choreo.runtime.assembly import Announcement, Assembly
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.learning import Learned, Learning
@@ -34,6 +37,8 @@ _log = logging.getLogger("saga_choreo.directory")
 _COMPLAINTS_MAX = 1_000
 _TRY_AGAIN_FIRST_S = 0.2
 _TRY_AGAIN_MAX_S = 5.0
+# Whoever needs a notice that was lost waits for so long at most; a notice costs a broker nothing worth counting.
+_AGAIN_S = 40.0
 
 
 class Directory:
@@ -53,12 +58,16 @@ class Directory:
         self._pinned = ""
         self._agent = ""
         self._said_to_hold: set[str] = set()
+        # What any agent of this service announced last, by choreography.
+        self._last_steps: dict[str, Announcement] = {}
         self._holders: dict[str, set[str]] = {}
         # (choreography, version) -> definitions seen under it -> services that hold each.
         self._seen: dict[tuple[str, int], dict[str, set[str]]] = {}
         self._forms: dict[str, Choreography] = {}
         self._complained: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
+        # Service -> when one of its agents last said that it lives.
+        self.heard: dict[str, Sign] = {}
         # What is told of stores: not for the directory, but there is one listener to the channel.
         self.on_epoch: Callable[[Notice], None] = lambda _notice: None
 
@@ -84,9 +93,36 @@ class Directory:
         for name in self._part.announced():
             await self._announce_steps(name)
 
+    async def announce_for_ever(self) -> None:
+        """A `defs` channel that was lost and declared again holds nothing, and whoever starts after that would know of nobody."""
+        while True:
+            await self._clock.sleep(_AGAIN_S * (0.75 + 0.5 * self._clock.chance()))
+            try:
+                await self._announce_again()
+            except SagaError as error:
+                _log.info("could not announce again: %s", error)
+
+    async def _announce_again(self) -> None:
+        """What is in the channel is replaced by the same. Steps that another release of this service has announced stay."""
+        forms = [known.plan.choreography for known in self._catalog.given]
+        pinned = self._forms.get(self._pinned)
+        for form in (*forms, *([pinned] if pinned is not None else ())):
+            await self._broker.notify(Notice(f"define.{form.definition}", form.canonical_bytes))
+        for definition in tuple(self._said_to_hold):
+            known = self._catalog.get(definition)
+            if known is not None:
+                await self._broker.notify(self._it_holds(known.plan.choreography))
+        for name in self._part.announced():
+            last, mine = self._last_steps.get(name), self._own_steps(name)
+            if last is None or replace(last, agent=mine.agent).notice() == mine.notice():
+                await self._broker.notify(mine.notice())
+
     async def _announce_steps(self, name: str) -> None:
+        await self._broker.notify(self._own_steps(name).notice())
+
+    def _own_steps(self, name: str) -> Announcement:
         opened = self._part.assembles
-        said = Announcement(
+        return Announcement(
             choreography=name,
             service=self._part.service,
             steps=self._part.announced()[name],
@@ -94,11 +130,13 @@ class Directory:
             agent=self._agent,
             release=self._part.release,
         )
-        await self._broker.notify(said.notice())
 
     async def _say_it_holds(self, form: Choreography) -> None:
-        if form.definition in self._said_to_hold:
-            return
+        if form.definition not in self._said_to_hold:
+            await self._broker.notify(self._it_holds(form))
+            self._said_to_hold.add(form.definition)
+
+    def _it_holds(self, form: Choreography) -> Notice:
         body = {
             "service": self._part.service,
             "agent": self._agent,
@@ -106,8 +144,12 @@ class Directory:
             "choreography": form.name,
             "version": form.version,
         }
-        await self._broker.notify(Notice(f"holds.{form.definition}.{self._part.service}", orjson.dumps(body)))
-        self._said_to_hold.add(form.definition)
+        return Notice(f"holds.{form.definition}.{self._part.service}", orjson.dumps(body))
+
+    async def beat(self, agent: str, every_s: float) -> None:
+        """Say that an agent of this service is there."""
+        sign = Sign(self._clock.time_ns() // 1_000_000, int(1000 * every_s))
+        await self._broker.notify(alive_notice(self._part.service, agent, sign))
 
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
@@ -142,6 +184,10 @@ class Directory:
             definition, _, service = rest.partition(".")
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
+        elif word == WORD:
+            service, sign = read_alive(notice)
+            self.heard[service] = max(sign, self.heard.get(service, sign))
+            return
         elif word in ("epoch", "epoch-asked"):
             self.on_epoch(notice)
         elif word == "steps":
@@ -174,6 +220,8 @@ class Directory:
     async def _heard(self, said: Announcement) -> None:
         """A lower release of this very service has spoken after us: say ours again, so that new sagas stay with it."""
         is_ours = said.service == self._part.service and said.choreography in self._part.announced()
+        if is_ours:
+            self._last_steps[said.choreography] = said
         if is_ours and self._agent and said.release < self._part.release:
             await self._announce_steps(said.choreography)
             return

@@ -15,8 +15,10 @@ from saga_choreo.runtime.part import Part
 __all__ = ["freeze", "own_steps", "require_external"]
 
 
-def freeze(declarations: Declarations, sagas: Sequence[Choreography | str], release: int) -> Part:
-    """Raises DefinitionError with all faults."""
+def freeze(
+    declarations: Declarations, sagas: Sequence[Choreography | str], release: int, *, own_transactions: bool = False
+) -> Part:
+    """`own_transactions`: no step shares one. Raises DefinitionError with all faults."""
     service = declarations.owner
     shared = [one for one in sagas if isinstance(one, Choreography) and not one.is_open]
     opened = [Choreography(one) if isinstance(one, str) else one for one in sagas if isinstance(one, str) or one.is_open]
@@ -39,6 +41,8 @@ def freeze(declarations: Declarations, sagas: Sequence[Choreography | str], rele
     if faults:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise DefinitionError(f"agent {service!r} cannot start; {len(faults)} to correct:{listed}", faults)
+    if own_transactions:
+        bound = [one.with_options(own_transaction=True) for one in bound]
     return Part(service, bound, shared, opened[0] if opened else None, release)
 
 

@@ -16,6 +16,7 @@ class Health:
     """`is_open`: store and broker were reached and the agent has not stopped. `is_consuming`: it takes messages, and the last batch
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
     yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine.
+    `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago.
     `suspicion`: why the store is taken to have gone back in time; then nothing is worked on until a person accepts it."""
 
     is_open: bool = False
@@ -24,6 +25,8 @@ class Health:
     batches: int = 0
     attempts: int = 0
     unmarked: int = 0
+    parked: int = 0
+    waiting_s: float = 0.0
     suspicion: str = ""
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
@@ -38,6 +41,8 @@ def health_of(session: Session | None) -> Health:
         batches=session.consumer.in_flight,
         attempts=session.timers.running,
         unmarked=len(session.relay.announced),
+        parked=session.standing.parked,
+        waiting_s=session.standing.waiting_s,
         suspicion=session.epochs.suspicion,
         breakers=session.gates.breakers(),
     )

@@ -36,6 +36,11 @@ class Lent:
     def raw(self) -> Any:
         return self._own().raw
 
+    @property
+    def beneath(self) -> UserTx:
+        """The store's own side, for functions of its adapter that give more than every store can."""
+        return self._asked()
+
     def _own(self) -> Transaction:
         if self._transaction is None:
             raise ConfigurationError(

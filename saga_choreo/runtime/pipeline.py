@@ -229,7 +229,7 @@ class Pipeline:
             ws.touch(key, error="no handler for this step in this agent")
             ws.retry_at(key, ws.now_ms + without_handler_ms(ws.now_ms - started_ms(key.saga_id)))
             return None, []
-        if what in _LOCAL and goes_fast(record):
+        if what in _LOCAL and goes_fast(record) and not known.options(record.step).own_transaction:
             yield from self._run_inside(ws, key, known, what, waited=True)
             yield from self._run_duties(ws, slow=False)
             return None, []

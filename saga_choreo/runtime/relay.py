@@ -1,7 +1,7 @@
 """The relay: publishes what committed records say, and finds what a dead process did not get to say.
 
 The hot path publishes from memory right after the commit. That a version is published is remembered here and written down
-lazily: by the next update of the same record, or once a second in bulk. The scan finds records that are not announced for
+lazily: by the next update of the same record, or after a second in bulk. The scan finds records that are not announced for
 too long, whoever wrote them; publishing one twice is harmless.
 """
 
@@ -24,8 +24,10 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Relay"]
 
 _log = logging.getLogger("saga_choreo.relay")
-_MARKS_EVERY_S = 1.0
+# What is published is written down at the second look: before any other agent's scan takes it for lost (`unannounced_after_s`).
+_MARKS_EVERY_S = 0.75
 _SCAN_MAX = 256
+_SCAN_BUSY, _BUSY_MIN = 4, 16
 # Between two looks at a store that cannot be read.
 _TROUBLE_S = 2.0
 # Publishing rounds under way at once; beyond that the pipeline waits, and with it consumption.
@@ -45,6 +47,9 @@ class Relay:
         self._rounds = asyncio.Semaphore(_ROUNDS_MAX)
         self._announcing = Announcing()
         self.refused = 0
+        self._unknown = 0
+        self._skip = 0
+        self._is_busy = False
         self._quiet_until = 0.0
 
     @property
@@ -93,7 +98,9 @@ class Relay:
 
     def _complain(self, failed: Sequence[Exception]) -> None:
         """Once in five seconds at most: an outage is one story, not one line a message."""
-        self.refused += sum(isinstance(one, PublishRefused) for one in failed)
+        refused = sum(isinstance(one, PublishRefused) for one in failed)
+        self.refused += refused
+        self._unknown += len(failed) - refused
         now = self._clock.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + 5.0
@@ -103,39 +110,48 @@ class Relay:
         """What the store has written down need not be remembered."""
         self._announcing.saved(records)
 
-    async def flush(self) -> None:
-        """Write down what is published: one bulk update."""
-        marks = self._announcing.marks()
+    async def flush(self, *, old: bool = False) -> None:
+        """Write down what is published, or the older part of it only: one bulk update."""
+        marks = self._announcing.old_marks() if old else self._announcing.marks()
         if marks:
             await self._scans.mark_announced(self._service, marks)
             self._announcing.written(marks)
 
-    async def mark_for_ever(self, every_s: float = _MARKS_EVERY_S) -> None:
+    async def mark_for_ever(self, every_s: float = 0.0) -> None:
+        """Without `every_s`: lazily, as an agent does that will mostly write these records again itself."""
         while True:
-            await self._clock.sleep(every_s)
-            await _patiently(self.flush, "noting what is published")
+            await self._clock.sleep(every_s or _MARKS_EVERY_S)
+            await _patiently(lambda: self.flush(old=not every_s), "noting what is published")
 
     async def scan_for_ever(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
         """The crash path. When a scan finds a full batch it goes on at once; otherwise it looks again a little later."""
         while True:
             found = await _patiently(lambda: self.scan(republish), "looking for unannounced records")
             if not found:
-                await self._clock.sleep(self._limits.scan_every_s if found is not None else _TROUBLE_S)
+                # What is on its way from here comes up in every scan until it is written down: a busy agent looks less often.
+                pause_s = self._limits.scan_every_s * (_SCAN_BUSY if self._is_busy else 1)
+                await self._clock.sleep(_TROUBLE_S if found is None else pause_s)
 
     async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool | None:
-        """One look. Returns whether there may be more; None when there are some and none of them could be published."""
+        """One look, behind those that no look of this round could publish. Returns whether there may be more; None when there are
+        some and none of them could be published."""
         before, start_before = unannounced_before(self._clock.time_ns() // 1_000_000, self._limits)
-        found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX)
+        found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX, self._skip)
         lost = [record for record in found if not self._announcing.covers(record)]
-        if not lost:
-            return False
-        await republish(lost)
-        published = sum(self._announcing.covers(record) for record in lost)
-        if not published:  # an outage, told of once by `_complain`
-            return None
-        _log.info("%d records were not announced by the process that wrote them, and are published now", published)
-        await self.flush()
-        return len(found) == _SCAN_MAX
+        self._is_busy = len(found) - len(lost) >= _BUSY_MIN
+        published, unknown = 0, self._unknown
+        if lost:
+            await republish(lost)
+            published = sum(self._announcing.covers(record) for record in lost)
+        if published:
+            _log.info("%d records were not announced by the process that wrote them, and are published now", published)
+            await self.flush()
+        is_outage = not published and self._unknown > unknown  # told of once by `_complain`
+        if len(found) == _SCAN_MAX and not is_outage:
+            self._skip += len(found) - published
+            return True
+        self._skip = 0
+        return None if lost and not published else False
 
 
 async def _patiently(work: Callable[[], Awaitable[Answer]], what: str) -> Answer | None:

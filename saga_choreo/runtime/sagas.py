@@ -21,7 +21,7 @@ from saga_choreo.model.event import Event
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, SagaState
-from saga_choreo.ports.store import BusinessKey, Transaction
+from saga_choreo.ports.store import BusinessKey, TellsOfCommit, Transaction
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
@@ -72,7 +72,7 @@ class SagaHandle:
 
     async def published(self) -> None:
         """After the caller's commit: publish the start event at once, from this process. Without it the agent's scan finds
-        it a little later. Raises SagaNotFound when the caller's transaction was not committed."""
+        it a little later. A SQLAlchemy session does it by itself. Raises SagaNotFound when the caller's transaction was not committed."""
         records = [record for record in await self._records() if record.step == ORIGIN]
         await self._session.relay.publish(self._session.pipeline.publications(records, self._session.clock.time_ns()))
 
@@ -185,6 +185,8 @@ async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHan
         raise answer
     await transaction.save(ws.changed())
     await transaction.commit()  # of the toolkit's part: the rest is the caller's
+    if answer.is_new and isinstance(transaction, TellsOfCommit):
+        transaction.after_commit(partial(session.soon, answer.published))
     return answer
 
 

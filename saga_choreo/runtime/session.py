@@ -15,14 +15,15 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from saga_choreo.core.states import end_state
-from saga_choreo.errors import BrokerUnavailable, SagaError, StopCutShort, StoreUnavailable
+from saga_choreo.errors import SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
-from saga_choreo.ports.broker import Broker, Delivery, Outgoing
+from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
+from saga_choreo.runtime.binding import binding_of
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
 from saga_choreo.runtime.directory import Directory
@@ -33,17 +34,18 @@ from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
 from saga_choreo.runtime.hopeless import later_s, set_aside
 from saga_choreo.runtime.leases import Leases
+from saga_choreo.runtime.opening import patiently, unless
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.relay import Relay
+from saga_choreo.runtime.standing import Standing
 from saga_choreo.runtime.stopping import within_grace
 from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.together import Together
-from saga_choreo.runtime.topology import topology_of
 
 __all__ = ["Session"]
 
@@ -52,8 +54,6 @@ _FORGET_EVERY_S = 3600.0
 # How long work waits for a store that is being looked at, before it is handed back.
 _DOUBT_WAIT_S = 2.0
 _FORGET_MAX = 1000
-_TRY_AGAIN_FIRST_S = 0.5
-_TRY_AGAIN_MAX_S = 10.0
 # For handing back what was cut short, and for its cancellation.
 _AFTER_GRACE_S = 2.0
 _CLOSE_S = 3.0
@@ -72,6 +72,7 @@ class Session:
         limits: Limits,
         callbacks: Sequence[OnOutcome] = (),
     ) -> None:
+        self.declares = True
         self.service = service = part.service
         self.part = part
         self.catalog = catalog
@@ -95,9 +96,11 @@ class Session:
         self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
         self._work: asyncio.TaskGroup | None = None
+        self._background: asyncio.TaskGroup | None = None
         self.serves = False
         self._watched: WeakValueDictionary[UUID, Watched] = WeakValueDictionary()
         self._parked_log = ParkedLog(catalog)
+        self.standing = Standing(service, store, clock, limits.alive_every_s)
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
@@ -118,11 +121,11 @@ class Session:
             self._open_store,
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
-            lambda: self.broker.open(topology_of(self.part, self.catalog, self.incarnation, serves=serves)),
+            lambda: self.broker.open(self._topology(serves=serves)),
             *((lambda: self.directory.announce(self.incarnation), self.epochs.ask) if serves else ()),
         )
         for step in steps:
-            if not await self._patiently(step, stop):
+            if not await patiently(step, stop, self.clock):
                 return False
         return True
 
@@ -134,29 +137,11 @@ class Session:
                 "the %s store of service %r is not durable: a crash may undo commits it has confirmed", features.name, self.service
             )
 
-    async def _patiently(self, step: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event | None) -> bool:
-        wait_s = _TRY_AGAIN_FIRST_S
-        while True:
-            try:
-                if not await _unless(stop, step()):
-                    return False
-            except (BrokerUnavailable, StoreUnavailable) as error:
-                if stop is None:
-                    raise
-                _log.warning("%s; trying again", error)
-                await self._sleep_unless(stop, wait_s * (0.75 + 0.5 * self.clock.chance()))
-                wait_s = min(wait_s * 2, _TRY_AGAIN_MAX_S)
-                if stop.is_set():
-                    return False
-            else:
-                return True
-
-    async def _sleep_unless(self, stop: asyncio.Event, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await stop.wait()
-        except TimeoutError:
-            pass
+    def _topology(self, *, serves: bool) -> Topology:
+        plans, opened = [known.plan for known in self.catalog.all()], self.part.open
+        others = () if opened is None else opened.participants
+        how = {"create": self.declares, "receives": serves}
+        return binding_of(self.service, plans, self.part.open_steps, others, agent=self.incarnation, **how)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then finish or hand back what is under way. Raises StopCutShort when that is not done in time."""
@@ -176,16 +161,20 @@ class Session:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as background:
+            self._background = background
             loops = [
                 background.create_task(self.directory.watch()),
+                background.create_task(self.directory.announce_for_ever()),
                 background.create_task(self.relay.mark_for_ever()),
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
                 background.create_task(self._renew_for_ever()),
+                background.create_task(self._beat_for_ever()),
+                background.create_task(self.standing.look_for_ever()),
                 background.create_task(self.epochs.run()),
             ]
             try:
-                if await _unless(stop, self.epochs.cleared()):
+                if await unless(stop, self.epochs.cleared()):
                     await self._work_until(stop)
             finally:
                 for loop in loops:
@@ -243,8 +232,29 @@ class Session:
         """The background of a session that does not serve: learn who holds what, and note which starts are published before
         the agents on the same store would publish them again. Until cancelled."""
         async with asyncio.TaskGroup() as background:
+            self._background = background
             background.create_task(self.directory.watch())
             background.create_task(self.relay.mark_for_ever(self.limits.start_unannounced_after_s / 2))
+
+    def soon(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this beside everything else. A failure only means that somebody does it later."""
+
+        async def quietly() -> None:
+            try:
+                await work()
+            except SagaError as error:
+                _log.info("what was to be done at once is left to the scan: %s", error)
+            except Exception:  # noqa: BLE001  it must not end the agent
+                _log.exception("what was to be done at once is left to the scan")
+
+        doing = quietly()
+        try:
+            if self._background is not None:
+                self._background.create_task(doing)
+                return
+        except RuntimeError:  # the session is just ending
+            pass
+        doing.close()
 
     async def settle(self) -> None:
         """Write down what is published; a failure only means that it is published once more."""
@@ -363,6 +373,15 @@ class Session:
             except SagaError as error:
                 _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
 
+    async def _beat_for_ever(self) -> None:
+        """Best effort: a word that does not get through is followed by the next one."""
+        while True:
+            try:
+                await self.directory.beat(self.incarnation, self.limits.alive_every_s)
+            except SagaError as error:
+                _log.debug("the sign of life did not get through: %s", error)
+            await self.clock.sleep(self.limits.alive_every_s * (0.75 + 0.5 * self.clock.chance()))
+
     async def _forget_for_ever(self) -> None:
         while True:
             await self.clock.sleep(_FORGET_EVERY_S * (0.75 + 0.5 * self.clock.chance()))
@@ -373,22 +392,3 @@ class Session:
                     await self.clock.sleep(0.1)
             except SagaError as error:
                 _log.warning("forgetting finished sagas failed and is tried again: %s", error)
-
-
-async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work, or give it up when told to stop (then False)."""
-    if stop is None:
-        await work
-        return True
-    doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopped.cancel()
-        if not doing.done():
-            doing.cancel()
-        await asyncio.gather(stopped, doing, return_exceptions=True)
-    if doing.cancelled():
-        return False
-    doing.result()
-    return True

@@ -24,7 +24,7 @@ class Limits:
     # A batch of deliveries shares one transaction; PostgreSQL caches 64 subtransactions, each step may use one.
     batch_max: int = 32
     # While a batch is under way, so long at most until the next one sets out beside it.
-    batch_wait_s: float = 0.02
+    batch_wait_s: float = 0.05
     fast_budget_s: float = 0.25
     slow_timeout_s: float = 30.0
     slow_at_once: int = 16
@@ -46,6 +46,8 @@ class Limits:
     outcome_max: int = 500
     # One `on_outcome` callback may take so long; after that it has failed, and is called again.
     outcome_timeout_s: float = 5.0
+    # How often an agent says that it is there, for people who ask what a saga waits for.
+    alive_every_s: float = 10.0
     horizon_s: float = 7 * 86_400
     # The bound on clock differences: a saga from further ahead is refused, one past the horizon is kept this much longer.
     clock_bound_s: float = 7200.0

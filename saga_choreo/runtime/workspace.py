@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from saga_choreo.core.emissions import Message, emissions
@@ -51,8 +51,7 @@ class Applied:
     alarm: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Carried:
+class _Carried(NamedTuple):
     """What a message brings along for the records it touches."""
 
     saga_id: UUID
@@ -196,7 +195,7 @@ class Workspace:
         since_ms = _tried_since(before, after, record.tried_since_ms if record is not None else None, self.now_ms)
         # What has changed may have to be told anew: the waits between repeated announcements begin again.
         fields = {"nudges": 0, "tried_since_ms": since_ms, **_carried_into(fact, record, carried), **(changes or {})}
-        record = replace(record or self._fresh(key, carried), row=after, **fields)
+        record = (record or self._fresh(key, carried)).but(row=after, **fields)
         self._put(record)
         return self._follow(key, before, record, known)
 
@@ -230,7 +229,7 @@ class Workspace:
             if receiver != self.service:
                 self._messages.setdefault(key, []).append(message)
             if receiver in ("", self.service):
-                here.append((message, replace(_carried_by(record), payload=record.results.get(message.event, b""))))
+                here.append((message, _carried_by(record)._replace(payload=record.results.get(message.event, b""))))
         return here
 
     def next_duty(self) -> tuple[Record, StepPlan, Known, Duty] | None:
@@ -254,7 +253,7 @@ class Workspace:
 
     def touch(self, key: RecordKey, **changes: Any) -> None:
         """Change fields beside the row."""
-        self._put(replace(self._current[key], **changes))
+        self._put(self._current[key].but(**changes))
 
     def retry_at(self, key: RecordKey, at_ms: int) -> None:
         """What is to be executed for this record waits until then (a backoff, a lease)."""
@@ -279,15 +278,16 @@ class Workspace:
             retry_at = stored.due_ms  # the backoff or lease of something that was due before goes on
         announced = version if caught_up and key not in self._messages and not _news(record, stored) else told
         if record.deadline_own_ms is None:
-            record = replace(record, deadline_own_ms=self._deadline_own(record, step, known))
+            deadline_own_ms = self._deadline_own(record, step, known)
+            record = record if deadline_own_ms is None else record.but(deadline_own_ms=deadline_own_ms)
         due = due_of(record, step, self._limits, self.now_ms, self._chance, retry_at)
         lock = record.lock if _keeps_lock(record) else ""
-        record = replace(record, version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock)
-        if not is_finished(record.row):
-            return record
-        if announced < version:  # what it still has to say needs its results
-            return replace(record, inputs={})
-        return replace(record, inputs={}, results={}, kept=None, undo_result=None)
+        freed: dict[str, Any] = {}
+        if is_finished(record.row):
+            freed = {"inputs": {}}
+            if announced >= version:  # what it still has to say needs its results
+                freed |= {"results": {}, "kept": None, "undo_result": None}
+        return record.but(version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock, **freed)
 
     def _deadline_own(self, record: Record, step: StepPlan, known: Known) -> int | None:
         """Counted from the commit in which the last in-edge is resolved (or, where a tool made it, from the agent's next one)."""

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from saga_choreo.ports import Broker, BrokerFeatures, Channel, ChannelKind, Delivery, Outgoing, Topology
@@ -29,6 +29,7 @@ __all__ = [
     "started",
     "tool",
     "topology",
+    "unread",
 ]
 
 # Generous: a loaded two-core machine must not fail a correct adapter. A behaviour that hangs is a failed one.
@@ -128,6 +129,11 @@ def event(body: bytes | int = b"", name: str = "order.created", **headers: str) 
     data = body if isinstance(body, bytes) else b"%d" % body
     key = f"saga-{zlib.crc32(data) % 16}"
     return Outgoing(channel=Channel(ChannelKind.EVENT, name), key=key, headers=headers or {"ce-type": name}, body=data)
+
+
+def unread(outgoing: Outgoing) -> Outgoing:
+    """The same for an event that no service of the choreography reads."""
+    return replace(outgoing, must_route=False)
 
 
 def control(service: str, body: bytes = b"") -> Outgoing:

@@ -16,6 +16,7 @@ from saga_choreo.testing.behaviours import (
     nothing_comes,
     opened,
     publish,
+    unread,
 )
 from saga_choreo.testing.broker_harness import BrokerHarness
 
@@ -61,7 +62,7 @@ async def _only_control(h: BrokerHarness) -> None:
     broker = h.broker()
     await broker.open(Topology(service="watcher", agent="a1", events=()))
     try:
-        await publish(broker, event(b"not mine"), control("watcher", b"mine"))
+        await publish(broker, unread(event(b"not mine")), control("watcher", b"mine"))
         assert bodies(await collect(broker, 1)) == [b"mine"]
         await nothing_comes(broker, _QUIET_S)
     finally:

@@ -18,6 +18,7 @@ from saga_choreo.testing.behaviours import (
     opened,
     publish,
     topology,
+    unread,
 )
 from saga_choreo.testing.broker_harness import BrokerHarness
 
@@ -71,15 +72,13 @@ async def _concurrent(h: BrokerHarness) -> None:
 @PUBLISHING.that("a batch larger than what may be in flight is confirmed in full")
 async def _large_batch(h: BrokerHarness) -> None:
     async with opened(h, "payment", "order.other") as broker:
-        assert not any(await broker.publish([event(number) for number in range(6000)]))
+        assert not any(await broker.publish([unread(event(number)) for number in range(6000)]))
 
 
 @PUBLISHING.that("an event that nobody reads may be published")
 async def _unread(h: BrokerHarness) -> None:
     async with opened(h) as broker:
-        unread = event(b"x", "order.unread")
-        outgoing = Outgoing(channel=unread.channel, key="s", headers=unread.headers, body=b"x", must_route=False)
-        assert list(await broker.publish([outgoing])) == [None]
+        assert list(await broker.publish([unread(event(b"x", "order.unread"))])) == [None]
 
 
 @PUBLISHING.that("dead letters are confirmed, observations are taken without waiting")

@@ -1,7 +1,7 @@
 """`make bench`: our services, the peers and the hand-written floor side by side, on one machine in one run.
 
 Rounds alternate: each round runs every contender once, in turn, each on an empty database of its own, so that what else the machine
-does meets all of them alike. What counts is the median of the per-round ratios. Raw figures go to `.bench/`.
+does meets all of them alike. What counts is the median of the per-round ratios. The raw figures go to `.bench/`, with the machine.
 """
 
 from __future__ import annotations
@@ -12,102 +12,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.stage import Stage, staged
+from tests.benchmarks.contenders import CONTENDERS, Contender, one_run
+from tests.benchmarks.stage import Stage, machine, staged
 
-__all__ = ["Contender", "measure", "one_run"]
+__all__ = ["main"]
 
-_ROOT = Path(__file__).resolve().parents[2]
-_ANSWER_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A script and what it needs. A `share` below one: a slow peer runs that part of the sagas."""
-
-    name: str
-    module: str
-    mode: str = ""
-    needs: tuple[str, ...] = ()
-    share: float = 1.0
-    at_once: int = 200
-
-    @property
-    def missing(self) -> str:
-        return ", ".join(name for name in self.needs if find_spec(name) is None)
-
-
-OURS = Contender("ours", "ours", "one")
-CONTENDERS = (
-    OURS,
-    Contender("limit_handlers", "peers.floor", "handlers"),
-    Contender("limit_batch", "peers.floor", "batch"),
-    Contender("limit_single", "peers.floor", "single", share=0.5),
-    Contender("faststream", "peers.faststream_outbox", needs=("faststream", "faststream_outbox"), share=0.2, at_once=64),
-    Contender("dbos", "peers.dbos_workflow", needs=("dbos",), share=0.15, at_once=64),
-    Contender("cqrs", "peers.cqrs_saga", needs=("cqrs",), share=0.15, at_once=64),
-    Contender("ours_four", "ours", "four"),
-)
-
-
-def one_run(stage: Stage, contender: Contender, sagas: int, *more: str, fail_every: int = 10) -> dict[str, Any]:
-    """Run a contender's script once on an empty database. Raises RuntimeError with what it said when it fails."""
-    name = f"bench_{time.time_ns()}"
-    database, before = stage.fresh_database(name), stage.servers_cpu_s()
-    count = max(20, int(sagas * contender.share))
-    words = ["--sagas", str(count), "--at-once", str(contender.at_once), "--mode", contender.mode, "--fail-every", str(fail_every)]
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            f"tests.benchmarks.{contender.module}",
-            "--database",
-            database,
-            "--nats",
-            stage.nats.url,
-            *words,
-            *more,
-        ],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=_ANSWER_S,
-        check=False,
-    )
-    if ended.returncode:
-        raise RuntimeError(f"{contender.name} failed with {ended.returncode}: {ended.stdout[-500:]}{ended.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    found["servers_cpu_ms_per_saga"] = round(1000 * (stage.servers_cpu_s() - before) / count, 3)
-    stage.drop_database(name)
-    return found
-
-
-def measure(stage: Stage, contenders: Sequence[Contender], rounds: int, sagas: int) -> list[dict[str, Any]]:
-    """One dictionary a round: contender -> its figures, or {"error": ...}."""
-    found: list[dict[str, Any]] = []
-    for number in range(rounds):
-        figures: dict[str, Any] = {}
-        # Turned by one each round, so that nobody always runs after the same neighbour.
-        turned = [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
-        for contender in turned:
-            try:
-                figures[contender.name] = said = one_run(stage, contender, sagas)
-                words = f"{said['sagas_per_s']:9.1f} sagas/s {said['cpu_ms_per_saga']:8.2f} ms CPU/saga"
-                print(f"round {number + 1} {contender.name:16} {words} (servers {said['servers_cpu_ms_per_saga']:.2f})", flush=True)
-            except (RuntimeError, subprocess.TimeoutExpired) as error:
-                figures[contender.name] = {"error": str(error)}
-                print(f"round {number + 1} {contender.name:16} FAILED: {error}", file=sys.stderr, flush=True)
-        found.append(figures)
-    return found
+_RAW = Path(__file__).resolve().parents[2] / ".bench"
+# Of this run's own measured capacity, for the latency under load.
+_LOADED = 0.3
+_COUNTED_SAGAS = 200
+Figures = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sagas", type=int, default=2000)
     parser.add_argument("--only", default="", help="names of contenders, separated by commas")
@@ -115,19 +37,113 @@ def main() -> None:
     wanted = [one for one in CONTENDERS if not given.only or one.name in given.only.split(",")]
     missing = {one.name: one.missing for one in wanted if one.missing}
     for name, what in missing.items():
-        print(f"{name} is missing: the package {what} is not installed (make bench installs it where it can be had)")
+        print(f"{name} is missing: {what} is not installed", flush=True)
+    there = [one for one in wanted if one.name not in missing]
     with staged() as stage:
-        stage.settings()
-        found = measure(stage, [one for one in wanted if one.name not in missing], given.rounds, given.sagas)
-    for name in ("ours", "ours_four"):
-        for other in (one.name for one in wanted):
-            ratios = [
-                r[name]["sagas_per_s"] / r[other]["sagas_per_s"]
-                for r in found
-                if "sagas_per_s" in r.get(name, {}) and "sagas_per_s" in r.get(other, {})
-            ]
-            if ratios and other != name:
-                print(name, "/", other, round(median(ratios), 3), [round(r, 2) for r in sorted(ratios)])
+        raw: Figures = {"machine": machine(), "settings": stage.settings(), "missing": missing}
+        raw["rounds"] = _rounds(stage, there, given.rounds, given.sagas)
+        raw["hops"] = {one.name: _hops(stage, one, raw["rounds"]) for one in there if one.name in ("ours", "limit_handlers")}
+        raw["counts"] = {
+            one.name: _try(stage, one, _COUNTED_SAGAS, count=True).get("counts", {})
+            for one in there
+            if one.name in ("ours", "limit_handlers")
+        }
+    summary = _summary(raw)
+    _RAW.mkdir(exist_ok=True)
+    path = _RAW / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.write_text(json.dumps({"summary": summary, **raw}, indent=1))
+    _print_table(summary)
+    print(f"raw figures: {path}")
+    print(json.dumps(summary))
+
+
+def _rounds(stage: Stage, contenders: Sequence[Contender], rounds: int, sagas: int) -> list[Figures]:
+    """One dictionary a round: contender -> its figures, or {"error": ...}."""
+    found: list[Figures] = []
+    for number in range(rounds):
+        # Turned by one each round, so that nobody always runs after the same neighbour.
+        turn = number % len(contenders)
+        figures = {one.name: _try(stage, one, sagas) for one in (*contenders[turn:], *contenders[:turn])}
+        for name, said in figures.items():
+            if "error" not in said:
+                cpu = f"{said['cpu_ms_per_saga']:7.2f} ms CPU/saga, servers {said['servers_cpu_ms_per_saga']:6.2f}"
+                print(f"round {number + 1} {name:15} {said['sagas_per_s']:8.1f} sagas/s {cpu}", flush=True)
+        found.append(figures)
+    return found
+
+
+def _try(stage: Stage, contender: Contender, sagas: int, *more: str, count: bool = False) -> Figures:
+    try:
+        return one_run(stage, contender, sagas, *more, count=count)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        print(f"{contender.name} FAILED: {error}", file=sys.stderr, flush=True)
+        return {"error": str(error)}
+
+
+def _hops(stage: Stage, contender: Contender, rounds: Sequence[Figures]) -> Figures:
+    """Of one saga at a time, and of arrivals at a share of the capacity that this run has measured."""
+    capacity = _median(rounds, contender.name, "sagas_per_s")
+    if not capacity:
+        return {}
+    rate = _LOADED * capacity
+    idle = _try(stage, contender, 100, "--hops", "--at-once", "1", "--fail-every", "0")
+    loaded = _try(stage, contender, int(max(rate * 15, 50)), "--hops", "--rate", f"{rate:.2f}", "--fail-every", "0")
+    return {"idle": idle, "loaded": loaded}
+
+
+def _median(rounds: Sequence[Figures], name: str, what: str) -> float:
+    values = [said[name][what] for said in rounds if what in said.get(name, {})]
+    return round(median(values), 3) if values else 0.0
+
+
+def _ratio(rounds: Sequence[Figures], name: str, other: str) -> float | None:
+    pairs = [(said.get(name, {}).get("sagas_per_s"), said.get(other, {}).get("sagas_per_s")) for said in rounds]
+    ratios = [mine / theirs for mine, theirs in pairs if mine and theirs]
+    return round(median(ratios), 3) if ratios else None
+
+
+def _summary(raw: Figures) -> Figures:
+    rounds: list[Figures] = raw["rounds"]
+    names = list(rounds[0]) if rounds else []
+    of = {
+        name: {what: _median(rounds, name, what) for what in ("sagas_per_s", "cpu_ms_per_saga", "servers_cpu_ms_per_saga")}
+        for name in sorted(names)
+    }
+    for name, hops in raw["hops"].items():
+        idle, loaded = hops.get("idle", {}), hops.get("loaded", {})
+        of[name]["hop_ms"] = {
+            "idle_p99": idle.get("hop_p99_ms"),
+            "loaded_p50": loaded.get("hop_p50_ms"),
+            "loaded_p99": loaded.get("hop_p99_ms"),
+        }
+    for name, counts in raw["counts"].items():
+        of[name]["counts_per_saga"] = counts
+    others = [name for name in names if not name.startswith("ours")]
+    return {
+        "rounds": len(rounds),
+        "ours": of.get("ours", {}),
+        "ours_four": of.get("ours_four", {}),
+        "peers": {name: of[name] for name in sorted(others)},
+        "missing": raw["missing"],
+        "ratio": {name: _ratio(rounds, "ours", name) for name in sorted(others)},
+        "ratio_four": {name: _ratio(rounds, "ours_four", name) for name in sorted(others)},
+    }
+
+
+def _print_table(summary: Figures) -> None:
+    print(f"\n{'':15} {'sagas/s':>9} {'CPU ms/saga':>12} {'servers':>8} {'ours is':>9} {'four are':>9}")
+    rows = {"ours": summary["ours"], "ours_four": summary["ours_four"], **summary["peers"]}
+    for name, said in rows.items():
+        if not said:
+            continue
+        ratios = [summary[kind].get(name) for kind in ("ratio", "ratio_four")]
+        words = " ".join(f"{ratio:>8.2f}x" if ratio else f"{'':9}" for ratio in ratios)
+        print(
+            f"{name:15} {said['sagas_per_s']:9.1f} {said['cpu_ms_per_saga']:12.2f} {said['servers_cpu_ms_per_saga']:8.2f} {words}"
+        )
+    for name, said in rows.items():
+        if "hop_ms" in said:
+            print(f"{name}: hops {said['hop_ms']}; per saga {said.get('counts_per_saga', {})}")
 
 
 if __name__ == "__main__":

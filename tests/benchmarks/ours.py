@@ -50,13 +50,13 @@ async def main(task: Task) -> None:
 
 async def _measure(task: Task, order: Agent, pool: asyncpg.Pool, children: list[int]) -> None:
     sagas, hops = names(task), Hops()
-    if task.rate:
+    if task.hops:
         await _listen(task, hops)
-        if task.at_once > 1:
-            await _open_others(order)
+    if task.rate:
+        await _open_others(order)
 
     async def one(saga: str, intended_s: float) -> None:
-        if task.rate:
+        if task.hops and task.rate:
             hops.began(saga, intended_s)
         async with pool.acquire() as connection, connection.transaction():
             handle = await order.start_saga(OrderPlaced(order=saga), key=saga, tx=connection)
@@ -70,7 +70,7 @@ async def _measure(task: Task, order: Agent, pool: asyncpg.Pool, children: list[
     meter.stop()
     meter.cpu_seconds += sum(map(_cpu_s, children)) - before
     rows = await pool.fetch(SELECT.format("$1"), sagas)
-    report(f"ours-{task.mode or 'one'}", task, sagas, rows, meter, **(hops.figures() if task.rate else {}))
+    report(f"ours-{task.mode or 'one'}", task, sagas, rows, meter, **(hops.figures() if task.hops else {}))
 
 
 async def _open_others(order: Agent) -> None:

@@ -87,13 +87,17 @@ class Stage:
 
 
 @contextmanager
-def staged() -> Iterator[Stage]:
+def staged(postgres: dict[str, str] | None = None) -> Iterator[Stage]:
+    """`postgres`: settings of the server beside those of every test server."""
     folder = Path(tempfile.mkdtemp(prefix="saga-bench-"))
     folder.chmod(0o755)
     monitor = free_port()
     try:
-        with PostgresServer(folder / "pg") as postgres, NatsServer(folder / "nats", settings=f"http: 127.0.0.1:{monitor}") as nats:
-            yield Stage(postgres, nats, monitor)
+        with (
+            PostgresServer(folder / "pg", settings=postgres) as database,
+            NatsServer(folder / "nats", settings=f"http: 127.0.0.1:{monitor}") as nats,
+        ):
+            yield Stage(database, nats, monitor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -52,7 +52,7 @@ class Declined(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a script is asked to do. `rate` above zero: open-loop arrivals, so many a second, and hops are measured."""
+    """What a script is asked to do. `rate` above zero: open-loop arrivals, so many a second. `hops`: measure them."""
 
     database: str
     nats: str
@@ -61,6 +61,7 @@ class Task:
     fail_every: int
     mode: str
     rate: float
+    hops: bool
 
     def driver(self, name: str) -> str:
         """The database's URL for SQLAlchemy."""
@@ -76,6 +77,7 @@ def task_from(argv: Sequence[str] | None = None) -> Task:
     parser.add_argument("--fail-every", type=int, default=10)
     parser.add_argument("--mode", default="")
     parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--hops", action="store_true")
     given = parser.parse_args(argv)
     return Task(**vars(given))
 

@@ -1,10 +1,11 @@
 """How each broker adapter is made and broken for the conformance suite. One entry in `HARNESSES` per adapter.
 
-`sharing` names how a server is shared. NATS starts in no time: each behaviour has one of its own.
+NATS starts in no time: each behaviour has a server of its own. RabbitMQ takes seconds: behaviours share one, each with its prefix.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -18,13 +19,20 @@ from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.ports import Broker, BrokerFeatures
 from saga_choreo.testing.brokers import BrokerHarness, BrokerTools
 from saga_choreo.testing.proxy import FaultProxy
+from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.servers import NatsServer
 from saga_choreo_nats.broker import NatsBroker
+from saga_choreo_rabbitmq.broker import RabbitMqBroker
+from tests.conformance import rabbitmq_tools
 from tests.conformance.nats_tools import blocked, cramped, disconnect, drop_bindings, drop_channels, guarded, purge
+from tests.conformance.rabbitmq_tools import Guarded
 
 __all__ = ["HARNESSES", "Adapter", "fresh_prefix"]
 
 _numbers = itertools.count()
+# The RabbitMQ server is shared; a look at its queues takes half a second.
+_cleanings = itertools.count()
+_CLEAN_EVERY = 8
 
 
 def fresh_prefix() -> str:
@@ -77,6 +85,44 @@ class _Nats:
         return NatsBroker(url, prefix=f"saga{prefix}")
 
 
+class _RabbitMq:
+    ack_wait_s = 1.0
+
+    def __init__(self, server: RabbitMqServer, guarded: Callable[[], Guarded]) -> None:
+        self._server = server
+        self._prefix = prefix = fresh_prefix()
+        self.features: BrokerFeatures = self.broker().features
+        self.tools = BrokerTools(
+            server=server,
+            proxy=lambda: FaultProxy(server.port),
+            drop_bindings=lambda: rabbitmq_tools.drop(server, prefix, channels=False),
+            drop_channels=lambda: rabbitmq_tools.drop(server, prefix, channels=True),
+            purge=lambda: rabbitmq_tools.purge(server, prefix),
+            cramped=lambda: self._with("&queue_max_bytes=100000&prefetch=2&in_flight=4"),
+            blocked=lambda: rabbitmq_tools.blocked(server),
+            guarded=lambda: guarded().entered(prefix),
+            disconnect=lambda: rabbitmq_tools.disconnect(server),
+            impatient=lambda: self._with("&delivery_limit=5"),
+            put_aside=lambda: rabbitmq_tools.put_aside(server, prefix),
+        )
+
+    def broker(self, port: int | None = None, *, prefix: str = "") -> Broker:
+        return self._with("", port, prefix)
+
+    def _with(self, more: str, port: int | None = None, prefix: str = "") -> Broker:
+        options = f"ack_wait={self.ack_wait_s}&publish_timeout=3&open_timeout=5&settle=0{more}"
+        return RabbitMqBroker(f"amqp://127.0.0.1:{port or self._server.port}?{options}", prefix=f"{self._prefix}{prefix}")
+
+
+@contextmanager
+def _rabbitmq(request: pytest.FixtureRequest, folder: Path) -> Iterator[BrokerHarness]:
+    server: RabbitMqServer = request.getfixturevalue("shared_rabbitmq")
+    server.start()
+    if next(_cleanings) % _CLEAN_EVERY == 0:
+        asyncio.run(rabbitmq_tools.clean(server))
+    yield _RabbitMq(server, lambda: request.getfixturevalue("guarded_rabbitmq"))
+
+
 @contextmanager
 def _memory(request: pytest.FixtureRequest, folder: Path) -> Iterator[BrokerHarness]:
     yield _Memory()
@@ -91,4 +137,5 @@ def _nats(request: pytest.FixtureRequest, folder: Path) -> Iterator[BrokerHarnes
 HARNESSES: dict[str, Adapter] = {
     "memory": Adapter(MemoryBroker().features, _memory),
     "nats": Adapter(NatsBroker("nats://127.0.0.1").features, _nats),
+    "rabbitmq": Adapter(RabbitMqBroker("amqp://127.0.0.1").features, _rabbitmq),
 }

@@ -14,7 +14,7 @@ import pytest
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo.testing.rabbitmq_server import RabbitMqServer
-from tests.conftest import require_rabbitmq
+from tests.conftest import require_local
 
 
 def test_two_servers_stand_beside_each_other_and_a_killed_one_starts_again(shared_rabbitmq: RabbitMqServer) -> None:
@@ -28,7 +28,7 @@ def test_two_servers_stand_beside_each_other_and_a_killed_one_starts_again(share
 
 
 def test_the_server_dies_with_the_process_that_started_it() -> None:
-    require_rabbitmq()
+    require_local("rabbitmq")
     with TemporaryDirectory(prefix="saga-rabbitmq-") as folder:
         program = (
             "import time\n"
@@ -59,7 +59,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_server_that_cannot_start_tells_what_it_complained_of(tmp_path: Path) -> None:
-    require_rabbitmq()
+    require_local("rabbitmq")
     with pytest.raises(BrokerUnavailable, match="nonsense"):
         RabbitMqServer(tmp_path, settings="nonsense = 1").start()
 

@@ -84,6 +84,24 @@ def test_a_retry_begins_to_count_anew_and_the_error_stays_until_it_works(
     run(scenario())
 
 
+def test_health_tells_of_parked_steps_and_of_a_store_that_is_not_durable(store: str) -> None:
+    async def scenario() -> None:
+        world, _ = parks_local("memory://health", f"{store}?durability=relaxed")
+        async with world.cluster() as cluster:
+            assert not cluster["payment"].health().is_durable
+            await parked(cluster, await cluster["shop"].start_saga(Go()))
+            await cluster.stop("payment")  # it looks when it starts, and now and then
+            await cluster.start("payment")
+
+            async def told() -> bool:
+                return cluster["payment"].health().parked == 1
+
+            await eventually(told)
+            assert cluster["shop"].health().parked == 0
+
+    run(scenario())
+
+
 def test_parking_is_said_once_in_the_log_with_what_to_do_next(nats_url: str, store: str, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         world, down = parks_local(nats_url, store)

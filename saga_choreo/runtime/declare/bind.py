@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from saga_choreo.errors import DefinitionError
@@ -43,6 +45,12 @@ class BoundStep:
         # The classes of the annotations are looked up by type; another class of the same event costs one look more.
         self._classes: dict[type, int] = {cls: self._numbers[cls.event] for cls in classes if cls.event in self._numbers}
         self._what = f"the result of step {definition.name!r}"
+
+    def with_options(self, **changes: Any) -> BoundStep:
+        """The same step, with these options changed."""
+        other = copy(self)
+        other.options = replace(self.options, **changes)
+        return other
 
     @property
     def has_undo(self) -> bool:

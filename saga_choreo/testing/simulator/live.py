@@ -57,7 +57,9 @@ class LiveSimulation(House):
         self._services = [f"s{number}" for number in range(3 + stream.below(2))]
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
         # Idle agents do little but look around; looking less often finds the same a little later.
-        self.limits = Limits(reannounce=reannounce, nudge_first_s=5, nudge_max_s=30, scan_every_s=2.0, held_look_s=5.0)
+        self.limits = Limits(
+            reannounce=reannounce, nudge_first_s=5, nudge_max_s=30, scan_every_s=2.0, held_look_s=5.0, alive_every_s=1e6
+        )
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
             plan_of(random_choreography(stream, self._services, shape, f"drawn-{number}")) for number in range(2)

@@ -54,7 +54,7 @@ class _OwnSimulation(House):
         self._own = own
         self._stream = stream = self.world.streams.named("workload")
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
-        self.limits = Limits(reannounce=reannounce)
+        self.limits = Limits(reannounce=reannounce, alive_every_s=1e6)
         urls = {agent.name: f"sqlite:///{folder}/{agent.name}.db?durability=relaxed" for agent in own.agents}
         self._readers: dict[str, WholeStore] = {name: make_store(url, inline=True) for name, url in urls.items()}
         self.processes = {

@@ -140,14 +140,14 @@ class Floor:
 
     def stamp(self, saga: str) -> dict[str, str]:
         """When hops are measured, the time of publishing, as our own events have it always."""
-        if not self.task.rate:
+        if not self.task.hops:
             return {}
         now = time.time()
         self.hops.hear(saga, now)
         return {"time": str(now)}
 
     async def one(self, saga: str, intended_s: float) -> None:
-        if self.task.rate:
+        if self.task.hops and self.task.rate:
             self.hops.began(saga, intended_s)
         self.ended[saga] = asyncio.get_running_loop().create_future()
         async with self.pool.acquire() as connection, connection.transaction():
@@ -173,7 +173,7 @@ async def main(task: Task) -> None:
     await floor.js.delete_stream(floor.prefix)
     await client.close()
     await pool.close()
-    report(f"limit_{task.mode}", task, sagas, rows, meter, **(floor.hops.figures() if task.rate else {}))
+    report(f"limit_{task.mode}", task, sagas, rows, meter, **(floor.hops.figures() if task.hops else {}))
 
 
 if __name__ == "__main__":

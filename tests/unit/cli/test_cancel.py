@@ -46,6 +46,18 @@ def test_without_consent_the_plan_is_shown_and_nothing_is_changed(store: str, ar
     assert _records(store) == before
 
 
+def test_where_only_reading_is_permitted_nothing_is_changed_and_the_plan_may_be_seen(
+    store: str,
+) -> None:
+    before = _records(store)
+    done = in_process("sagas", "cancel", "ORDER-2", "--yes", "--store", store, SAGA_READ_ONLY="1")
+    assert (done.returncode, done.stdout) == (8, "")
+    assert "SAGA_READ_ONLY" in done.stderr
+    assert in_process("sagas", "cancel", "ORDER-2", "--dry-run", "--store", store, SAGA_READ_ONLY="1").returncode == 0
+    assert in_process("sagas", "list", "--store", store, SAGA_READ_ONLY="1").returncode == 0
+    assert _records(store) == before
+
+
 def test_with_consent_the_request_is_kept_in_the_store(store: str) -> None:
     before = _records(store)
     done = in_process("sagas", "cancel", RUNNING.hex, "--yes", "--reason", "customer called", "--json", "--store", store)

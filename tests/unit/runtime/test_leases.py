@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,3 +132,16 @@ def test_an_attempt_that_answered_begins_the_next_with_the_short_lease() -> None
         rig.answers = [Broke("again")]
         rig.work("charge")
         assert seen == [began_ms + LEASE_MS]
+
+
+def test_a_step_with_a_transaction_of_its_own_never_shares_one_also_when_it_becomes_due_by_itself() -> None:
+    """As the first step of a saga does that its own service has started in a caller's transaction."""
+    rig = Rig(options={"charge": {"own_transaction": True}})
+    rig.handle(envelope(rig.choreography))
+    assert not rig.of(Execute)
+    record = rig.record("charge")
+    rig.records[record.record_key] = replace(record, error="")
+    rig.work("charge")
+    names = [type(one).__name__ for one in rig.seen]
+    assert names.index("Commit") < names.index("Execute"), "its attempt is counted first"
+    assert rig.record("charge").row.state is State.DONE

@@ -1,0 +1,1 @@
+"""RabbitMQ adapter of saga_choreo; found through the entry points `saga_choreo.brokers` for `amqp://` and `amqps://`."""

@@ -1,0 +1,92 @@
+"""`sagas stuck`: which sagas wait, for what, from whom, since when and why, as one participant's store tells.
+
+Who is there only a broker can tell: with one given, the signs of life that agents leave there are read. Without, or when it cannot be
+reached, everything else is told all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from dataclasses import asdict
+from typing import Any
+
+from saga_choreo.cli.exits import CliError, ExitCode
+from saga_choreo.cli.output import Output, emit_rows, schema, talk
+from saga_choreo.cli.reading import with_store
+from saga_choreo.errors import SagaError
+from saga_choreo.ports import Topology
+from saga_choreo.runtime.alive import WORD, Sign, read_alive
+from saga_choreo.runtime.plugins import WholeStore, make_broker
+from saga_choreo.runtime.settings import read_settings
+from saga_choreo.runtime.stuck import stuck_sagas
+from saga_choreo.runtime.waiting import StuckSaga
+
+__all__ = ["list_stuck", "milliseconds"]
+
+_COLUMNS = ("id", "key", "state", "since_at", "waiting")
+_FIELDS = (*_COLUMNS, "schema", "choreography", "waits")
+_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+# The kept notices come in one go: after such a pause there are no more of them.
+_QUIET_S = 0.5
+_LISTEN_MAX_S = 5.0
+
+
+def milliseconds(text: str) -> int:
+    """'90s', '5m', '2h', '1d'. Raises CliError."""
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
+    if found is None:
+        raise CliError(ExitCode.USAGE, f"{text!r} is no time; write a number and a unit, such as 90s, 5m, 2h or 1d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def list_stuck(store_url: str | None, out: Output, *, longer: str, service: str, broker: str, prefix: str, limit: int) -> None:
+    for_ms, url = milliseconds(longer), broker or read_settings(os.environ).broker_url
+
+    async def work(store: WholeStore) -> list[StuckSaga]:
+        heard = await _heard(url, prefix) if url else None
+        return await stuck_sagas(store, time.time_ns() // 1_000_000, for_ms, service=service, heard=heard, limit=limit)
+
+    found = with_store(store_url, work)
+    emit_rows([_row(one) for one in found], _COLUMNS, out, known=_FIELDS, empty=f"No saga waits for longer than {longer}.")
+    if not url and found:
+        talk("Whether the services waited for are running is not known: name their broker with --broker or SAGA_BROKER_URL.")
+    if len(found) == limit:
+        talk(f"There may be more than these {limit}; see --limit.")
+
+
+def _row(one: StuckSaga) -> dict[str, Any]:
+    return {
+        "schema": schema("stuck"),
+        "id": str(one.saga_id),
+        "key": one.key,
+        "choreography": one.choreography,
+        "state": one.state.value,
+        "since_at": one.since_ms,
+        "waiting": "; ".join(map(str, one.waits)),
+        "waits": [asdict(wait) for wait in one.waits],
+    }
+
+
+async def _heard(url: str, prefix: str) -> dict[str, Sign] | None:
+    """Service -> when it was last heard. None when the broker cannot be asked."""
+    broker, heard = make_broker(url, prefix=prefix), dict[str, Sign]()
+    try:
+        await broker.open(Topology(service="saga-choreo", agent="stuck", events=(), create=False, receives=False))
+        async with asyncio.timeout(_LISTEN_MAX_S):
+            notices = broker.notices()
+            while True:
+                async with asyncio.timeout(_QUIET_S):
+                    notice = await anext(notices)
+                if notice.subject.startswith(f"{WORD}."):
+                    service, sign = read_alive(notice)
+                    heard[service] = max(sign, heard.get(service, sign))
+    except (TimeoutError, StopAsyncIteration):
+        return heard
+    except (SagaError, ValueError, KeyError, TypeError) as error:
+        talk(f"Who is running could not be asked of the broker: {error}")
+        return None
+    finally:
+        await broker.close()

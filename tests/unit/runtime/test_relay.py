@@ -1,0 +1,90 @@
+"""The relay's scan: what it finds, it publishes, and what cannot be published does not hide the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, cast
+
+from saga_choreo.errors import BrokerUnavailable, PublishRefused
+from saga_choreo.memory.store import MemoryStore
+from saga_choreo.model.envelope import Channel, ChannelKind
+from saga_choreo.model.record import Record
+from saga_choreo.ports import Broker, Outgoing
+from saga_choreo.runtime.clock import SystemClock
+from saga_choreo.runtime.operations import Publication
+from saga_choreo.runtime.relay import Relay
+from saga_choreo.runtime.timing import Limits
+from saga_choreo.testing.store_harness import SERVICE, make_record
+
+_CHANNEL = Channel(ChannelKind.EVENT, "order.placed")
+
+
+class _Picky:
+    """Only the publishing side of a broker: refuses the sagas with these keys for good, or is away."""
+
+    def __init__(self, refused: Sequence[str]) -> None:
+        self.refused = set(refused)
+        self.is_away = False
+        self.asked = 0
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Exception | None]:
+        self.asked += len(messages)
+        if self.is_away:
+            return [BrokerUnavailable("away") for _ in messages]
+        return [PublishRefused("too large") if message.key in self.refused else None for message in messages]
+
+
+class _Rig:
+    def __init__(self, store: MemoryStore, broker: _Picky) -> None:
+        self.relay = Relay(SERVICE, cast("Broker", broker), store, SystemClock(), Limits())
+
+    async def republish(self, records: Sequence[Record]) -> None:
+        letters = [Outgoing(_CHANNEL, str(record.saga_id), {}, b"{}") for record in records]
+        await self.relay.publish(
+            [Publication(one.record_key, one.version, (letter,)) for one, letter in zip(records, letters, strict=True)]
+        )
+
+    async def round(self) -> bool | None:
+        """Scans until one says that there is no more."""
+        while found := await self.relay.scan(self.republish):
+            pass
+        return found
+
+
+def _with_records(count: int, scenario: Any) -> None:
+    async def inside() -> None:
+        store = MemoryStore(f"memory://relay-{count}")
+        await store.open()
+        async with store.transaction() as transaction:
+            await transaction.save([make_record(number, changed_ms=number + 1) for number in range(count)])
+            await transaction.commit()
+        await cast("Coroutine[Any, Any, None]", scenario(store))
+        await store.close()
+
+    asyncio.run(inside())
+
+
+def test_records_that_are_refused_do_not_hide_those_behind_them() -> None:
+    async def scenario(store: MemoryStore) -> None:
+        stuck = [str(make_record(number).saga_id) for number in range(600)]
+        rig = _Rig(store, _Picky(stuck))
+        await rig.round()
+        left = await store.unannounced(SERVICE, 9_999, 9_999, 2_000)
+        assert [str(record.saga_id) for record in left] == stuck
+
+    _with_records(1_000, scenario)
+
+
+def test_a_broker_that_is_away_is_asked_for_one_page_and_then_left_alone_for_a_while() -> None:
+    async def scenario(store: MemoryStore) -> None:
+        broker = _Picky([])
+        rig = _Rig(store, broker)
+        broker.is_away = True
+        assert await rig.round() is None
+        assert broker.asked == 256
+        broker.is_away = False
+        assert await rig.round() is False
+        assert list(await store.unannounced(SERVICE, 9_999, 9_999, 2_000)) == []
+
+    _with_records(700, scenario)
