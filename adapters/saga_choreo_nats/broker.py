@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from nats import errors as nats_errors
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Difference, Notice, Outgoing, Planned, Topology
+from saga_choreo_nats import planning
 from saga_choreo_nats import topology as channels
 from saga_choreo_nats.ending import end
 from saga_choreo_nats.link import Link
@@ -64,6 +66,36 @@ class NatsBroker:
             self._topology = None
             raise
         self._repairs = asyncio.create_task(self._repair(topology), name="saga-nats-repair")
+
+    def plan(self, topologies: Sequence[Topology]) -> Sequence[Planned]:
+        return planning.plan(self._names, self._options, topologies)
+
+    async def survey(self, topologies: Sequence[Topology]) -> Sequence[Difference]:
+        async with self._visit() as js:
+            return await planning.survey(js, self._names, self._options, topologies)
+
+    async def apply(self, topologies: Sequence[Topology]) -> None:
+        async with self._visit() as js:
+            for topology in topologies:
+                await channels.declare(js, self._names, self._options, topology)
+
+    @asynccontextmanager
+    async def _visit(self) -> AsyncGenerator[Any]:
+        """A connection for a moment, that binds nothing."""
+
+        async def nothing(_client: Any) -> None:
+            return
+
+        link = Link(self._options, f"saga-choreo {self._names.prefix}", nothing, lambda _reason: None)
+        await link.open()
+        try:
+            yield link.client.jetstream(timeout=self._options.publish_timeout)
+        except (nats_errors.Error, TimeoutError, OSError) as exc:
+            raise BrokerUnavailable(
+                f"JetStream at {self._options.shown!r} does not answer as it should ({exc}); try again"
+            ) from exc
+        finally:
+            await link.close()
 
     async def _prepare(self, client: Any) -> None:
         """On every fresh client: the channels first, so that the first pull finds its durable."""

@@ -16,7 +16,7 @@ from saga_choreo.ports import Channel, ChannelKind, Topology
 from saga_choreo_nats.names import Names
 from saga_choreo_nats.options import Options
 
-__all__ = ["bindings", "check", "declare"]
+__all__ = ["bindings", "check", "declare", "durable_faults", "fatal", "narrower", "streams", "word"]
 
 _MAX_WAITING = 512
 _LOOKS_MAX = 5
@@ -24,7 +24,7 @@ _LOOKS_MAX = 5
 _ALREADY_THERE = (10058, 10148)
 
 
-def _streams(names: Names, options: Options) -> list[StreamConfig]:
+def streams(names: Names, options: Options) -> list[StreamConfig]:
     interest: dict[str, Any] = {
         "retention": RetentionPolicy.INTEREST,
         "storage": StorageType.FILE,
@@ -68,7 +68,7 @@ def _durable(names: Names, options: Options, service: str, subjects: list[str]) 
 
 async def declare(js: Any, names: Names, options: Options, topology: Topology) -> None:
     """Make everything this agent needs. Raises ConfigurationError where what is there would lose messages."""
-    for wanted in _streams(names, options):
+    for wanted in streams(names, options):
         try:
             await _declare_stream(js, wanted)
         except (BadRequestError, APIError) as exc:
@@ -113,21 +113,21 @@ async def _declare_stream(js: Any, wanted: StreamConfig) -> None:
     except NotFoundError:
         await js.add_stream(wanted)
         return
-    faults = _fatal(wanted, found)
+    faults = fatal(wanted, found)
     if faults:
         raise ConfigurationError(
             f"stream {wanted.name!r} would lose messages: {'; '.join(faults)}; correct it, or use another prefix"
         )
-    if _narrower(wanted, found):
+    if narrower(wanted, found):
         subjects = sorted({*(found.subjects or ()), *(wanted.subjects or ())})
         longest = max(found.max_age or 0, wanted.max_age or 0) if found.max_age and wanted.max_age else 0
         await js.update_stream(found, subjects=subjects, max_age=longest)
 
 
-def _fatal(wanted: StreamConfig, found: StreamConfig) -> list[str]:
+def fatal(wanted: StreamConfig, found: StreamConfig) -> list[str]:
     """What cannot be mended in place, or must not be changed behind an operator's back."""
     return [
-        f"{what} is {_word(has)!r}, needed is {_word(needs)!r}"
+        f"{what} is {word(has)!r}, needed is {word(needs)!r}"
         for what, has, needs in (
             ("retention", found.retention, wanted.retention),
             ("storage", found.storage, wanted.storage),
@@ -135,15 +135,15 @@ def _fatal(wanted: StreamConfig, found: StreamConfig) -> list[str]:
             ("max_msgs_per_subject", found.max_msgs_per_subject, wanted.max_msgs_per_subject),
             ("no_ack", bool(found.no_ack), False),
         )
-        if _word(has) != _word(needs)
+        if word(has) != word(needs)
     ]
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     return str(getattr(value, "value", value))
 
 
-def _narrower(wanted: StreamConfig, found: StreamConfig) -> bool:
+def narrower(wanted: StreamConfig, found: StreamConfig) -> bool:
     shorter = bool(found.max_age) and (not wanted.max_age or found.max_age < wanted.max_age - 1)  # type: ignore[operator]  # not None: checked
     return shorter or not set(wanted.subjects or ()) <= set(found.subjects or ())
 
@@ -151,25 +151,25 @@ def _narrower(wanted: StreamConfig, found: StreamConfig) -> bool:
 async def check(js: Any, names: Names, options: Options, topology: Topology) -> None:
     """Change nothing; raise ConfigurationError with all that is missing or wrong."""
     faults: list[str] = []
-    for wanted in _streams(names, options):
+    for wanted in streams(names, options):
         try:
             found = (await js.stream_info(wanted.name)).config
         except NotFoundError:
             faults.append(f"stream {wanted.name!r} is missing")
             continue
-        faults += [f"stream {wanted.name!r}: {fault}" for fault in _fatal(wanted, found)]
+        faults += [f"stream {wanted.name!r}: {fault}" for fault in fatal(wanted, found)]
         if missing := set(wanted.subjects or ()) - set(found.subjects or ()):
             faults.append(f"stream {wanted.name!r} lacks subjects {sorted(missing)!r}")
     for stream, subjects in bindings(names, topology).items():
-        faults += await _durable_faults(js, stream, names.durable(topology.service), subjects)
+        faults += await durable_faults(js, stream, names.durable(topology.service), subjects)
     if faults:
         raise ConfigurationError(
             f"NATS lacks what service {topology.service!r} needs: {'; '.join(faults)};"
-            " create it, or let the agent do it (create=True)"
+            f" run `saga-choreo broker apply --prefix {names.prefix} APP`, or let the agent declare it (SAGA_DECLARE=1)"
         )
 
 
-async def _durable_faults(js: Any, stream: str, durable: str, subjects: list[str]) -> list[str]:
+async def durable_faults(js: Any, stream: str, durable: str, subjects: list[str]) -> list[str]:
     where = f"durable {durable!r} of stream {stream!r}"
     try:
         found = (await js.consumer_info(stream, durable)).config
@@ -180,7 +180,7 @@ async def _durable_faults(js: Any, stream: str, durable: str, subjects: list[str
     if has and (missing := set(subjects) - has):
         faults.append(f"{where} lacks filter subjects {sorted(missing)!r}")
     if found.ack_policy != AckPolicy.EXPLICIT.value:
-        faults.append(f"{where} has ack policy {_word(found.ack_policy)!r}, needed is 'explicit'")
+        faults.append(f"{where} has ack policy {word(found.ack_policy)!r}, needed is 'explicit'")
     if found.max_deliver not in (None, -1):
         faults.append(f"{where} gives up after {found.max_deliver} deliveries, needed is -1 (never)")
     return faults

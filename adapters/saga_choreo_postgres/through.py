@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import asyncpg
-
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
 from saga_choreo_postgres.faults import is_theirs, state_of, translated
@@ -54,12 +52,12 @@ class OwnTransaction(JoinedTransaction):
                 f"tx=... gives {type(holder).__name__!r}, which `async with` cannot enter; pass an async_sessionmaker, engine.connect, "
                 "or a pool's connection or acquire"
             )
-        self._given = await holder.__aenter__()
-        self._holder = holder
-        if isinstance(self._given, asyncpg.Connection):
-            self._driver_transaction = self._given.transaction()
+        given: Any = await holder.__aenter__()
+        self._given, self._holder = given, holder
+        if type(given).__module__.partition(".")[0] == "asyncpg":
+            self._driver_transaction = given.transaction()
             await self._driver_transaction.start()
-        return await speaker_of(self._given)()
+        return await speaker_of(given)()
 
     def savepoint(self, *, hopeful: bool = False) -> Savepoint:  # noqa: ARG002  (the port's own; nobody shares this transaction)
         return _Point(self)

@@ -95,7 +95,8 @@ async def _meta(speaker: Speaker, name: str) -> str:
 async def _epoch(speaker: Speaker, service: str) -> Epoch:
     server = await schema.identity(speaker)
     parts = (await _meta(speaker, "incarnation"), server.get("system_identifier", ""), server.get("timeline", ""))
-    return Epoch("/".join(parts).rstrip("/"), int(await _meta(speaker, f"epoch:{service}") or 0))
+    position, note = await _meta(speaker, f"epoch:{service}"), await _meta(speaker, f"accepted:{service}")
+    return Epoch("/".join(parts).rstrip("/"), int(position or 0), note)
 
 
 async def versions(speaker: Speaker) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class RabbitMqBroker:
         self._names = Names(prefix)
         name = f"saga-choreo {prefix}"
         self._consuming = Link(self._options, "consuming", name, self._prepare_consuming, self._lost_consuming)
-        self._publishing = Link(self._options, "publishing", name, self._prepare_publishing, self._lost_publishing)
+        self._publishing = Link(self._options, "publishing", name, self._prepare_publishing, self._lost_publishing, self._consuming)
         self._publisher = Publisher(self._publishing, self._names, self._options)
         self._receiver = Receiver(self._consuming, self._names, self._options)
         self._later = Later(self._consuming, self._publisher, self._names, self._options)
@@ -73,12 +73,15 @@ class RabbitMqBroker:
 
     async def _prepare_publishing(self, wire: Wire) -> None:
         await self._declare(wire)
-        if self._may_declare:
-            try:
-                await channels.declare_defs(wire, self._names)
-            except Closed as exc:
-                _log.error("the stream %r of definitions is missing, and is tried again: %s", self._names.defs, exc)
+        try:
+            await self._declare_defs(wire)
+        except Closed as exc:
+            _log.error("the stream %r of definitions is missing, and is tried again: %s", self._names.defs, exc)
         await self._publisher.attach(wire)
+
+    async def _declare_defs(self, wire: Wire) -> None:
+        if self._may_declare:
+            await channels.declare_defs(wire, self._names, self._options)
 
     async def _declare(self, wire: Wire) -> None:
         assert self._topology is not None
@@ -136,7 +139,7 @@ class RabbitMqBroker:
         """
         self._must_be_open()
         limit = self._options.delivery_limit
-        near = limit // 2 if limit >= _LIMIT_FOR_DEATHS_MIN else limit + 1
+        near = limit // 2 if limit >= _LIMIT_FOR_DEATHS_MIN else 2 * _LIMIT_FOR_DEATHS_MIN
         later = [one for one in self._receiver.ours(deliveries) if delay_s > 0 or one.token.in_queue >= near]
         again = [one for one in deliveries if one not in later] if delay_s <= 0 else []
         self._receiver.hand_back(again)
@@ -159,7 +162,7 @@ class RabbitMqBroker:
 
     def notices(self) -> AsyncIterator[Notice]:
         self._must_be_open()
-        return Watch(self._consuming, self._publisher, self._names, may_declare=self._may_declare).run()
+        return Watch(self._consuming, self._publisher, self._names, self._declare_defs).run()
 
     def _must_be_open(self) -> None:
         if self._topology is None:

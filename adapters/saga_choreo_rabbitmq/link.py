@@ -31,16 +31,24 @@ _ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
 
 
 class Link:
-    """`on_up` prepares a fresh connection, `on_down` answers what was in flight. Both are ours."""
+    """`on_up` prepares a fresh connection, `on_down` answers what was in flight. Both are ours. A link that comes `after` another
+    one leaves it to that one to find out when the server is back."""
 
     def __init__(
-        self, options: Options, purpose: str, name: str, on_up: Callable[[Wire], Awaitable[None]], on_down: Callable[[str], None]
+        self,
+        options: Options,
+        purpose: str,
+        name: str,
+        on_up: Callable[[Wire], Awaitable[None]],
+        on_down: Callable[[str], None],
+        after: Link | None = None,
     ) -> None:
         self._options = options
         self._purpose = purpose
         self._name = name
         self._on_up = on_up
         self._on_down = on_down
+        self._after = after
         self._servers = cycle(random.sample(options.servers, len(options.servers)))
         self._lost: asyncio.Future[WireError] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -150,6 +158,8 @@ class Link:
         while True:
             await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311  (jitter, not a secret)
             delay = _RETRY_S
+            if self._after is not None:
+                await self._after.up.wait()
             try:
                 await self._connect()
                 return

@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import uuid4
@@ -29,7 +29,6 @@ from saga_choreo_rabbitmq.errors import WireError
 from saga_choreo_rabbitmq.link import Link
 from saga_choreo_rabbitmq.names import Names
 from saga_choreo_rabbitmq.publish import Letter, Publisher
-from saga_choreo_rabbitmq.topology import declare_defs
 from saga_choreo_rabbitmq.wire import Channel, Wire
 
 __all__ = ["Watch", "notice_letter"]
@@ -71,11 +70,11 @@ def notice_letter(names: Names, notice: Notice, repeats: int | None = None) -> L
 class Watch:
     """One watcher. What it knows outlives its connection, and the stream."""
 
-    def __init__(self, link: Link, publisher: Publisher, names: Names, *, may_declare: bool) -> None:
+    def __init__(self, link: Link, publisher: Publisher, names: Names, declare: Callable[[Wire], Awaitable[None]]) -> None:
         self._link = link
         self._publisher = publisher
         self._names = names
-        self._may_declare = may_declare
+        self._declare = declare
         self._known: dict[str, _Known] = {}
         self._unread: deque[_Entry] = deque()
         self._heard = asyncio.Event()
@@ -109,9 +108,8 @@ class Watch:
 
     async def _subscribe(self, wire: Wire) -> Channel:
         self._unread.clear()
-        if self._may_declare:
-            await declare_defs(wire, self._names)
-        channel = await wire.channel()
+        await self._declare(wire)
+        channel = wire.channel()
         try:
             await channel.call(commands.Basic.Qos(0, _PREFETCH, False), commands.Basic.QosOk)
             channel.on_deliver = lambda arrived, content, body: self._take(channel, arrived, content, body)

@@ -32,7 +32,7 @@ class Options:
     `watch_every`: seconds between two looks at bindings and at what was put aside. `settle`: seconds to wait once after a
     queue was made: RabbitMQ writes its name down a little later, and a node that is killed before that has lost the queue.
     `declare=false`: check what is there and create nothing. `password_file`: read at each connect, so that a password can
-    be changed under way. `cafile`, `certfile`, `keyfile`: for `amqps://`; `auth=external`: the client certificate is the
+    be changed under way. `ca_file`, `cert_file`, `key_file`: for `amqps://`; `auth=external`: the client certificate is the
     user.
     """
 
@@ -59,9 +59,9 @@ class Options:
     settle: float = 1.0
     declare: bool = True
     password_file: str = ""
-    cafile: str = ""
-    certfile: str = ""
-    keyfile: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
     auth: str = "plain"
 
     @property
@@ -86,12 +86,12 @@ class Options:
         if not self.tls:
             return None
         try:
-            context = ssl.create_default_context(cafile=self.cafile or None)
-            if self.certfile:
-                context.load_cert_chain(self.certfile, self.keyfile or None)
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file or None)
         except (OSError, ssl.SSLError) as exc:
             raise ConfigurationError(
-                f"the certificates in the broker URL cannot be used ({exc}); correct 'cafile', 'certfile' and 'keyfile'"
+                f"the certificates in the broker URL cannot be used ({exc}); correct 'ca_file', 'cert_file' and 'key_file'"
             ) from exc
         return context
 

@@ -95,12 +95,12 @@ class Publisher:
         self._room: asyncio.Future[None] | None = None
 
     async def attach(self, wire: Wire) -> None:
-        channel = await wire.channel()
+        channel = wire.channel()
         channel.on_confirm, channel.on_return = self._confirmed, self._take_return
         await channel.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
         channel.on_closed = lambda error: self._closed(wire, error)
         # Observations are not confirmed: on the other channel they would only use up its numbers.
-        self._aside = await wire.channel()
+        self._aside = wire.channel()
         self._aside.on_closed = wire.lose
         self._channel, self._tag = channel, 0
 

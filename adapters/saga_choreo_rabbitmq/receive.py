@@ -67,7 +67,7 @@ class Receiver:
         if not self._service:
             return
         self._forget()
-        channel = await wire.channel()
+        channel = wire.channel()
         channel.on_deliver = lambda arrived, content, body: self._arrived(channel, arrived, content, body)
         # The queue was deleted, or the channel failed: the next connection declares and begins anew.
         channel.on_cancel = lambda: wire.lose(WireError(f"the queue of service {self._service!r} was deleted"))

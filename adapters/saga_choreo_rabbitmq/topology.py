@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pamqp import commands
+from pamqp.base import Frame
 
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.ports import Channel, ChannelKind, Topology
@@ -30,7 +31,7 @@ Arguments = Mapping[str, Any]
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 # Numbers that an operator may have set otherwise, and that lose nothing.
 _TAKEN_AS_FOUND = ("x-message-ttl", "x-max-length-bytes", "x-delivery-limit", "x-quorum-initial-group-size", "x-max-age")
-_INEQUIVALENT = re.compile(r"inequivalent arg '([^']+)' .*?current is (?:the value '([^']*)' of type '\w+'|none)", re.DOTALL)
+_INEQUIVALENT = re.compile(r"inequivalent arg '([^']+)' .*?current is (?:(?:the value )?'([^']*)'|none)", re.DOTALL)
 # RabbitMQ 4 drops a message after twenty deliveries where no limit is set, and 3 knows no word for "none".
 _NO_LIMIT = 1_000_000
 # Announcements come again and again, so an hour is more than enough; `notices` says how what is older is kept.
@@ -66,80 +67,97 @@ def _queues(names: Names, options: Options, topology: Topology) -> dict[str, Arg
     return queues
 
 
-def _bindings(names: Names, topology: Topology) -> list[tuple[str, str]]:
-    """Queue and routing key."""
+def _binds(names: Names, topology: Topology) -> list[commands.Queue.Bind]:
     bound = [(names.dlq, "dlq")]
     if topology.receives:
         channels = [Channel(ChannelKind.CONTROL, topology.service), Channel(ChannelKind.OUTCOME)]
         channels += [Channel(ChannelKind.EVENT, event) for event in sorted(set(topology.events))]
         bound += [(names.service(topology.service), names.key(channel)) for channel in channels]
-    return bound
+    return [commands.Queue.Bind(0, queue, names.exchange, key) for queue, key in bound]
 
 
 async def declare(wire: Wire, names: Names, options: Options, topology: Topology) -> None:
     """Make everything this agent needs, except the stream. Raises ConfigurationError where what is there would lose messages."""
-    await _declare_exchange(wire, names.exchange, "topic")
-    has_made_some = False
-    for queue, arguments in _queues(names, options, topology).items():
-        has_made_some |= not await _is_there(wire, queue)
-        await _declare_queue(wire, queue, arguments)
-    await assert_bindings(wire, names, topology)
-    if has_made_some:
+    queues = _queues(names, options, topology)
+    there = await asyncio.gather(*(_is_there(wire, queue) for queue in queues))
+    await _declare(wire, (names.exchange, "topic"), queues, _binds(names, topology))
+    if not all(there):
         await asyncio.sleep(options.settle)
 
 
-async def declare_defs(wire: Wire, names: Names) -> None:
+async def declare_defs(wire: Wire, names: Names, options: Options) -> None:
     """The stream of the definitions. It stands for itself: an agent works on while it is down."""
-    await _declare_queue(wire, names.defs, _DEFS)
-    channel = await wire.channel()
-    await channel.call(commands.Queue.Bind(0, names.defs, names.exchange, "defs"), commands.Queue.BindOk)
-    await channel.close()
-
-
-async def assert_bindings(wire: Wire, names: Names, topology: Topology) -> None:
-    channel = await wire.channel()
-    for queue, key in _bindings(names, topology):
-        await channel.call(commands.Queue.Bind(0, queue, names.exchange, key), commands.Queue.BindOk)
-    await channel.close()
+    bind = commands.Queue.Bind(0, names.defs, names.exchange, "defs")
+    is_there = await _is_there(wire, names.defs)
+    await _declare(wire, (names.exchange, "topic"), {names.defs: _DEFS}, [bind])
+    if not is_there:
+        await asyncio.sleep(options.settle)
 
 
 async def declare_delay(wire: Wire, names: Names, options: Options, delay_ms: int) -> None:
     """A queue whose messages go on, after the delay, to the queue that their routing key names."""
     name = names.delay(delay_ms)
-    await _declare_exchange(wire, name, "fanout")
-    await _declare_queue(wire, name, {**_quorum(options, _NO_LIMIT), **_dead_lettering(""), "x-message-ttl": delay_ms})
-    channel = await wire.channel()
-    await channel.call(commands.Queue.Bind(0, name, name, ""), commands.Queue.BindOk)
-    await channel.close()
+    arguments = {**_quorum(options, _NO_LIMIT), **_dead_lettering(""), "x-message-ttl": delay_ms}
+    await _declare(wire, (name, "fanout"), {name: arguments}, [commands.Queue.Bind(0, name, name, "")])
 
 
-async def _declare_exchange(wire: Wire, name: str, kind: str) -> None:
-    channel = await wire.channel()
+async def assert_bindings(wire: Wire, names: Names, topology: Topology) -> None:
+    await _all(wire, _binds(names, topology))
+
+
+async def _declare(
+    wire: Wire, exchange: tuple[str, str], queues: Mapping[str, Arguments], binds: Sequence[commands.Queue.Bind]
+) -> None:
+    """All at once, in one round trip; one after the other when the server objects, to find out to what."""
+    first = _exchange(*exchange)
     try:
-        await channel.call(commands.Exchange.Declare(0, name, kind, durable=True), commands.Exchange.DeclareOk)
+        await _all(wire, [first, *(_queue(name, arguments) for name, arguments in queues.items()), *binds])
+    except Closed as exc:
+        if exc.code != _PRECONDITION_FAILED:
+            raise
+        await _declare_exchange(wire, first, exc.text)
+        for name, arguments in queues.items():
+            await _declare_queue(wire, name, arguments)
+        await _all(wire, binds)
+
+
+async def _all(wire: Wire, requests: Sequence[Frame]) -> None:
+    channel = wire.channel()
+    await channel.call_all(requests)
+    channel.leave()
+
+
+def _exchange(name: str, kind: str) -> commands.Exchange.Declare:
+    return commands.Exchange.Declare(0, name, kind, durable=True)
+
+
+def _queue(name: str, arguments: Arguments) -> commands.Queue.Declare:
+    return commands.Queue.Declare(0, name, durable=True, arguments=dict(arguments))
+
+
+async def _declare_exchange(wire: Wire, request: commands.Exchange.Declare, text: str) -> None:
+    try:
+        await _all(wire, [request])
     except Closed as exc:
         if exc.code != _PRECONDITION_FAILED:
             raise
         raise ConfigurationError(
-            f"exchange {name!r} exists and is not a durable {kind} exchange ({exc.text}); delete it, or use another prefix"
+            f"exchange {request.exchange!r} exists and is not a durable {request.exchange_type} exchange ({text});"
+            " delete it, or use another prefix"
         ) from exc
-    await channel.close()
 
 
 async def _declare_queue(wire: Wire, name: str, arguments: Arguments) -> None:
     wanted = dict(arguments)
     for _ in range(len(_TAKEN_AS_FOUND) + 1):
-        channel = await wire.channel()
         try:
-            request = commands.Queue.Declare(0, name, durable=True, arguments=wanted)
-            await channel.call(request, commands.Queue.DeclareOk)
+            await _all(wire, [_queue(name, wanted)])
         except Closed as exc:
             if exc.code != _PRECONDITION_FAILED:
                 raise
             _take_as_found(name, wanted, exc)
-            continue
-        await channel.close()
-        return
+        else:
+            return
 
 
 def _take_as_found(name: str, wanted: dict[str, Any], refusal: Closed) -> None:
@@ -165,9 +183,7 @@ async def check(wire: Wire, names: Names, options: Options, topology: Topology) 
     """Change nothing; raise ConfigurationError with all that is missing. Settings and bindings cannot be seen over AMQP."""
     faults: list[str] = []
     try:
-        channel = await wire.channel()
-        await channel.call(commands.Exchange.Declare(0, names.exchange, "topic", passive=True), commands.Exchange.DeclareOk)
-        await channel.close()
+        await _all(wire, [commands.Exchange.Declare(0, names.exchange, "topic", passive=True)])
     except Closed as exc:
         faults.append(_fault("exchange", names.exchange, exc))
     for queue in (*_queues(names, options, topology), names.defs):
@@ -197,9 +213,9 @@ async def _is_there(wire: Wire, queue: str) -> bool:
 
 
 async def _look_at(wire: Wire, queue: str) -> int:
-    channel = await wire.channel()
+    channel = wire.channel()
     found = await channel.call(commands.Queue.Declare(0, queue, passive=True), commands.Queue.DeclareOk)
-    await channel.close()
+    channel.leave()
     return found.message_count or 0
 
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from pamqp import commands
@@ -60,37 +60,40 @@ class Channel:
         self._parts: list[bytes] = []
         self._missing = 0
 
-    async def call(self, request: Frame, answer: type[Answer]) -> Answer:
-        """Send, and wait for the answer. Raises Closed when the server refuses, WireError when it does not answer in time."""
-        if self.error is not None:
-            raise self.error
+    def send(self, request: Frame) -> asyncio.Future[Frame]:
+        """Send without waiting. What is returned holds the answer in the end."""
         waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self.expect(waiting)
         self.wire.write(pamqp_frame.marshal(request, self.number))
-        await asyncio.wait((waiting,), timeout=self.wire.answer_timeout_s)
-        if not waiting.done():
-            error = WireError(f"no answer to {request.name} for {self.wire.answer_timeout_s:g} s")
-            self.wire.lose(error)
-            raise error
-        got = waiting.result()
+        return waiting
+
+    async def call(self, request: Frame, answer: type[Answer]) -> Answer:
+        """Send, and wait for the answer. Raises Closed when the server refuses, WireError when it does not answer in time."""
+        (got,) = await self.call_all([request])
         if not isinstance(got, answer):
             raise WireError(f"the server answered {request.name} with {got.name}")
         return got
+
+    async def call_all(self, requests: Sequence[Frame]) -> list[Frame]:
+        """Send all at once, and wait for all answers. The first refusal is raised; what comes after it was not done."""
+        if self.error is not None:
+            raise self.error
+        answers = [self.send(request) for request in requests]
+        await asyncio.wait(answers, timeout=self.wire.answer_timeout_s)
+        if not answers[-1].done():
+            error = WireError(f"no answer to {requests[-1].name} for {self.wire.answer_timeout_s:g} s")
+            self.wire.lose(error)
+            raise error
+        return [answer.result() for answer in answers]
 
     def expect(self, answer: asyncio.Future[Frame]) -> None:
         """Answers come in the order of the requests; one that nobody waits for any more still takes its turn."""
         self._calls.append(answer)
 
-    async def close(self) -> None:
-        if self.error is None:
-            await self.call(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
-            self.wire.forget(self.number)
-
     def leave(self) -> None:
         """Close without waiting for the answer."""
         if self.error is None:
-            self.expect(asyncio.get_running_loop().create_future())
-            self.wire.write(pamqp_frame.marshal(commands.Channel.Close(200, "done", 0, 0), self.number))
+            self.send(commands.Channel.Close(200, "done", 0, 0))
             self.fail(WireError("this channel was closed"))
 
     def fail(self, error: WireError) -> None:
@@ -120,6 +123,8 @@ class Channel:
                 self.wire.write(pamqp_frame.marshal(commands.Channel.CloseOk(), self.number))
                 self.wire.forget(self.number)
                 self.fail(Closed(method.reply_code or 0, method.reply_text or ""))
+            case commands.Channel.CloseOk():
+                self.wire.forget(self.number)
             case commands.Basic.Cancel():
                 if self.on_cancel is not None:
                     self.on_cancel()
@@ -162,6 +167,7 @@ class Wire(asyncio.Protocol):
         self._control = Channel(self, 0)
         self._channels: dict[int, Channel] = {0: self._control}
         self._last_number = 0
+        self._free: list[int] = []
         self._has_heard = self._has_written = False
         self._missed = 0
         self._tick_s = 0.0
@@ -228,16 +234,22 @@ class Wire(asyncio.Protocol):
         """Written, and not taken by the network yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    async def channel(self) -> Channel:
-        self._last_number += 1
-        channel = self._channels[self._last_number] = Channel(self, self._last_number)
+    def channel(self) -> Channel:
+        """A fresh channel. Nobody waits for the server's answer: requests may follow at once, and are answered in order."""
         if self.error is not None:
             raise self.error
-        await channel.call(commands.Channel.Open(), commands.Channel.OpenOk)
+        if self._free:
+            number = self._free.pop()
+        else:
+            number = self._last_number = self._last_number + 1
+        channel = self._channels[number] = Channel(self, number)
+        channel.send(commands.Channel.Open())
         return channel
 
     def forget(self, number: int) -> None:
-        self._channels.pop(number, None)
+        """Both sides have closed this channel: its number may be used again, of which there are few."""
+        if self._channels.pop(number, None) is not None:
+            self._free.append(number)
 
     def write(self, raw: bytes) -> None:
         """Never blocks; how much is waiting is bounded by those who write."""

@@ -114,7 +114,7 @@ return 1
 """
 )
 
-# Where the store's history is. ARGV: field of the position, what it has to be above, field and text of a note.
+# Where the store's history is. ARGV: field of the position, what it has to be above, field and text of a note. Returns the position.
 ADVANCE = Script(
     """
 local now = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
@@ -122,6 +122,6 @@ local wanted = tonumber(ARGV[2])
 if wanted > now then now = wanted end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + 1))
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], ARGV[3], ARGV[4]) end
-return 0
+return now + 1
 """
 )

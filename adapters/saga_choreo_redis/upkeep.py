@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
@@ -67,9 +68,11 @@ class RedisUpkeep:
         return found[:limit]
 
     async def epoch(self, service: str) -> Epoch:
-        identity, position = await self._link.read("HMGET", self._keys("meta"), "incarnation", f"epoch:{service}")
-        return Epoch((identity or b"").decode(), int(position or 0))
+        names = ("incarnation", f"epoch:{service}", f"accepted:{service}")
+        identity, position, note = await self._link.read("HMGET", self._keys("meta"), *names)
+        return Epoch((identity or b"").decode(), int(position or 0), (note or b"").decode())
 
     async def advance(self, service: str, at_least: int = 0, note: str = "") -> Epoch:
-        await self._link.run(ADVANCE, [self._keys("meta")], [f"epoch:{service}", at_least, f"accepted:{service}", note])
-        return await self.epoch(service)
+        words = [f"epoch:{service}", at_least, f"accepted:{service}", note]
+        position = await self._link.run(ADVANCE, [self._keys("meta")], words)
+        return replace(await self.epoch(service), position=position)

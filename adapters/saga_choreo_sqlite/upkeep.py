@@ -76,12 +76,11 @@ class SqliteUpkeep:
 
     async def advance(self, service: str, at_least: int = 0, note: str = "") -> Epoch:
         def work(connection: Connection) -> Epoch:
-            now = _epoch(connection, service)
-            position = max(now.position, at_least) + 1
+            position = max(_epoch(connection, service).position, at_least) + 1
             connection.execute(_PUT_META, (f"epoch:{service}", str(position)))
             if note:
                 connection.execute(_PUT_META, (f"accepted:{service}", note))
-            return Epoch(now.identity, position)
+            return _epoch(connection, service)
 
         return await self._writer.run(work)
 
@@ -92,7 +91,9 @@ def _meta(connection: Connection, name: str) -> str:
 
 
 def _epoch(connection: Connection, service: str) -> Epoch:
-    return Epoch(_meta(connection, "incarnation"), int(_meta(connection, f"epoch:{service}") or 0))
+    return Epoch(
+        _meta(connection, "incarnation"), int(_meta(connection, f"epoch:{service}") or 0), _meta(connection, f"accepted:{service}")
+    )
 
 
 def looked_at(connection: Connection) -> tuple[int, int, str]:

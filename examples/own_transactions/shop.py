@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -28,7 +28,7 @@ form = (
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
+def postgres() -> Generator[str]:
     """SAGA_STORE_URL, or a server of our own for as long as the block is open."""
     given = os.environ.get("SAGA_STORE_URL", "")
     if given:

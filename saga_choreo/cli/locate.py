@@ -21,7 +21,16 @@ from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.runtime.settings import read_settings
 
-__all__ = ["Participant", "Runnable", "app_or_setting", "find_agent", "find_choreographies", "find_described", "find_start"]
+__all__ = [
+    "Participant",
+    "Runnable",
+    "app_or_setting",
+    "find_agent",
+    "find_choreographies",
+    "find_described",
+    "find_services",
+    "find_start",
+]
 
 
 @runtime_checkable
@@ -39,6 +48,8 @@ class Runnable(Protocol):
 class Participant(Runnable, Protocol):
     """An agent that may know only its own steps of a choreography."""
 
+    @property
+    def prefix(self) -> str: ...
     @property
     def open_choreography(self) -> Choreography | None: ...
     def own_steps(self) -> tuple[ChoreographyStep, ...]: ...
@@ -90,6 +101,12 @@ def find_described(target: str) -> tuple[Choreography | Participant, ...]:
     if not several:
         raise ConfigurationError(f"module {target!r} holds no Choreography and no Agent; name one: '{target}:attribute'")
     return tuple(dict.fromkeys(several))
+
+
+def find_services(target: str) -> tuple[Choreography | Participant, ...]:
+    """As `find_described`, but an agent that is named stands for itself, whatever it takes part in."""
+    found = _locate(target)
+    return (found,) if _is_agent(found) and isinstance(found, Participant) else find_described(target)
 
 
 def find_start(target: str) -> tuple[Callable[..., object], object]:

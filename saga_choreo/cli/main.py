@@ -20,6 +20,8 @@ from saga_choreo.cli.lazy import LazyCommand, LazyGroup
 __all__ = ["cli", "main", "run_command"]
 
 _COMMANDS = {
+    "asyncapi": LazyCommand("saga_choreo.cli.asyncapi", "asyncapi", "Describe a choreography's events as AsyncAPI."),
+    "broker": LazyCommand("saga_choreo.cli.broker", "broker", "Plan, declare and check the channels on the broker."),
     "demo": LazyCommand("saga_choreo.cli.demo", "demo", "Run four services on a real broker here, and judge the outcome."),
     "dlq": LazyCommand("saga_choreo.cli.dlq", "dlq", "Look at dead letters, judge them, replay them, put them aside."),
     "graph": LazyCommand("saga_choreo.cli.graph", "graph", "Draw a choreography: steps, owners, events, compensations."),

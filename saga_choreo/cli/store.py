@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from saga_choreo.cli.confirm import Consent, consent_options
 from saga_choreo.cli.output import Output, output_options
 from saga_choreo.cli.sagas import store_option
 
@@ -18,6 +19,7 @@ def store() -> None:
     Examples:
       saga-choreo store migrate --dry-run --store sqlite:///payment.db
       saga-choreo store check
+      saga-choreo store accept-epoch --service payment --reason "restored last night's backup, compared with shipping"
     """
 
 
@@ -70,3 +72,28 @@ def check_command(out: Output, store_url: str | None, late_s: int, limit: int, l
     from saga_choreo.cli.upkeep import check_the_store
 
     check_the_store(store_url, out, late_s=late_s, limit=limit, ledger=ledger)
+
+
+@store.command("accept-epoch")
+@store_option
+@click.option("--service", required=True, help="The service whose agents have stopped.")
+@click.option("--reason", required=True, help="Why the store may be worked with as it is; kept in it.")
+@consent_options
+@output_options("table", "json", "jsonl", "name")
+def accept_command(
+    out: Output, store_url: str | None, service: str, reason: str, yes: bool, dry_run: bool, expect_count: int | None
+) -> None:
+    """Let agents go on with a store that went back in time.
+
+    Agents stop when their store misses commits that it had confirmed: after a restore, or a failover to a replica that lagged. This lists
+    the sagas that are open in the store, whose commits may be missing. Compare them with the other participants first: what they did
+    because of a commit that is gone is not undone by this. Agents that run go on within a second or two.
+
+    \b
+    Examples:
+      saga-choreo store accept-epoch --service payment --reason "restored the backup of 04:00" --dry-run
+      saga-choreo store accept-epoch --service payment --reason "restored the backup of 04:00" --yes
+    """
+    from saga_choreo.cli.upkeep import accept_epoch
+
+    accept_epoch(store_url, out, service, reason, Consent(yes, dry_run, expect_count))

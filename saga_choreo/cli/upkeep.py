@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import time
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from saga_choreo.cli.confirm import Consent, confirm
 from saga_choreo.cli.exits import ExitCode
 from saga_choreo.cli.output import Output, emit_json, emit_rows, schema, talk
-from saga_choreo.cli.reading import store_url_of
-from saga_choreo.core.consistency import Contradiction
-from saga_choreo.errors import ConfigurationError, StoreVersionError
+from saga_choreo.cli.reading import store_url_of, with_store
+from saga_choreo.errors import ConfigurationError, SagaNotFound, StoreVersionError
 from saga_choreo.ports import StoreState, Upkeep
 from saga_choreo.runtime.checking import Checked, check_store
+from saga_choreo.runtime.consistency import Contradiction
+from saga_choreo.runtime.epochs import acceptance, suspects
 from saga_choreo.runtime.plugins import WholeStore, make_store, redacted
 
-__all__ = ["check_the_store", "migrate_store"]
+__all__ = ["accept_epoch", "check_the_store", "migrate_store"]
 
 _COLUMNS = ("code", "service", "saga", "step", "detail")
 
@@ -127,3 +130,24 @@ def _tell(state: StoreState, checked: Checked | None) -> None:
     if checked is not None:
         more = "; there are older ones, see --limit" if checked.further else ""
         talk(f"looked at {checked.sagas} sagas with {checked.records} records{more}")
+
+
+def accept_epoch(store_url: str | None, out: Output, service: str, reason: str, consent: Consent) -> None:
+    is_read_by_program = out.format in {"json", "jsonl"}
+
+    async def work(store: WholeStore) -> list[dict[str, Any]]:
+        if not isinstance(store, Upkeep):
+            raise ConfigurationError(f"the {store.features.name} store keeps no epoch, so there is none to accept")
+        now = await store.epoch(service)
+        if not now.position:
+            raise SagaNotFound(f"no agent of service {service!r} has worked on this store; check --service and --store")
+        found = await suspects(store, service)
+        rows = [{"id": saga_id, "result": "planned" if consent.dry_run else "accepted"} for saga_id in found]
+        plan = f"accept the store of {service} at position {now.position} as it is ({reason}); open sagas, which may miss commits"
+        if not confirm(plan, found, consent, quiet=is_read_by_program):
+            return rows if is_read_by_program else []
+        note = acceptance(now, getpass.getuser(), reason, time.time_ns() // 1_000_000)
+        await store.advance(service, note=note)
+        return rows
+
+    emit_rows(with_store(store_url, work), ("id", "result"), out, known=("id", "result"), empty="No open sagas.")

@@ -27,7 +27,7 @@ class MemoryUpkeep:
         return [SagaLock(service=service, name=name, saga_id=saga_id) for (service, name), saga_id in held]
 
     async def epoch(self, service: str) -> Epoch:
-        return Epoch("memory", self._committed().epochs.get(service, 0))
+        return Epoch("memory", self._committed().epochs.get(service, 0), self._committed().notes.get(service, ""))
 
     async def advance(self, service: str, at_least: int = 0, note: str = "") -> Epoch:
         tables = self._committed()

@@ -22,6 +22,7 @@ from saga_choreo.ports.letters import (
     LetterFilter,
     Letters,
 )
+from saga_choreo.ports.planning import Difference, Planned, Planning
 from saga_choreo.ports.store import (
     AnnouncedMark,
     BusinessKey,
@@ -40,6 +41,9 @@ from saga_choreo.ports.store import (
 from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
 __all__ = [
+    "Difference",
+    "Planned",
+    "Planning",
     "COLUMNS",
     "ITEM_COLUMNS",
     "JOB_COLUMNS",

@@ -21,6 +21,7 @@ __all__ = ["Epoch", "StoreState", "Upkeep"]
 class Epoch:
     identity: str
     position: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,10 @@ class Agent(StepDecorators):
         return next((Choreography(one) if isinstance(one, str) else one for one in opened), None)
 
     @property
+    def prefix(self) -> str:
+        return self._prefix
+
+    @property
     def limits(self) -> Limits:
         return self._limits
 
@@ -153,7 +157,9 @@ class Agent(StepDecorators):
         settings = read_settings(os.environ)
         broker = self._made(self._broker or settings.broker_url, "broker", "nats://127.0.0.1:4222", self._make_broker)
         store = self._made(self._store or settings.store_url, "store", "sqlite:///payment.db", self._make_store)
-        return self.session_on(store, broker, self._clock, self._limits)
+        session = self.session_on(store, broker, self._clock, self._limits)
+        session.declares = settings.declare
+        return session
 
     def session_on(self, store: WholeStore, broker: Broker, clock: Clock, limits: Limits) -> Session:
         """A run of these steps and callbacks on parts that somebody else made, beside this object: for simulations, which have

@@ -1,4 +1,4 @@
-"""The consistency check of a store: pages through what it holds, bounded, and lets `core.consistency` judge it."""
+"""The consistency check of a store: pages through what it holds, bounded, and lets `consistency` judge it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from saga_choreo.core.consistency import (
+from saga_choreo.core.graph import Plan, plan_of
+from saga_choreo.errors import ConfigurationError, DefinitionError
+from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.record import Record
+from saga_choreo.ports.store import SagaFilter
+from saga_choreo.ports.upkeep import Upkeep
+from saga_choreo.runtime.consistency import (
     Contradiction,
     Effect,
     Judged,
@@ -15,12 +21,6 @@ from saga_choreo.core.consistency import (
     judge_locks,
     judge_saga,
 )
-from saga_choreo.core.graph import Plan, plan_of
-from saga_choreo.errors import ConfigurationError, DefinitionError
-from saga_choreo.model.choreography import Choreography
-from saga_choreo.model.record import Record
-from saga_choreo.ports.store import SagaFilter
-from saga_choreo.ports.upkeep import Upkeep
 from saga_choreo.runtime.plugins import WholeStore
 
 __all__ = ["Checked", "check_store"]

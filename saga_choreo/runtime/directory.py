@@ -68,6 +68,8 @@ class Directory:
         self._news = asyncio.Event()
         # Service -> when one of its agents last said that it lives.
         self.heard: dict[str, Sign] = {}
+        # What is told of stores: not for the directory, but there is one listener to the channel.
+        self.on_epoch: Callable[[Notice], None] = lambda _notice: None
 
     async def recall(self) -> None:
         """What earlier processes have learnt: no waiting after a restart."""
@@ -186,6 +188,8 @@ class Directory:
             service, sign = read_alive(notice)
             self.heard[service] = max(sign, self.heard.get(service, sign))
             return
+        elif word in ("epoch", "epoch-asked"):
+            self.on_epoch(notice)
         elif word == "steps":
             said = Announcement.of(notice.body)
             if said.notice().subject != notice.subject:

@@ -10,7 +10,7 @@ from typing import Any
 from saga_choreo.errors import BrokerUnavailable, StoreUnavailable
 from saga_choreo.ports.clock import Clock
 
-__all__ = ["patiently"]
+__all__ = ["patiently", "unless"]
 
 _log = logging.getLogger("saga_choreo.agent")
 _TRY_AGAIN_FIRST_S = 0.5
@@ -22,7 +22,7 @@ async def patiently(step: Callable[[], Coroutine[Any, Any, None]], stop: asyncio
     wait_s = _TRY_AGAIN_FIRST_S
     while True:
         try:
-            if not await _unless(stop, step()):
+            if not await unless(stop, step()):
                 return False
         except (BrokerUnavailable, StoreUnavailable) as error:
             if stop is None:
@@ -44,7 +44,7 @@ async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
         pass
 
 
-async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -> bool:
+async def unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -> bool:
     """Do the work, or give it up when told to stop (then False)."""
     if stop is None:
         await work

@@ -21,7 +21,7 @@ _BROKERS = "saga_choreo.brokers"
 _STORES = "saga_choreo.stores"
 # Schemes of the roadmap: a clear "not yet" is better than "unknown".
 _PLANNED = {
-    _BROKERS: ("amqp", "amqps", "kafka"),
+    _BROKERS: ("kafka",),
     _STORES: (),
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)

@@ -172,7 +172,10 @@ async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHan
     Raises KeyConflict, ResultTooLarge, NotReady."""
     payload = _payload(what)
     _check_deadline(known.plan, what, session.limits.horizon_s)
-    await session.directory.require(known.plan, session.limits.ready_timeout_s if tx is None else 0.0)
+    wait_s = session.limits.ready_timeout_s if tx is None else 0.0
+    if session.serves:
+        await session.epochs.require_clear(wait_s)
+    await session.directory.require(known.plan, wait_s)
     wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), _digest(what.event))
     if tx is None:
         return await starts_of(session).submit(wanted)

@@ -14,9 +14,8 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from saga_choreo import __version__
 from saga_choreo.core.states import end_state
-from saga_choreo.errors import SagaError, StopCutShort
+from saga_choreo.errors import SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.model.states import Outcome
@@ -24,17 +23,19 @@ from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
+from saga_choreo.runtime.binding import binding_of
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
-from saga_choreo.runtime.deadletters.carrying import replays_of
+from saga_choreo.runtime.deadletters.carrying import let_go, replays_of, version_of
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.epochs import Epochs
 from saga_choreo.runtime.freezing import require_external
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.holding import Holding
 from saga_choreo.runtime.hopeless import later_s, set_aside
 from saga_choreo.runtime.leases import Leases
-from saga_choreo.runtime.opening import patiently
+from saga_choreo.runtime.opening import patiently, unless
 from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
@@ -51,6 +52,8 @@ __all__ = ["Session"]
 
 _log = logging.getLogger("saga_choreo.agent")
 _FORGET_EVERY_S = 3600.0
+# How long work waits for a store that is being looked at, before it is handed back.
+_DOUBT_WAIT_S = 2.0
 _FORGET_MAX = 1000
 # For handing back what was cut short, and for its cancellation.
 _AFTER_GRACE_S = 2.0
@@ -70,6 +73,7 @@ class Session:
         limits: Limits,
         callbacks: Sequence[OnOutcome] = (),
     ) -> None:
+        self.declares = True
         self.service = service = part.service
         self.part = part
         self.catalog = catalog
@@ -83,12 +87,14 @@ class Session:
             for bound in known.handlers.values():
                 self.gates.expect(bound.definition.name, bound.options)
         self.incarnation = self.agent = clock.entropy(4).hex()
-        self.version = f"{__version__} release {part.release}" if part.release else __version__
+        self.version = version_of(part)
         self.relay = Relay(service, broker, store, clock, limits)
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
         self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
+        self.epochs = Epochs(service, self.incarnation, store, broker, clock, limits.epoch_every_s)
+        self.directory.on_epoch = self.epochs.hear
         self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.replays = replays_of(self, store, self.pipeline)
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
@@ -119,7 +125,7 @@ class Session:
             self.directory.recall,
             lambda: self.directory.remember_own(holders),
             lambda: self.broker.open(self._topology(serves=serves)),
-            *((lambda: self.directory.announce(self.incarnation),) if serves else ()),
+            *((lambda: self.directory.announce(self.incarnation), self.epochs.ask) if serves else ()),
         )
         for step in steps:
             if not await patiently(step, stop, self.clock):
@@ -135,21 +141,10 @@ class Session:
             )
 
     def _topology(self, *, serves: bool) -> Topology:
-        """What the steps of all known definitions react to, and what this code reacts to: a definition that is assembled later
-        needs no other channel."""
-        plans = [known.plan for known in self.catalog.all()]
-        steps, opened = self.part.open_steps, self.part.open
-        read = {event for plan in plans for event in plan.events_read_by(self.service)}
-        known = {ref.name for plan in plans for s in (plan.origin, *plan.steps) for ref in s.outputs}
-        owners = {owner for plan in plans for owner in plan.owners} | {step.owner for step in steps}
-        return Topology(
-            service=self.service,
-            agent=self.incarnation,
-            events=tuple(sorted(read | {ref.name for step in steps for ref in step.reads})),
-            known_events=tuple(sorted(known | {ref.name for step in steps for ref in (*step.reads, *step.publishes)})),
-            owners=tuple(sorted(owners.union(() if opened is None else opened.participants))),
-            receives=serves,
-        )
+        plans, opened = [known.plan for known in self.catalog.all()], self.part.open
+        others = () if opened is None else opened.participants
+        how = {"create": self.declares, "receives": serves}
+        return binding_of(self.service, plans, self.part.open_steps, others, agent=self.incarnation, **how)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then finish or hand back what is under way. Raises StopCutShort when that is not done in time."""
@@ -179,9 +174,11 @@ class Session:
                 background.create_task(self._renew_for_ever()),
                 background.create_task(self._beat_for_ever()),
                 background.create_task(self.standing.look_for_ever()),
+                background.create_task(self.epochs.run()),
             ]
             try:
-                await self._work_until(stop)
+                if await unless(stop, self.epochs.cleared()):
+                    await self._work_until(stop)
             finally:
                 for loop in loops:
                     loop.cancel()
@@ -191,8 +188,7 @@ class Session:
             async with asyncio.TaskGroup() as work:
                 self._work = work
                 loops = [work.create_task(self.timers.run(work)), work.create_task(self.holding.run())]
-                if self.replays is not None:
-                    loops.append(work.create_task(self.replays.run()))
+                loops += [] if self.replays is None else [work.create_task(self.replays.run())]
                 try:
                     async with self._noting(stop):
                         await self.consumer.run(work, stop)
@@ -200,8 +196,7 @@ class Session:
                     for loop in loops:
                         loop.cancel()
                     await self._give_back(await self.timers.stop(self._time_left_s()))
-                    if self.replays is not None:
-                        await self.replays.let_go()
+                    await let_go(self.replays)
         except Exception:
             _log.critical("agent of service %r cannot go on and stops working", self.service)
             raise
@@ -313,10 +308,15 @@ class Session:
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         """One batch through the pipeline. What could not be done is handed back; a batch that meets a bug of ours is taken
         apart, so that one message cannot hold up the others."""
+        if not await self.epochs.until_clear(_DOUBT_WAIT_S):
+            await self._hand_back(deliveries, _DOUBT_WAIT_S)
+            return
         driver = Driver(self)
         try:
             await driver.run(self.pipeline.handle([Arrival.of(delivery) for delivery in deliveries]))
-        except SagaError:
+        except SagaError as error:
+            if isinstance(error, StoreUnavailable):
+                self.epochs.doubt()
             await self._hand_back([one for one in deliveries if id(one) not in driver.acked], 1.0)
             raise
         except Exception as error:  # noqa: BLE001  a bug of ours in one message must not stop the others
@@ -339,7 +339,13 @@ class Session:
                 _log.info("%d messages could not be handed back (%s); the broker delivers them again later", len(deliveries), error)
 
     async def _work_on(self, key: RecordKey) -> bool:
-        return bool(await Driver(self).run(self.pipeline.work(key)))
+        if not await self.epochs.until_clear(_DOUBT_WAIT_S):
+            return False
+        try:
+            return bool(await Driver(self).run(self.pipeline.work(key)))
+        except StoreUnavailable:
+            self.epochs.doubt()
+            raise
 
     async def _republish(self, records: Sequence[Record]) -> None:
         """Straight through the relay: the scan waits for the confirmations, so that it never runs ahead of them."""

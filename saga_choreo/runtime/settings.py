@@ -33,6 +33,7 @@ class Settings:
     log_level: str = "info"
     log_format: LogFormat = "auto"
     read_only: bool = False
+    declare: bool = True
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -43,6 +44,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         store_url=_value(environ, "SAGA_STORE_URL"),
         log_level=_choice(environ, "SAGA_LOG_LEVEL", LOG_LEVELS, "info"),
         log_format=_choice(environ, "SAGA_LOG_FORMAT", LOG_FORMATS, "auto"),
+        declare=_choice(environ, "SAGA_DECLARE", ("0", "1"), "1") == "1",
         read_only=_choice(environ, "SAGA_READ_ONLY", ("0", "1"), "0") == "1",
     )
 

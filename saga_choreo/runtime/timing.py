@@ -51,6 +51,8 @@ class Limits:
     horizon_s: float = 7 * 86_400
     # The bound on clock differences: a saga from further ahead is refused, one past the horizon is kept this much longer.
     clock_bound_s: float = 7200.0
+    # How often an agent tells how far its store is, and looks whether it is still the same; one small commit each time.
+    epoch_every_s: float = 5.0
     stop_grace_s: float = 25.0
     ready_timeout_s: float = 10.0
     # Messages of a definition that is not known yet: how often they are looked at, and when a copy goes to the dead letters.

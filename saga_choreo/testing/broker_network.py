@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from saga_choreo.errors import BrokerUnavailable
-from saga_choreo.testing.behaviours import BrokerSuite, bodies, collect, event, opened, publish, tool, topology
+from saga_choreo.testing.behaviours import BrokerSuite, bodies, collect, event, opened, publish, tool, topology, unread
 from saga_choreo.testing.broker_harness import BrokerHarness
 from saga_choreo.testing.broker_servers import ANSWER_S, BACK_S, collect_all, publish_once
 
@@ -190,7 +190,7 @@ async def _jitter(h: BrokerHarness) -> None:
             tries = proxy.connected_at[before : before + len(brokers)]
         assert max(tries) - min(tries) > 0.02, f"all tried again within {max(tries) - min(tries):.3f} s"
         for broker in brokers:
-            await publish(broker, event(b"after", "order.other"))
+            await publish(broker, unread(event(b"after", "order.other")))
 
 
 @NETWORK.that("closing while the server is away ends in bounded time", "proxy")

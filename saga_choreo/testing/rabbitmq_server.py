@@ -42,6 +42,13 @@ def _die_with_parent() -> None:  # pragma: no cover  (runs in the child, between
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _stands_still(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True
+
+
 class RabbitMqServer:
     """One node in one directory, always on the same ports. The calls block; call them from the main thread.
 
@@ -209,9 +216,14 @@ class RabbitMqServer:
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers. Undone by `resume`."""
+        """SIGSTOP: connections stay open and nothing answers. Undone by `resume`. Returns when each thread of it stands still, which
+        takes a moment on a busy machine."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            threads = Path(f"/proc/{self._process.pid}/task")
+            deadline = time.monotonic() + _STOP_S
+            while time.monotonic() < deadline and not all(map(_stands_still, threads.glob("*/stat"))):
+                time.sleep(_POLL_S)
 
     def resume(self) -> None:
         if self._process is not None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from saga_choreo.model.record import Record, Row
-from saga_choreo.ports import Reader, Scans, Store, Transaction
+from saga_choreo.ports import Reader, Scans, Store, Transaction, Upkeep
 
 __all__ = ["NOTES", "SERVICE", "AnyStore", "Behaviour", "OwnConnection", "StoreHarness", "StoreTest", "make_record", "saga_id_of"]
 
@@ -50,6 +50,7 @@ class StoreHarness:
             "durable": features.durable,
             "join": self.own_connection is not None,
             "letters": features.letters,
+            "upkeep": isinstance(self.make(), Upkeep),
             "versions": self.make_newer is not None,
         }
         return tuple(need for need in needs if not has[need])

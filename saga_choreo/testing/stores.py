@@ -22,6 +22,7 @@ from saga_choreo.testing.store_locks import LOCK_BEHAVIOURS
 from saga_choreo.testing.store_processes import PROCESS_BEHAVIOURS
 from saga_choreo.testing.store_records import RECORD_BEHAVIOURS
 from saga_choreo.testing.store_tables import TABLE_BEHAVIOURS
+from saga_choreo.testing.store_upkeep import UPKEEP_BEHAVIOURS
 from saga_choreo.testing.store_user import USER_BEHAVIOURS
 
 __all__ = ["STORE_BEHAVIOURS", "AnyStore", "Behaviour", "OwnConnection", "StoreHarness", "check_store", "make_record", "saga_id_of"]
@@ -33,6 +34,7 @@ STORE_BEHAVIOURS: tuple[Behaviour, ...] = (
     *LETTER_BEHAVIOURS,
     *USER_BEHAVIOURS,
     *PROCESS_BEHAVIOURS,
+    *UPKEEP_BEHAVIOURS,
 )
 
 

@@ -98,7 +98,7 @@ class _RabbitMq:
             drop_bindings=lambda: rabbitmq_tools.drop(server, prefix, channels=False),
             drop_channels=lambda: rabbitmq_tools.drop(server, prefix, channels=True),
             purge=lambda: rabbitmq_tools.purge(server, prefix),
-            cramped=lambda: self._with("&queue_max_bytes=100000"),
+            cramped=lambda: self._with("&queue_max_bytes=100000&prefetch=2&in_flight=4"),
             blocked=lambda: rabbitmq_tools.blocked(server),
             guarded=lambda: guarded().entered(prefix),
             disconnect=lambda: rabbitmq_tools.disconnect(server),

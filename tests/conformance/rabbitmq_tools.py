@@ -112,7 +112,7 @@ class Guarded:
         yield self
 
     def url(self, user: str) -> str:
-        return f"amqps://{user}@localhost:{self.server.tls_port}?cafile={self._certificates.issuer}"
+        return f"amqps://{user}@localhost:{self.server.tls_port}?ca_file={self._certificates.issuer}"
 
     def broker(self, which: Literal["first", "second"] = "first") -> Broker:
         return RabbitMqBroker(f"{self.url(f'agent:{which}-s3cret')}&publish_timeout=3&open_timeout=5&settle=0", prefix=self.prefix)

@@ -96,7 +96,7 @@ def _sqlite(tmp_path: Path, **options: object) -> StoreHarness:
 
     async def newer() -> None:
         with contextlib.closing(apsw.Connection(str(path))) as connection:
-            connection.execute("UPDATE saga_meta SET value = '9999' WHERE name = 'schema_version'")
+            connection.execute("UPDATE saga_meta SET value = '9999' WHERE name IN ('schema_version', 'oldest_version')")
 
     def make() -> SqliteStore:
         return SqliteStore(url, **options)  # type: ignore[arg-type]  # the options are given right below
@@ -142,7 +142,7 @@ def _postgres(url: str) -> StoreHarness:
 
     async def newer() -> None:
         connection = await asyncpg.connect(url)
-        await connection.execute("UPDATE saga_meta SET value = '9999' WHERE name = 'schema_version'")
+        await connection.execute("UPDATE saga_meta SET value = '9999' WHERE name IN ('schema_version', 'oldest_version')")
         await connection.close()
 
     return StoreHarness(

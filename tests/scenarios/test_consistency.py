@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from saga_choreo import Choreography, Reject, StepContext, all_of, one_of
-from saga_choreo.core.consistency import Contradiction
 from saga_choreo.model.choreography import Split
 from saga_choreo.runtime.checking import check_store
+from saga_choreo.runtime.consistency import Contradiction
 from saga_choreo.runtime.plugins import make_store
 from tests.scenarios.world import QUICK, Go, World, chain, event_of, run, step
 

@@ -9,10 +9,15 @@ from uuid import uuid4
 import pytest
 
 from saga_choreo import Limits, SagaState
+from saga_choreo.model.envelope import MessageKind
+from saga_choreo.model.ids import saga_id_at
+from saga_choreo.model.states import State
 from saga_choreo.runtime import session as sessions
 from saga_choreo.runtime.hopeless import later_s
+from saga_choreo.runtime.operations import Broke, Save
 from saga_choreo.runtime.pipeline import Pipeline
 from tests.scenarios.world import Go, World, chain, eventually, run
+from tests.unit.runtime.rig import NOW_MS, Rig, envelope
 
 
 def test_it_is_handed_back_later_and_later_so_that_twenty_deliveries_take_some_minutes() -> None:
@@ -60,3 +65,21 @@ def test_one_that_always_meets_a_bug_is_quarantined_loudly_and_whole_and_the_oth
     run(scenario())
     (loud,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
     assert "quarantined" in loud.getMessage()
+
+
+def test_an_edge_within_the_service_that_is_past_the_horizon_ends_in_quarantine_with_its_own_copy() -> None:
+    """A saga that is older than the horizon goes on where it has a record; the next step of the same service has none, and gets none."""
+    rig = Rig(limits=Limits(horizon_s=60.0))
+    old = saga_id_at(NOW_MS - 120_000, bytes(10))
+    rig.now_ms = NOW_MS - 100_000
+    rig.answers = [Broke("down")]
+    rig.handle(envelope(rig.choreography, saga_id=old))
+    (record,) = rig.records.values()
+    rig.now_ms = NOW_MS
+    rig.drive(rig.pipeline.work(record.record_key))
+    assert [one.row.state for one in rig.records.values()] == [State.DONE], "only the step that had a record"
+    (done,) = [one for one in rig.said() if one.kind is MessageKind.DONE]
+    assert done.channel.name == "one.done"
+    rig.handle(done)
+    (kept,) = [one for save in rig.of(Save) for one in save.quarantined]
+    assert (kept.code, kept.saga_id) == ("stale", str(old))

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from saga_choreo.core.consistency import Effect, Judged, judge_effects, judge_keys, judge_locks, judge_saga
 from saga_choreo.core.graph import plan_of
 from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.model.record import ORIGIN, Record, Row
 from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.runtime.consistency import Effect, Judged, judge_effects, judge_keys, judge_locks, judge_saga
 
 FORM = (
     Choreography("orders")
