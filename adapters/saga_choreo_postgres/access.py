@@ -65,7 +65,8 @@ async def psycopg(ctx: HasTransaction) -> psycopg3.AsyncConnection[Any]:
 
 
 def _user(ctx: HasTransaction) -> PostgresUser:
-    user = getattr(ctx.tx, "beneath", ctx.tx)
+    given: object = ctx.tx
+    user = given if isinstance(given, PostgresUser) else getattr(given, "beneath", given)
     if not isinstance(user, PostgresUser):
         raise ConfigurationError(
             f"this step's store is not PostgreSQL (ctx.tx is {type(user).__name__!r}); give the agent a postgresql:// store"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresTransaction", "Savepoint", "over"]
 
 T = TypeVar("T")
+_MARK, _UNMARK = "SAVEPOINT saga_choreo_lent", "RELEASE SAVEPOINT saga_choreo_lent"
 
 
 def over() -> SagaError:
@@ -52,6 +53,7 @@ class PostgresTransaction:
         "_gate",
         "_lent",
         "_live",
+        "_marked",
         "_over",
         "_points",
         "_pool",
@@ -72,6 +74,7 @@ class PostgresTransaction:
         self._there = 0  # savepoints that are set
         self._failed = False  # a user's statement failed since the last savepoint: the server refuses everything until it is undone
         self._lent = False  # the raw connection was handed out: what was done with it was not seen
+        self._marked = False  # and a savepoint marks where
         self._user = PostgresUser(self)
 
     @property
@@ -92,8 +95,12 @@ class PostgresTransaction:
         return self._lend()
 
     async def lend(self) -> asyncpg.Connection[Any]:
-        """The asyncpg connection, in the transaction, every open savepoint set."""
+        """The asyncpg connection, in the transaction, every open savepoint set. Inside a trusted one a savepoint marks the
+        transaction as it was lent: one that was ended and begun anew meanwhile has it no more."""
         await self.writing()
+        if self._points and self._points[-1].trusted and not self._lent:
+            await self._say(_MARK)
+            self._marked = True
         return self._lend()
 
     def _lend(self) -> asyncpg.Connection[Any]:
@@ -244,6 +251,7 @@ class PostgresTransaction:
         """Nothing was set that could be rolled back to: then all is, and later calls raise StoreConflict."""
         if not failed and self._lent:
             failed = await self._is_failed()
+        self._lent = self._marked = False
         if failed or self._failed:
             self._pool.be_careful()
             await self.end(_hoped)
@@ -253,13 +261,13 @@ class PostgresTransaction:
     async def _is_failed(self) -> bool:
         """The connection was lent: only the server knows whether a statement has failed on it."""
         assert self.speaker is not None
-        self._lent = False
         try:
-            await self.speaker.say("SELECT 1")
+            await self.speaker.say(_UNMARK if self._marked else "SELECT 1")
         except DRIVER_ERRORS as error:
             if state_of(error) != "25P02":
-                raise await self._broken(error, "asking after a lent connection") from error
+                raise await self._broken(error, "taking back a lent connection") from error
             return True
+        await self.user_done()
         return False
 
     async def _undo(self, depth: int) -> None:

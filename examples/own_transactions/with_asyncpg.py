@@ -26,6 +26,7 @@ async def run(url: str) -> None:
         await ctx.tx.execute("update orders set state = 'withdrawn' where name = $1", ctx.key)
 
     async with shop.serving(), asyncpg.create_pool(url) as pool, pool.acquire() as web:
+        await shop.ready()
         await web.execute(TABLE)
         async with web.transaction():
             await web.execute("insert into orders values ('A-1', 'placed')")

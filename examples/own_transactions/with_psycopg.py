@@ -38,6 +38,7 @@ async def run(url: str) -> None:
         await connection.execute("update orders set state = 'withdrawn' where name = %s", (ctx.key,))
 
     async with shop.serving(), connect() as web:
+        await shop.ready()
         await web.execute(TABLE)
         await web.execute("insert into orders values ('A-1', 'placed')")
         saga = await shop.start_saga(OrderPlaced(name="A-1"), key="A-1", tx=web)

@@ -49,6 +49,7 @@ async def run(url: str) -> None:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with shop.serving():
+        await shop.ready()
         async with new_session() as web:
             web.add(Order(name="A-1"))
             saga = await shop.start_saga(OrderPlaced(name="A-1"), key="A-1", tx=web)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from saga_choreo.testing.simulator.settings import Check, OwnAgents, Settings, StartEvent
     from saga_choreo.testing.simulator.simulate import Result
 
-__all__ = ["simulate"]
+__all__ = ["missed", "simulate"]
 
 # Fewer sagas of drawn graphs than this, by layer, need not reach every rare situation.
 _FULL_RUN_SAGAS = {"b": 20_000, "c": 12_000}
@@ -98,9 +98,15 @@ def simulate(
         if shrinks:
             _explain(result, settings, " ".join([*apps, *([f"--start {start}"] if start else [])]))
         ctx.exit(ExitCode.FINDINGS)
-    if result.sagas >= _FULL_RUN_SAGAS[layer] and not apps and not shape and not rates and result.never_reached:
-        click.echo(f"never reached: {', '.join(result.never_reached)}", err=True)
+    not_reached = missed(result, is_drawn=not (apps or shape or rates))
+    if not_reached:
+        click.echo(f"never reached: {', '.join(not_reached)}", err=True)
         ctx.exit(ExitCode.FAILED)
+
+
+def missed(result: Result, *, is_drawn: bool) -> list[str]:
+    """Rare situations that a full run has not reached. `is_drawn`: over all shapes of graphs, at all rates of faults."""
+    return result.never_reached if is_drawn and result.sagas >= _FULL_RUN_SAGAS[result.layer] else []
 
 
 def _choreographies(apps: tuple[str, ...], *, anyway: bool) -> tuple[Choreography, ...]:

@@ -103,12 +103,12 @@ class Consumer:
             await self._clock.sleep(self._limits.outcome_wait_s)
 
     async def _let_gather(self) -> None:
-        """While a batch is worked on, messages gather for the next one, so that batches grow with the load; where nothing is
-        under way, the first message that comes goes at once."""
+        """While batches are worked on, messages gather for the next one, the longer the more there are: so batches grow with the
+        load, and a third one sets out only where handlers wait. Where nothing is under way, the first message that comes goes at once."""
         if self.in_flight:
             self._batch_ended.clear()
             try:
-                async with asyncio.timeout(self._limits.batch_wait_s):
+                async with asyncio.timeout(self._limits.batch_wait_s * self.in_flight):
                     await self._batch_ended.wait()
             except TimeoutError:
                 pass

@@ -17,8 +17,8 @@ class Health:
     was worked on. `batches` and `attempts` are in flight in the fast and the slow lane. `unmarked`: records whose publication is not
     yet written down in the store. `is_durable`: what the store has confirmed survives a crash of its machine.
     `parked` steps wait for a person, and the longest waiting record has been due for `waiting_s`, as of some seconds ago.
-    `replays`: jobs that this process carries out.
-    `suspicion`: why the store is taken to have gone back in time; then nothing is worked on until a person accepts it."""
+    `suspicion`: why the store is taken to have gone back in time; then nothing is worked on until a person accepts it.
+    `replays`: jobs that this process carries out."""
 
     is_open: bool = False
     is_consuming: bool = False
@@ -28,8 +28,8 @@ class Health:
     unmarked: int = 0
     parked: int = 0
     waiting_s: float = 0.0
-    replays: int = 0
     suspicion: str = ""
+    replays: int = 0
     breakers: Mapping[str, BreakerView] = field(default_factory=dict[str, BreakerView])
 
 
@@ -45,7 +45,7 @@ def health_of(session: Session | None) -> Health:
         unmarked=len(session.relay.announced),
         parked=session.standing.parked,
         waiting_s=session.standing.waiting_s,
-        replays=session.replays.running if session.replays is not None else 0,
         suspicion=session.epochs.suspicion,
+        replays=session.replays.running if session.replays is not None else 0,
         breakers=session.gates.breakers(),
     )

@@ -1,7 +1,7 @@
 """Brokers and stores by URL scheme, found through entry points, so that the toolkit imports no client.
 
-A scheme leads to one of four answers: the adapter; "its client is not installed", with the command that installs it; "planned,
-not there yet"; or "unknown", with what is known. No message shows a password: URLs are redacted first.
+A scheme leads to one of three answers: the adapter; "its client is not installed", with the command that installs it; or "unknown",
+with what is known. No message shows a password: URLs are redacted first.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ __all__ = ["LetterStore", "WholeStore", "broker_schemes", "make_broker", "make_s
 
 _BROKERS = "saga_choreo.brokers"
 _STORES = "saga_choreo.stores"
-# Schemes of the roadmap: a clear "not yet" is better than "unknown".
-_PLANNED = {
-    _BROKERS: ("kafka",),
-    _STORES: (),
-}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # Greedy up to the last '@': a password may hold any character, and hiding too much does no harm. A path ('///') has no user.
 _USER_INFO = re.compile(r"(?<=:)//(?!/)\S*@")
@@ -98,11 +93,7 @@ def _scheme_of(group: str, kind: str, url: str) -> str:
 
 def _no_adapter(group: str, kind: str, scheme: str) -> ConfigurationError:
     known = _schemes(group)
-    if scheme in _PLANNED[group]:
-        return AdapterNotInstalled(
-            f"{kind} {scheme!r} is planned, but this version has no adapter for it yet; use one of: {', '.join(known)}"
-        )
-    close = difflib.get_close_matches(scheme, (*known, *_PLANNED[group]), n=1)
+    close = difflib.get_close_matches(scheme, known, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return ConfigurationError(f"{kind} scheme {scheme!r} is not known; {meant}use one of: {', '.join(known)}")
 

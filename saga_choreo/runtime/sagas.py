@@ -35,6 +35,8 @@ __all__ = ["SagaHandle", "Start", "find", "start"]
 
 _LOOK_FIRST_S = 0.1
 _LOOK_MAX_S = 1.0
+# For an agent that serves: it misses only what another process of its service records.
+_LOOK_SERVING_MAX_S = 8.0
 # Sagas started in one transaction, and how often that is tried again when another process is in the way.
 _STARTS_MAX = 64
 _CONFLICTS_MAX = 6
@@ -100,7 +102,7 @@ class SagaHandle:
     async def _until_ended(self, watched: Watched) -> SagaState:
         # A serving agent usually records the end itself, of a saga it has just started it missed none; a client has to look.
         serves = self._session.serves
-        look_s = _LOOK_MAX_S if serves else _LOOK_FIRST_S
+        look_s, look_max_s = (_LOOK_MAX_S, _LOOK_SERVING_MAX_S) if serves else (_LOOK_FIRST_S, _LOOK_MAX_S)
         looks = not (serves and self.is_new)
         while watched.state is None:
             if looks:
@@ -112,7 +114,7 @@ class SagaHandle:
                 async with asyncio.timeout(look_s):  # another process may be the one that records the end
                     await watched.heard.wait()
             except TimeoutError:
-                look_s = min(look_s * 2, _LOOK_MAX_S)
+                look_s = min(look_s * 2, look_max_s)
         return watched.state
 
     async def cancel(self, reason: str) -> None:

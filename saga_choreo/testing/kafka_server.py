@@ -50,8 +50,8 @@ _SETTINGS = {
     "transaction.state.log.num.partitions": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    # After a kill the controller waits that long for the dead broker before it takes the new one.
-    "broker.session.timeout.ms": "1000",
+    # After a kill the controller waits that long for the dead broker before it takes the new one; on a busy machine less puts out a living one.
+    "broker.session.timeout.ms": "2500",
     "broker.heartbeat.interval.ms": "200",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
@@ -74,7 +74,7 @@ class KafkaServer:
     """The same ports and data directory are used at every start. The calls block; call them from the main thread.
 
     `protocol` is what clients speak on `port` (PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL; the listener is called CLIENTS);
-    `inner_port` is always plain. `settings` go into server.properties, `scram` are users and their passwords.
+    `inner_port` is always plain. `settings` go into server.properties at every start, `scram` are users and their passwords.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class KafkaServer:
         self.inner_port = free_port()
         self._controller_port = free_port()
         self._protocol = protocol
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._scram = dict(scram or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -138,7 +138,7 @@ class KafkaServer:
             "advertised.listeners": shown,
             "listener.security.protocol.map": f"CLIENTS:{self._protocol},INNER:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(self.records),
-            **self._settings,
+            **self.settings,
         }
         self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         if (self.records / "meta.properties").exists():

@@ -49,8 +49,8 @@ class StoreHarness:
             "processes": features.shared and bool(self.url and self.cls),
             "durable": features.durable,
             "join": self.own_connection is not None,
-            "letters": features.letters,
             "upkeep": isinstance(self.make(), Upkeep),
+            "letters": features.letters,
             "versions": self.make_newer is not None,
         }
         return tuple(need for need in needs if not has[need])

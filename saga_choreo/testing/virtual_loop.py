@@ -1,8 +1,10 @@
 """An asyncio event loop on virtual time: deterministic, and as fast as its callbacks.
 
-Time moves only when nothing is ready, straight to the next timer. Which of the ready callbacks runs first is drawn from a seeded
-stream; a task never has more than one step ready, so the order within a task stays as it is. There are no threads, sockets
-or signals: whoever waits for one of those waits for ever, and is told so.
+Time moves only when nothing is ready, straight to the next timer. Which of the ready tasks goes on is drawn from a seeded stream.
+There are no threads, sockets or signals: whoever waits for one of those waits for ever, and is told so.
+
+What asyncio does between two steps of tasks differs from one version of Python to the next: callbacks more or fewer, a future that is
+done waited for or not. So callbacks run at once and cost no draw and no time, and a task that is ready again goes on.
 
 A killed process runs no cleanup: what belongs to a `Life` that is over is never called again, neither `except` nor `finally`.
 """
@@ -25,6 +27,10 @@ _ROUND_S = 1e-6
 _MADE_MAX = 4096
 
 
+# A task that is always ready lets others have their turn after so many steps.
+_AGAIN_MAX = 20
+
+
 class NothingLeft(RuntimeError):
     """Every task waits for something that nobody will ever do."""
 
@@ -42,6 +48,12 @@ class Life:
         context = contextvars.copy_context()
         context.run(Life.current.set, self)
         return context.run(call)
+
+
+class _Task(asyncio.Task[Any]):
+    """`number` tells how many were made before it."""
+
+    number: int = 0
 
 
 class _Handle(asyncio.TimerHandle):
@@ -73,9 +85,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._on_time = on_time
         self._now_s = 0.0
         self._soon: deque[_Handle] = deque()
+        self._steps: dict[_Task, _Handle] = {}
         self._timers: list[tuple[float, int, _Handle]] = []
         self._timed = 0
         self.rounds = 0
+        self._tasks = 0
         self._made: list[tuple[Life, asyncio.Task[Any]]] = []
         self.set_task_factory(self._make_task)
 
@@ -83,7 +97,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now_s
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)
+        task = _Task(coro, loop=loop, **kwargs)
+        task.number = self._tasks = self._tasks + 1
         life = Life.current.get()
         if life is not None:
             self._made.append((life, task))
@@ -103,7 +118,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, self._now_s)
-        self._soon.append(handle)
+        task = getattr(callback, "__self__", None)
+        if isinstance(task, _Task):
+            self._steps[task] = handle
+        else:
+            self._soon.append(handle)
         return handle
 
     def call_at(  # type: ignore[override]  # the same
@@ -120,40 +139,52 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
     def _run_once(self) -> None:
-        """Rounds until somebody says stop. `BaseEventLoop.run_forever` calls this, and gives it no public name."""
-        soon, on_time = self._soon, self._on_time
-        life_of = Life.current
+        """Steps until somebody says stop. `BaseEventLoop.run_forever` calls this, and gives it no public name."""
+        soon, steps = self._soon, self._steps
+        task: _Task | None = None
+        again = 0
         while not self._stopping:  # type: ignore[attr-defined]  # set by `stop`
-            self.rounds += 1
-            if len(soon) > 1:
-                soon.rotate(-self._stream.below(len(soon)))
-            self._pass_time()
-            if on_time is not None:
-                on_time(self._now_s)
-            for _ in range(len(soon)):
-                handle = soon.popleft()
-                # As `_is_over`, without a call: this line runs more often than any other.
-                if handle.cancelled() or ((life := handle.inside.get(life_of)) is not None and life.is_over):
-                    continue
-                try:
-                    handle.inside.run(handle.call, *handle.arguments)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:  # noqa: BLE001  as asyncio does: a callback that fails ends nobody else
-                    self.call_exception_handler({"message": f"exception in {handle!r}", "exception": error, "handle": handle})
+            if soon:
+                self._call(soon.popleft())
+            elif task is not None and task in steps and again < _AGAIN_MAX:
+                again += 1
+                self._call(steps.pop(task))
+            elif self._pass_time():
+                task, again = self._pick(), 0
+                self._call(steps.pop(task))
 
-    def _pass_time(self) -> None:
-        """A little if anything is ready, else up to the next timer; what is due by then becomes ready."""
+    def _call(self, handle: _Handle) -> None:
+        if _is_over(handle):
+            return
+        try:
+            handle.inside.run(handle.call, *handle.arguments)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  as asyncio does: a callback that fails ends nobody else
+            self.call_exception_handler({"message": f"exception in {handle!r}", "exception": error, "handle": handle})
+
+    def _pick(self) -> _Task:
+        """By the order in which tasks were made, not that in which they became ready."""
+        if len(self._steps) == 1:
+            return next(iter(self._steps))
+        return sorted(self._steps, key=_number)[self._stream.below(len(self._steps))]
+
+    def _pass_time(self) -> bool:
+        """A little if some task is ready, else up to the next timer. Returns whether a task can go on: not if a timer comes first."""
         soon, timers = self._soon, self._timers
-        if not soon:
+        if not self._steps:
             while timers and _is_over(timers[0][2]):
                 heappop(timers)
             if not timers:
                 raise NothingLeft("every task waits for something that nobody will ever do")
             self._now_s = max(self._now_s, timers[0][0])
         self._now_s = now_s = self._now_s + _ROUND_S
+        self.rounds += 1
+        if self._on_time is not None:
+            self._on_time(now_s)
         while timers and timers[0][0] < now_s:
             soon.append(heappop(timers)[2])
+        return not soon
 
     def _process_events(self, event_list: object) -> None:
         del event_list
@@ -186,6 +217,10 @@ def _lay_to_rest(task: asyncio.Task[Any]) -> None:
         return
 
 
+def _number(task: _Task) -> int:
+    return task.number
+
+
 def _is_over(handle: _Handle) -> bool:
     """Cancelled, or of a process that is dead."""
     if handle.cancelled():
@@ -214,11 +249,9 @@ class VirtualClock:
         return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
+        """No time at all lets others have their turn as well."""
         over = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _end, over)
+        timer = self._loop.call_later(max(seconds, 0.0), _end, over)
         try:
             await over
         finally:

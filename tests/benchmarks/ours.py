@@ -24,7 +24,7 @@ from tests.benchmarks.workload import EFFECTS, SELECT, Meter, Task, all_of_them,
 
 __all__ = ["main"]
 
-_WAIT_S = 120.0
+_WAIT_S = 280.0
 # Further sagas that are open while hops are measured under load.
 _OPEN = 1000
 

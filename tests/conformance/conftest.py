@@ -15,7 +15,8 @@ import pytest
 
 from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.services import SERVICES
-from tests.conformance.rabbitmq_tools import Guarded
+from tests.conformance.harnesses import fresh_prefix
+from tests.conformance.rabbitmq_tools import Guarded, Place
 from tests.conftest import require_local
 
 _SUITES = {"test_a_broker_keeps_its_promises": "broker", "test_store": "store", "test_postgres": "store", "test_redis": "store"}
@@ -30,6 +31,11 @@ def guarded_rabbitmq() -> Iterator[Guarded]:
         guarded = Guarded(Path(folder), lambda settings, tls_port: RabbitMqServer(folder, settings=settings, tls_port=tls_port))
         with guarded.server:
             yield guarded
+
+
+@pytest.fixture
+def place(shared_rabbitmq: RabbitMqServer) -> Place:
+    return Place(shared_rabbitmq.start(), fresh_prefix())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

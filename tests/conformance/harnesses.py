@@ -18,12 +18,14 @@ import pytest
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.ports import Broker, BrokerFeatures
 from saga_choreo.testing.brokers import BrokerHarness, BrokerTools
+from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo.testing.proxy import FaultProxy
 from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.servers import NatsServer
+from saga_choreo_kafka.broker import KafkaBroker
 from saga_choreo_nats.broker import NatsBroker
 from saga_choreo_rabbitmq.broker import RabbitMqBroker
-from tests.conformance import rabbitmq_tools
+from tests.conformance import kafka_tools, rabbitmq_tools
 from tests.conformance.nats_tools import blocked, cramped, disconnect, drop_bindings, drop_channels, guarded, purge
 from tests.conformance.rabbitmq_tools import Guarded
 
@@ -85,6 +87,32 @@ class _Nats:
         return NatsBroker(url, prefix=f"saga{prefix}")
 
 
+class _Kafka:
+    ack_wait_s = 1.0
+
+    def __init__(self, server: KafkaServer, folder: Path) -> None:
+        self._server, self._prefix = server, fresh_prefix()
+        self.features: BrokerFeatures = self.broker().features
+        tools = kafka_tools.KafkaTools(server, self._prefix)
+        self.tools = BrokerTools(
+            server=server,
+            proxy=lambda: FaultProxy(server.port),
+            drop_bindings=tools.drop_groups,
+            drop_channels=tools.drop_topics,
+            purge=tools.purge,
+            blocked=tools.blocked,
+            rewind=tools.rewind,
+            expire=tools.expire,
+            guarded=lambda: kafka_tools.guarded(folder / "guarded"),
+            disconnect=tools.restart,
+        )
+        self.clean = tools.drop_topics
+
+    def broker(self, port: int | None = None, *, prefix: str = "") -> Broker:
+        url = f"kafka://127.0.0.1:{port or self._server.port}?ack_wait={self.ack_wait_s}&{kafka_tools.QUICK}"
+        return KafkaBroker(url, prefix=f"{self._prefix}{prefix}")
+
+
 class _RabbitMq:
     ack_wait_s = 1.0
 
@@ -134,8 +162,19 @@ def _nats(request: pytest.FixtureRequest, folder: Path) -> Iterator[BrokerHarnes
         yield _Nats(server, folder)
 
 
+@contextmanager
+def _kafka(request: pytest.FixtureRequest, folder: Path) -> Iterator[BrokerHarness]:
+    """It takes seconds to start: one for all, and each behaviour has a prefix of its own."""
+    server: KafkaServer = request.getfixturevalue("shared_kafka")
+    server.start()
+    harness = _Kafka(server, folder)
+    yield harness
+    asyncio.run(harness.clean())
+
+
 HARNESSES: dict[str, Adapter] = {
     "memory": Adapter(MemoryBroker().features, _memory),
+    "kafka": Adapter(KafkaBroker("kafka://127.0.0.1").features, _kafka),
     "nats": Adapter(NatsBroker("nats://127.0.0.1").features, _nats),
     "rabbitmq": Adapter(RabbitMqBroker("amqp://127.0.0.1").features, _rabbitmq),
 }

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from saga_choreo.testing.servers import free_port
 from saga_choreo_rabbitmq.broker import RabbitMqBroker
 from tests.conformance.certificates import Certificates
 
-__all__ = ["Guarded", "blocked", "channel_of", "clean", "disconnect", "drop", "purge", "put_aside"]
+__all__ = ["Guarded", "Place", "blocked", "channel_of", "clean", "disconnect", "drop", "purge", "put_aside"]
 
 
 @asynccontextmanager
@@ -124,3 +125,19 @@ class Guarded:
     async def present(self, certificate: Certificate) -> None:
         self._put(certificate)
         await asyncio.to_thread(self.server.ctl, "eval", "ssl:clear_pem_cache().")
+
+
+@dataclass
+class Place:
+    """A server, and a prefix on it that nobody else uses."""
+
+    server: RabbitMqServer
+    prefix: str
+
+    def broker(self, options: str = "") -> RabbitMqBroker:
+        url = f"amqp://127.0.0.1:{self.server.port}?settle=0&publish_timeout=3{options}"
+        return RabbitMqBroker(url, prefix=self.prefix)
+
+    @property
+    def queue(self) -> str:
+        return f"{self.prefix}.service.payment"

@@ -258,15 +258,16 @@ def test_a_pending_step_stays_pending_over_a_restart_and_is_not_called_again(nat
     run(scenario())
 
 
-def test_a_heartbeat_never_shortens_a_lease_and_a_plain_step_may_send_one(nats_url: str, store: str) -> None:
+def test_a_call_much_longer_than_its_lease_is_not_begun_by_another_agent_and_a_plain_step_may_send_a_heartbeat(
+    nats_url: str, store: str
+) -> None:
     async def scenario() -> None:
-        limits = replace(QUICK, lease_s=0.5)
-        options = {"charge": {"timeout": 4.0}}
+        limits = replace(QUICK, lease_s=2.0)
+        options = {"charge": {"timeout": 20.0}}
         world = World(chain(charge={"external": True}), nats_url, store, limits=limits, options=options)
 
         async def long_call(ctx: StepContext) -> None:
-            await ctx.heartbeat()
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(5.0)
             await ctx.heartbeat()
 
         async def beat(ctx: StepContext) -> None:
@@ -274,9 +275,9 @@ def test_a_heartbeat_never_shortens_a_lease_and_a_plain_step_may_send_one(nats_u
 
         world.on[("charge", "do")] = long_call
         world.on[("reserve", "do")] = beat
-        async with world.cluster() as cluster:
+        async with world.cluster() as cluster, world.agent("payment").serving():
             handle = await cluster["shop"].start_saga(Go())
-            assert await handle.wait(10) is SagaState.COMPLETED
+            assert await handle.wait(20) is SagaState.COMPLETED
             assert len(world.outside) == 1
             assert world.tried.count(("reserve", "do")) == 1
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from saga_choreo.testing.simulator.settings import Settings
 from saga_choreo.testing.simulator.simulate import replay_command, simulate
 from saga_choreo.testing.simulator.streams import Streams
 from saga_choreo.testing.virtual_loop import Life, NothingLeft, VirtualLoop
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _loop(seed: int = 1) -> VirtualLoop:
@@ -98,21 +101,51 @@ def test_real_agents_break_no_promise_under_random_faults(settings: Settings) ->
 _DIGESTS = """
 import logging
 logging.disable(logging.CRITICAL)
-from saga_choreo.testing.simulator.live import run_live_seed
+from saga_choreo.testing.simulator.layers import run_one
 from saga_choreo.testing.simulator.settings import Settings
-print([(v.digest, v.operations) for v in (run_live_seed(seed, Settings(layer="c", trace=True)) for seed in range(6))])
+for layer in "bc":
+    for seed in range(6):
+        verdict = run_one(seed, Settings(layer=layer, trace=True))
+        print(layer, seed, verdict.digest, verdict.operations)
 """
 
 
+def _digests(python: str, **environment: str) -> str:
+    """What the first seeds do, under another interpreter."""
+    command = [python, "-c", _DIGESTS]
+    ended = subprocess.run(command, env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 def test_the_same_seed_makes_real_agents_do_the_same_under_any_hash_seed() -> None:
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", _DIGESTS],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for hash_seed in ("0", "1", "random")
-    }
+    digests = {_digests(sys.executable, PYTHONHASHSEED=hash_seed) for hash_seed in ("0", "1", "random")}
     assert len(digests) == 1
+
+
+def test_the_same_seed_does_the_same_under_another_version_of_python() -> None:
+    other = os.environ.get("SAGA_OTHER_PYTHON")
+    if not other:
+        pytest.skip("SAGA_OTHER_PYTHON names no interpreter of another version that has this toolkit's dependencies")
+    assert _digests(other) == _digests(sys.executable)
+
+
+def test_tasks_that_are_always_ready_do_not_keep_others_from_their_turn() -> None:
+    loop, seen = _loop(), list[str]()
+
+    async def busy() -> None:
+        for _ in range(100_000):
+            if seen:
+                return
+            await asyncio.sleep(0)
+        seen.append("nobody else")
+
+    async def other() -> None:
+        await asyncio.sleep(0.001)
+        seen.append("other")
+
+    async def main() -> None:
+        await asyncio.gather(busy(), other())
+
+    loop.run(main())
+    assert seen == ["other"]

@@ -52,6 +52,7 @@ class Admission:
         if key not in self._permits:
             said = process.gates.ask(name, options, waited=operation.waited)
             if isinstance(said, HeldBack):
+                self._run.was_held_back = True
                 return said
             if said is not None:
                 now_s = process.world.now_ns / 1e9

@@ -68,6 +68,8 @@ class Run:
         self.steps = steps
         self.unacked: dict[Letter, None] = dict.fromkeys(letters)
         self.has_committed = self.has_acked = self.is_calling = self.owes_publishing = False
+        # A step was held back in it; something failed that it may fail for.
+        self.was_held_back = self.was_hurt = False
         self._ended = ended
         self._effects = list(effects)
         self._world = process.world
@@ -93,6 +95,7 @@ class Run:
             return
         world = self._world
         while True:
+            self.was_hurt = self.was_hurt or error is not None
             try:
                 operation: Operation = self.steps.send(answer) if error is None else self.steps.throw(error)
             except StopIteration as end:
@@ -120,6 +123,8 @@ class Run:
         self._leave()
         self._is_dead = True
         self._admission.over()
+        if error is not None and self.was_held_back and not self.was_hurt:
+            self._world.broken("L7", f"{self.what} failed for a step that was held back: {error}")
         self._ended(self, value, error)
 
     def _leave(self) -> None:
@@ -151,6 +156,8 @@ class Run:
             case Rollback():
                 self._leave()
             case Pause(seconds=seconds):
+                if self.was_held_back and not self.was_hurt:
+                    world.broken("L7", f"{self.what} waits for a step that is held back, and messages with it")
                 world.after(int(seconds * SECOND), self.go)
                 return _WAITING
             case Publish(publications=publications, loose=loose):
@@ -236,11 +243,19 @@ class Run:
             else:
                 go_on(taken)
 
+        if not is_undo(operation.duty):
+            self._require_inputs(record)
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
+
+    def _require_inputs(self, record: Record) -> None:
+        """What has come is still there when the step runs, however long that took."""
+        lost = [bit for bit in range(record.row.done_in.bit_length()) if record.row.done_in >> bit & 1 and bit not in record.inputs]
+        if lost:
+            self._world.broken("L5", f"step {record.step} of saga {record.key} runs without the payloads of its in-edges {lost}")
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""

@@ -204,13 +204,27 @@ class LockLedger:
                 if ledger.saga_id == saga_id and _keeps(ledger, step):
                     self._world.broken("S13", f"lock {place[1]!r} was freed while {ledger.name(step)} needs it", ledger.number)
 
+    def moved(self, ledger: Ledger, step: int) -> None:
+        """After a commit that changed this step: a lock that none of the saga's steps needs any more is free."""
+        place = self._place(ledger, step)
+        if place is None or self._holders.get(place) != ledger.saga_id:
+            return
+        if not any(_may_need(ledger, one.index) for one in ledger.plan.steps if self._place(ledger, one.index) == place):
+            text = f"lock {place[1]!r} is kept though {ledger.name(step)} does not need it any more"
+            self._world.broken("S13", text, ledger.number)
+
     def finish(self, left: Iterable[tuple[str, str]], sagas: Sequence[Ledger]) -> None:
         for service, name in left:
             number = next((one.number for one in sagas if one.saga_id == self._holders.get((service, name))), -1)
             self._world.broken("S13", f"lock {name!r} of service {service!r} is still held after the end", number)
 
 
-def _keeps(ledger: Ledger, step: int) -> bool:
+def _may_need(ledger: Ledger, step: int) -> bool:
     row = ledger.rows.get(step)
-    done = ledger.forward[step] > ledger.undone[step]
-    return done and row is not None and row.state in _KEEPS and not is_finished(row)
+    return row is not None and row.state in _KEEPS and not is_finished(row)
+
+
+def _keeps(ledger: Ledger, step: int) -> bool:
+    """Done and not undone, in a saga that has not completed: where it has, a service may free a lock before it has heard so for every
+    step that has it."""
+    return ledger.forward[step] > ledger.undone[step] and not ledger.is_completed and _may_need(ledger, step)

@@ -82,7 +82,7 @@ class House:
         """Let faults happen for so long, then none any more."""
         await self.wait(seconds, lambda: False)
         self.world.note("WORLD", "is healed")
-        self.world.faults.is_healed = True
+        self.world.heal()
 
     async def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         until = self.loop.time() + seconds

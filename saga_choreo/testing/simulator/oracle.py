@@ -14,7 +14,7 @@ from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
-from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.model.states import Cancel, Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
@@ -24,6 +24,8 @@ from saga_choreo.testing.simulator.world import World
 
 __all__ = ["Judged", "Oracle"]
 
+# Clocks differ by two seconds, and who was down at the healing may stay down for half a minute.
+_LATE_S = 60.0
 _ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
 _MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
 
@@ -58,6 +60,12 @@ class Oracle:
         self._world.broken(code, text, ledger.number)
 
     def committed(self, writes: Sequence[Write], effects: Sequence[Effect], locks: LockWrites = ()) -> None:
+        strange = next((new for _, new in writes if new.saga_id not in self.ledgers), None)
+        if strange is not None:
+            self._world.broken(
+                "S12", f"there is a record of saga {str(strange.saga_id)!r} at {strange.service!r}, which nobody started"
+            )
+            return
         self._locks.written(locks)
         before: dict[tuple[UUID, int], Row] = {}
         for old, new in writes:
@@ -78,6 +86,8 @@ class Oracle:
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
             notice(self._world, old, new)
+            if new.step != ORIGIN:
+                self._locks.moved(self.ledgers[new.saga_id], new.step)
         self._locks.judge()
 
     def _identity(self, ledger: Ledger, record: Record) -> None:
@@ -143,6 +153,8 @@ class Oracle:
         if before.state in _ABSORBING and row.state is not before.state:
             self._broken("S5", ledger, f"{ledger.name(step)} left {before.state.name} for {row.state.name}")
         if step == ORIGIN:
+            if row.state is State.COMPLETED and not ledger.is_completed:
+                self._in_time(ledger, record)
             ledger.is_completed = ledger.is_completed or row.state is State.COMPLETED
             if row.outcome is not Outcome.OPEN:
                 self._world.ended[str(record.saga_id)] = None
@@ -153,6 +165,15 @@ class Oracle:
         if ledger.is_completed and ledger.vetoed_by is not None:
             self._broken("S6", ledger, f"saga {ledger.number} completed, and {ledger.name(ledger.vetoed_by)} refused")
 
+    def _in_time(self, ledger: Ledger, record: Record) -> None:
+        """L3: without a pivot, and with nothing in its way, a saga is aborted when its deadline has passed."""
+        world, has_pivot = self._world, any(step.pivot for step in ledger.plan.choreography.steps)
+        if record.deadline_ms is None or world.healed_ns is None or has_pivot:
+            return
+        late_s = min(world.wall_ns() / 1e9 - record.deadline_ms / 1e3, (world.now_ns - world.healed_ns) / 1e9)
+        if late_s > _LATE_S:
+            self._broken("L3", ledger, f"saga {ledger.number} completed {late_s:.0f} s after its deadline had passed")
+
     def _moved(self, ledger: Ledger, before: Row, record: Record) -> None:
         """A step came into another state."""
         row, number = record.row, record.step
@@ -160,6 +181,8 @@ class Oracle:
         if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
             self._world.saw("own deadline published its event")
         match row.state:
+            case State.DONE if row.cancel & Cancel.HEARD and before.parked is not Parked.HUMAN:
+                self._broken("L3", ledger, f"{ledger.name(number)} ran though it had been told to refuse")
             case State.DONE if not ledger.forward[number]:
                 self._broken("S3", ledger, f"{ledger.name(number)} is done without any effect")
             case State.SKIPPED:

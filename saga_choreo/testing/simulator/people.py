@@ -96,6 +96,10 @@ class People:
             self._watched.pop(key, None)
             return
         step = self._plans[key.definition].steps[key.step]
+        if record.row.pending and step.deadline_choice and self._stream.chance(0.3):
+            self._watched.pop(key, None)
+            self._world.saw("nobody completed a pending step")
+            return
         word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
         if self._say(service, key, key.step, word):
             self._world.note("people", f"say {word[0]!r} to step {key.step}")

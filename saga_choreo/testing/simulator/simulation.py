@@ -157,7 +157,7 @@ class Simulation:
                 world.after(at_ns, self._start, number, service, plan)
         world.run(hurt_ns)
         world.note("WORLD", "is healed")
-        world.faults.is_healed = True
+        world.heal()
         self.broker.heal()
         is_quiet = world.run(hurt_ns + _PATIENCE_NS)
         if not world.violations:

@@ -40,6 +40,7 @@ SITUATIONS = (
     "step went pending",
     "pending step completed",
     "own deadline published its event",
+    "nobody completed a pending step",
     "parked",
     "parked and resolved",
     "taken over by a person",

@@ -28,6 +28,7 @@ class World:
         self.latency = self.streams.named("latency")
         self.now_ns = 0
         self.operations = 0
+        self.healed_ns: int | None = None
         self.sometimes: dict[str, int] = {}
         self.ended: dict[str, None] = {}
         self.violations: list[Violation] = []
@@ -67,6 +68,11 @@ class World:
     def delay_until_wall_ms(self, wall_ms: int, skew_ns: int) -> int:
         """Nanoseconds until a clock that is wrong by `skew_ns` shows this time; at least 1."""
         return max(wall_ms * 1_000_000 - self.wall_ns(skew_ns), 1)
+
+    def heal(self) -> None:
+        """No faults any more."""
+        self.faults.is_healed = True
+        self.healed_ns = self.now_ns
 
     def hit(self, fault: str) -> float | None:
         return self.faults.hit(fault, self.now_ns)

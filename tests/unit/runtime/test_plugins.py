@@ -48,14 +48,6 @@ def test_an_adapter_of_somebody_else_is_found_too(site: Path) -> None:
     assert vars(make_broker("PIGEON://loft", prefix="p"))["said"] == ("PIGEON://loft", "p")
 
 
-@pytest.mark.parametrize("scheme", ["kafka"])
-def test_a_planned_broker_is_called_planned(scheme: str) -> None:
-    with pytest.raises(
-        AdapterNotInstalled, match=f"broker '{scheme}' is planned, but this version has no adapter for it yet; use one of"
-    ):
-        make_broker(f"{scheme}://localhost")
-
-
 def test_an_unknown_scheme_lists_the_known_ones_and_guesses() -> None:
     with pytest.raises(
         ConfigurationError, match=r"store scheme 'sqlit' is not known; did you mean 'sqlite'\? use one of: .*sqlite"

@@ -1,0 +1,152 @@
+"""Topics: made where they are missing, widened where they keep too little, refused where they would lose messages.
+
+Declaring again is cheap and safe at any time, so it is also the cure for a topic that somebody deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from saga_choreo.errors import BrokerUnavailable, ConfigurationError
+from saga_choreo.ports import Channel, ChannelKind, Topology
+from saga_choreo_kafka.bare import ConfigResource, ConfigResourceType, KafkaError, NewTopic, TopicAlreadyExistsError, for_code
+from saga_choreo_kafka.names import Names
+from saga_choreo_kafka.options import Options
+
+__all__ = ["BODY_MAX", "bindings", "check", "declare", "settled", "wanted_topics"]
+
+# What a topic takes unless it says otherwise.
+BODY_MAX = 1_048_588
+# Observations are for whoever looks right now.
+_OBSERVE_S = 3600.0
+# Two seconds in all.
+_LOOKS, _LOOK_S = 40, 0.05
+_SET_ON_TOPIC = 1
+_ALREADY_THERE = TopicAlreadyExistsError.errno
+
+
+def bindings(names: Names, topology: Topology) -> list[str]:
+    """The topics that the service's group reads."""
+    if not topology.receives:
+        return []
+    events = sorted({names.topic(Channel(ChannelKind.EVENT, event)) for event in topology.events})
+    return [*events, names.topic(Channel(ChannelKind.CONTROL, topology.service)), names.outcome]
+
+
+def wanted_topics(names: Names, topology: Topology) -> list[str]:
+    """All that this agent reads or is known to publish to."""
+    events = {names.topic(Channel(ChannelKind.EVENT, event)) for event in (*topology.events, *topology.known_events)}
+    services = {topology.service, *topology.owners} if topology.receives else set(topology.owners)
+    control = {names.topic(Channel(ChannelKind.CONTROL, service)) for service in services}
+    return [*sorted(events), *sorted(control), names.outcome, names.defs, names.dlq, names.observe]
+
+
+def _config(names: Names, options: Options, topic: str) -> dict[str, str]:
+    if topic == names.defs:
+        return {"cleanup.policy": "compact", "min.insync.replicas": str(options.min_insync)}
+    kept_s = _OBSERVE_S if topic == names.observe else options.horizon
+    kept_ms = "-1" if topic == names.dlq else str(int(1000 * kept_s))
+    return {"cleanup.policy": "delete", "retention.ms": kept_ms, "min.insync.replicas": str(options.min_insync)}
+
+
+async def declare(admin: Any, names: Names, options: Options, topics: Iterable[str]) -> dict[str, int]:
+    """Make what is missing; the answer is the most bytes that each of the topics takes in one record. Raises ConfigurationError where
+    what is there would lose messages, and where Kafka refuses to make a topic."""
+    wanted = list(topics)
+    found = await _configs(admin, wanted)
+    missing = [topic for topic in wanted if topic not in found]
+    if missing:
+        await _create(admin, names, options, missing)
+    limits: dict[str, int] = dict.fromkeys(missing, BODY_MAX)
+    for topic, config in found.items():
+        limits[topic] = int(config.get("max.message.bytes", BODY_MAX))
+        needs = _config(names, options, topic)
+        if faults := _fatal(topic, config, needs):
+            raise ConfigurationError(f"{'; '.join(faults)}; correct it, or use another prefix")
+        if _keeps_too_little(config, needs):
+            resource = ConfigResource(ConfigResourceType.TOPIC, topic, {**_own(config), "retention.ms": needs["retention.ms"]})
+            await admin.alter_configs([resource])
+    return limits
+
+
+async def check(admin: Any, names: Names, options: Options, topics: Iterable[str], service: str) -> dict[str, int]:
+    """Change nothing; raise ConfigurationError with all that is missing or wrong."""
+    wanted = list(topics)
+    found = await _configs(admin, wanted)
+    faults = [f"topic {topic!r} is missing" for topic in wanted if topic not in found]
+    for topic, config in found.items():
+        needs = _config(names, options, topic)
+        faults += _fatal(topic, config, needs)
+        if _keeps_too_little(config, needs):
+            faults.append(f"topic {topic!r} keeps records for {config['retention.ms']} ms, needed are {needs['retention.ms']}")
+    if faults:
+        raise ConfigurationError(
+            f"Kafka lacks what service {service!r} needs: {'; '.join(faults)}; create it, or let the agent do it (create=True)"
+        )
+    return {topic: int(config.get("max.message.bytes", BODY_MAX)) for topic, config in found.items()}
+
+
+async def settled(admin: Any, topics: Sequence[str]) -> None:
+    """Wait, at most a moment, until all partitions have a leader: a topic that was just made is not known everywhere at once."""
+    for _ in range(_LOOKS):
+        described = await admin.describe_topics(list(topics))
+        if all(topic["error_code"] == 0 and all(p["leader"] >= 0 for p in topic["partitions"]) for topic in described):
+            return
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _create(admin: Any, names: Names, options: Options, topics: list[str]) -> None:
+    new = [
+        NewTopic(
+            topic, 1 if topic == names.defs else options.partitions, options.replicas, topic_configs=_config(names, options, topic)
+        )
+        for topic in topics
+    ]
+    answer = await admin.create_topics(new, timeout_ms=int(options.request_timeout * 1000 / 2))
+    for topic, code, *message in answer.topic_errors:
+        if code in (0, _ALREADY_THERE):
+            continue
+        error = for_code(code)
+        if getattr(error, "retriable", False):
+            raise BrokerUnavailable(f"Kafka could not make topic {topic!r} now ({error.__name__}); try again")
+        raise ConfigurationError(
+            f"Kafka refused to make topic {topic!r} ({error.__name__}: {(message or [''])[0]}); correct partitions, replicas or the "
+            "rights of this user, or make the topic and open with create=False"
+        )
+
+
+async def _configs(admin: Any, topics: list[str]) -> dict[str, dict[str, str]]:
+    """Settings of the topics that are there. Asked of one broker only: whoever has just come up may not know them yet."""
+    found: dict[str, dict[str, str]] = {}
+    try:
+        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics])
+    except KafkaError as exc:
+        raise BrokerUnavailable(f"Kafka does not say how its topics are set ({exc!r}); try again") from exc
+    for answer in answers:
+        for code, _message, _kind, name, entries in answer.resources:
+            if code == 0:
+                own = (entry[0] for entry in entries if entry[3] == _SET_ON_TOPIC)
+                found[name] = {entry[0]: entry[1] for entry in entries} | {"": ",".join(own)}
+    return found
+
+
+def _own(config: Mapping[str, str]) -> dict[str, str]:
+    """What was set on this very topic: altering replaces all of it."""
+    return {name: config[name] for name in config[""].split(",") if name}
+
+
+def _fatal(topic: str, config: Mapping[str, str], needs: Mapping[str, str]) -> list[str]:
+    """What must not be changed behind an operator's back."""
+    policy = config.get("cleanup.policy", needs["cleanup.policy"])
+    if policy == needs["cleanup.policy"]:
+        return []
+    return [f"topic {topic!r} would lose messages: its cleanup.policy is {policy!r}, needed is {needs['cleanup.policy']!r}"]
+
+
+def _keeps_too_little(config: Mapping[str, str], needs: Mapping[str, str]) -> bool:
+    if "retention.ms" not in needs or "retention.ms" not in config:
+        return False
+    has, wants = int(config["retention.ms"]), int(needs["retention.ms"])
+    return has != -1 and (wants == -1 or has < wants)
