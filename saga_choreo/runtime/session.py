@@ -14,11 +14,10 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from saga_choreo.core.states import end_state
+from saga_choreo import __version__
 from saga_choreo.errors import SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
-from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
@@ -26,7 +25,7 @@ from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.binding import binding_of
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.consumer import Consumer
-from saga_choreo.runtime.deadletters.carrying import let_go, replays_of, version_of
+from saga_choreo.runtime.deadletters.carrying import replays_of
 from saga_choreo.runtime.directory import Directory
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.epochs import Epochs
@@ -87,7 +86,7 @@ class Session:
             for bound in known.handlers.values():
                 self.gates.expect(bound.definition.name, bound.options)
         self.incarnation = self.agent = clock.entropy(4).hex()
-        self.version = version_of(part)
+        self.version = f"{__version__} release {part.release}" if part.release else __version__
         self.relay = Relay(service, broker, store, clock, limits)
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
         self.leases = Leases(service, catalog, limits, self.relay.announced)
@@ -188,7 +187,8 @@ class Session:
             async with asyncio.TaskGroup() as work:
                 self._work = work
                 loops = [work.create_task(self.timers.run(work)), work.create_task(self.holding.run())]
-                loops += [] if self.replays is None else [work.create_task(self.replays.run())]
+                if self.replays is not None:
+                    loops.append(work.create_task(self.replays.run()))
                 try:
                     async with self._noting(stop):
                         await self.consumer.run(work, stop)
@@ -196,7 +196,8 @@ class Session:
                     for loop in loops:
                         loop.cancel()
                     await self._give_back(await self.timers.stop(self._time_left_s()))
-                    await let_go(self.replays)
+                    if self.replays is not None:
+                        await self.replays.let_go()
         except Exception:
             _log.critical("agent of service %r cannot go on and stops working", self.service)
             raise
@@ -293,10 +294,8 @@ class Session:
         for record in records:
             if record.due_ms is not None:
                 self.timers.expect(record.due_ms)
-            row, watched = record.row, self._watched.get(record.saga_id)
-            if watched is not None and row.outcome is not Outcome.OPEN:
-                watched.state = end_state(row.outcome, row.cause)
-                watched.heard.set()
+            if watched := self._watched.get(record.saga_id):
+                watched.see(record.row)
 
     def watched(self, saga_id: UUID) -> Watched:
         """Kept up to date for as long as somebody holds it."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from saga_choreo.core.states import end_state
-from saga_choreo.model.states import SagaState
+from saga_choreo.model.record import Row
+from saga_choreo.model.states import Outcome, SagaState
 from saga_choreo.runtime.attempt import is_cancelled
 from saga_choreo.runtime.operations import Ending
 
@@ -36,6 +37,11 @@ class Watched:
     def __init__(self) -> None:
         self.heard = asyncio.Event()
         self.state: SagaState | None = None
+
+    def see(self, row: Row) -> None:
+        if row.outcome is not Outcome.OPEN:
+            self.state = end_state(row.outcome, row.cause)
+            self.heard.set()
 
 
 OnOutcome = Callable[[SagaOutcome], Awaitable[None]]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saga_choreo import __version__
 from saga_choreo.core.facts import Resolved
 from saga_choreo.model.record import Record
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.deadletters.runner import Replays
 from saga_choreo.runtime.driver import Driver, Surroundings
-from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore, with_letters
 
-__all__ = ["let_go", "replays_of", "version_of"]
+__all__ = ["replays_of"]
 
 
 def replays_of(around: Surroundings, store: WholeStore, pipeline: Pipeline) -> Replays | None:
@@ -31,14 +29,3 @@ def replays_of(around: Surroundings, store: WholeStore, pipeline: Pipeline) -> R
         return await Driver(around).run(said)
 
     return Replays(around.service, around.agent, with_letters(store), around.clock, apply, speak)
-
-
-async def let_go(replays: Replays | None) -> None:
-    """The agent stops: its jobs are free for others."""
-    if replays is not None:
-        await replays.let_go()
-
-
-def version_of(part: Part) -> str:
-    """Of which code something went wrong: the toolkit's version, and the service's own release if it says one."""
-    return f"{__version__} release {part.release}" if part.release else __version__
