@@ -7,8 +7,8 @@ a read that met a broken connection is tried once more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, MutableMapping, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -26,6 +26,7 @@ _ANSWER_S = 10.0
 _CONNECT_S = 5.0
 _POOL_WAIT_S = 20.0
 
+T = TypeVar("T")
 Command = tuple[str | bytes | int, ...]
 
 
@@ -100,19 +101,19 @@ class Link:
 
     async def _pipelined(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         if len(commands) == 1:
-            return [await self._open_client().execute_command(*commands[0])]
+            return [await _uncovered(self._open_client().execute_command(*commands[0]))]
         pipeline = self._open_client().pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         try:
-            return await pipeline.execute()
+            return await _uncovered(pipeline.execute())
         finally:
             await pipeline.reset()
 
     async def write(self, *command: Any) -> Any:
         """One command that may be repeated by whoever asked for it, and is not repeated here."""
         try:
-            return await self._open_client().execute_command(*command)
+            return await _uncovered(self._open_client().execute_command(*command))
         except (exceptions.RedisError, OSError, asyncio.IncompleteReadError) as error:
             raise self._translated(error, "writing") from error
 
@@ -121,10 +122,10 @@ class Link:
         client = self._open_client()
         try:
             try:
-                return int(await client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments))
+                return int(await _uncovered(client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)))
             except exceptions.NoScriptError:
                 # A server that was restarted has forgotten it: nothing has run.
-                return int(await client.execute_command("EVAL", script.text, len(keys), *keys, *arguments))
+                return int(await _uncovered(client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)))
         except (exceptions.RedisError, OSError, asyncio.IncompleteReadError) as error:
             raise self._translated(error, "committing") from error
 
@@ -154,3 +155,15 @@ class Link:
                 f"something else writes under the prefix {self._place.prefix!r}: give one of the two another prefix"
             )
         return StoreUnavailable(f"Redis at {where!r} refused what it was asked while {doing} ({said}); its log says more")
+
+
+async def _uncovered(work: Awaitable[T]) -> T:
+    """What the client gives or raises; but a cancellation that it has covered up (it may turn one into an error of the connection, or
+    into nothing) passes through."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        return await work
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError

@@ -99,6 +99,7 @@ class Driver:
         self._open: tuple[AbstractAsyncContextManager[Transaction], Transaction] | None = None
         self._saved: list[Record] = []
         self._permits: dict[RecordKey, Permit] = {}
+        self._answers: dict[RecordKey, Executed] = {}
         self._leased: RecordKey | None = None
         self.acked: set[int] = set()
 
@@ -118,7 +119,7 @@ class Driver:
         finally:
             steps.close()
             for key in tuple(self._permits):
-                self._end_permit(key, None)
+                self._end_permit(key, self._answers.get(key))
             if self._leased is not None:
                 self._around.leases.let_go(self._leased)
             await self._leave()
@@ -202,7 +203,11 @@ class Driver:
         answer = stamped(answer, self._around.agent, self._around.version)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
-        self._end_permit(key, Broke("timed out") if timed_out else answer)
+        said = Broke("timed out") if timed_out else answer
+        if operation.inside and operation.record.lease_ms is not None:
+            self._answers[key] = said  # after a conflict it runs once more, under the same permit
+        else:
+            self._end_permit(key, said)
         level = logging.INFO if isinstance(answer, Rejected) or is_undo(operation.duty) else logging.DEBUG
         if _step_log.isEnabledFor(level):
             _report(level, operation, known, answer, 1000 * (self._around.clock.monotonic() - began))

@@ -19,7 +19,7 @@ from saga_choreo import Agent
 from saga_choreo.codec.values import parse_time
 from tests.benchmarks.choreography import OrderHeld, OrderPlaced
 from tests.benchmarks.hops import Hops
-from tests.benchmarks.services import agents
+from tests.benchmarks.services import agents, prefix_of
 from tests.benchmarks.workload import EFFECTS, SELECT, Meter, Task, all_of_them, must_fail, names, report, run
 
 __all__ = ["main"]
@@ -85,7 +85,7 @@ async def _listen(task: Task, hops: Hops) -> None:
         headers = message.headers
         hops.hear(headers["ce-sagakey"], parse_time("ce-time", headers["ce-time"]) / 1e9)
 
-    await client.subscribe("saga.event.>", cb=hear)
+    await client.subscribe(f"{prefix_of(task.database)}.event.>", cb=hear)
 
 
 async def _serve(task: Task) -> None:

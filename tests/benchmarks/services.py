@@ -14,7 +14,7 @@ from tests.benchmarks.choreography import (
 )
 from tests.benchmarks.workload import UPSERT
 
-__all__ = ["agents"]
+__all__ = ["agents", "prefix_of"]
 
 _EFFECT = UPSERT.format("$1", "$2")
 
@@ -24,8 +24,13 @@ def agents(broker: str, store: str, *, fail_every: int = 0) -> dict[str, Agent]:
     return {agent.name: agent for agent in made}
 
 
+def prefix_of(store: str) -> str:
+    """Channels of its own for each database: a run must not hear of the run before, nor take its database for one that was lost."""
+    return store.rpartition("/")[2]
+
+
 def _inventory(broker: str, store: str) -> Agent:
-    agent = Agent("inventory", saga=[orders, held_orders], broker=broker, store=store)
+    agent = Agent("inventory", saga=[orders, held_orders], broker=broker, store=store, prefix=prefix_of(store))
 
     @agent.step
     async def reserve(order: OrderPlaced, ctx: StepContext) -> InventoryReserved:
@@ -44,7 +49,7 @@ def _inventory(broker: str, store: str) -> Agent:
 
 
 def _payment(broker: str, store: str) -> Agent:
-    agent = Agent("payment", saga=orders, broker=broker, store=store)
+    agent = Agent("payment", saga=orders, broker=broker, store=store, prefix=prefix_of(store))
 
     @agent.step
     async def charge(reserved: InventoryReserved, ctx: StepContext) -> PaymentCharged:
@@ -59,7 +64,7 @@ def _payment(broker: str, store: str) -> Agent:
 
 
 def _shipment(broker: str, store: str) -> Agent:
-    agent = Agent("shipment", saga=orders, broker=broker, store=store)
+    agent = Agent("shipment", saga=orders, broker=broker, store=store, prefix=prefix_of(store))
 
     @agent.step
     async def book(charged: PaymentCharged, ctx: StepContext) -> ShipmentBooked:
@@ -74,7 +79,7 @@ def _shipment(broker: str, store: str) -> Agent:
 
 
 def _order(broker: str, store: str, fail_every: int) -> Agent:
-    agent = Agent("order", saga=[orders, held_orders], broker=broker, store=store)
+    agent = Agent("order", saga=[orders, held_orders], broker=broker, store=store, prefix=prefix_of(store))
 
     @agent.step
     async def confirm(booked: ShipmentBooked, ctx: StepContext) -> None:

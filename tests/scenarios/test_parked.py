@@ -112,6 +112,10 @@ def test_parking_is_said_once_in_the_log_with_what_to_do_next(nats_url: str, sto
             def lines() -> list[str]:
                 return [one.getMessage() for one in caplog.records if getattr(one, "event", "") == "step.parked"]
 
+            async def said() -> bool:
+                return bool(lines())
+
+            await eventually(said)  # the store may tell of it a moment before the log does
             (line,) = lines()
             assert "step 'charge'" in line
             assert "RuntimeError: the bank is down" in line

@@ -140,6 +140,7 @@ def test_a_saga_started_in_another_process_under_the_same_key_is_the_same_saga(n
             ids = []
             for _ in range(2):
                 async with world.agent("shop").client() as client:
+                    await client.ready(20)
                     handle = await client.start_saga(Go(note="same"), key="order-1")
                     ids.append(handle.saga_id)
                     assert handle.is_new is (len(ids) == 1)

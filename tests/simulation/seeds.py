@@ -13,5 +13,6 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
     (7000096, {}, "simulator: an undo waived lets its predecessor in the same service be undone in the very same commit"),
     (9002422, {"loss": 0.4}, "a step whose words only its own service reads asked nobody for the end it had missed"),
     (7, {"layer": "c"}, "the memory store kept a lock that it had handed to a process killed before it woke up"),
+    (523, {"layer": "c"}, "a plain step that ran once more after a conflict did so without a permit, beside another run"),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]

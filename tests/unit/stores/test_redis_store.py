@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -294,3 +295,23 @@ def test_a_record_of_an_unknown_format_or_a_damaged_one_is_not_guessed_at() -> N
     for wrong in (stored[:-1], stored + b"x", b"[2," + stored[3:], b"nonsense", b""):
         with pytest.raises(ValueError, match="a stored value"):
             record_of(wrong, 0)
+
+
+def test_a_cancellation_is_never_covered_up_by_the_client(redis_prefix: Prefix) -> None:
+    async def scenario() -> None:
+        async with opened(redis_prefix() + "&pool_max=2") as store:
+
+            async def look_for_ever() -> None:
+                while True:
+                    with contextlib.suppress(SagaError):
+                        await store.advance("payment")
+
+            for number in range(300):
+                tasks = [asyncio.create_task(look_for_ever()) for _ in range(4)]
+                await asyncio.sleep(0.0003 * (number % 17))
+                for one in tasks:
+                    one.cancel()
+                _, left = await asyncio.wait(tasks, timeout=5)
+                assert not left, "a cancelled task went on"
+
+    run(scenario())
