@@ -29,6 +29,8 @@ export SAGAS FAIL_EVERY CHAOS
 PATCH ?=
 # Settings of `make mutation`: modules of saga_choreo/core (MODULES='rows origin'), instead of all.
 MODULES ?=
+# Settings of `make chaos`: scenarios, --broker, --store, --sagas, --seed, instead of everything (about an hour).
+CHAOS_ARGS ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
 # Settings of `make services`: names of servers (SERVICES='nats postgres'), instead of all.
@@ -40,7 +42,7 @@ BENCH_ARGS ?=
 ROUNDS ?= 5
 BENCH_SAGAS = $(or $(SAGAS),2000)
 
-.PHONY: help test test-long check demo bench bench-scale simulate simulate-long mutants mutation services services-stop conformance bench-brokers format clean distclean $(STATIC_CHECKS)
+.PHONY: help test test-long check demo bench bench-scale simulate simulate-long chaos mutants mutation services services-stop conformance bench-brokers format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -88,6 +90,9 @@ simulate-long: .venv/.ready-dev ## the long runs: 20,000 seeds of the pipeline a
 	  $(BIN)/saga-choreo simulate --seeds 20000 $$ways --json || exit 1; \
 	  $(BIN)/saga-choreo simulate --layer c --seeds 3000 $$ways --json || exit 1; \
 	done
+
+chaos: .venv/.ready-dev ## hurt real agents, brokers and databases while sagas run; CHAOS_ARGS='broker-killed --broker nats' picks
+	@$(BIN)/python -m tests.scenarios.chaos $(CHAOS_ARGS)
 
 mutants: .venv/.ready-dev ## plant faults in copies of the toolkit; the simulator has to find each; PATCH=file runs one
 	@$(BIN)/python tests/simulation/mutants.py $(PATCH)
