@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from saga_choreo.testing.proxy import FaultProxy
 from tests.scenarios.chaos.place import Place, Process, until
@@ -51,7 +52,7 @@ async def killed_everywhere(place: Place, sagas: int) -> int:
             await place.start(sagas)
             # A run may need fewer calls than the one that was counted.
             with contextlib.suppress(TimeoutError):
-                await until(lambda process=process: _is_dead(process), 6, "death of the agent")
+                await until(partial(_is_dead, process), 6, "death of the agent")
                 kills += 1
         place.replace(service)
     return kills
