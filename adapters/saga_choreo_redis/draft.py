@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from saga_choreo.ports import ORIGIN, BusinessKey, Held, Outcome, Parked, Quarantined, Record, State
 from saga_choreo_redis.keys import Keys, member_of, place_in
-from saga_choreo_redis.packing import pack_held, pack_key, pack_quarantined, pack_record
+from saga_choreo_redis.packing import fades_ms, pack_held, pack_key, pack_quarantined, pack_record
 
 __all__ = ["Commit", "Draft", "LockName", "SagaName", "key_field", "may_end"]
 
@@ -83,38 +84,48 @@ class Commit:
         for record in draft.records.values():
             self._put(record)
         for service, saga_id in {(record.service, record.saga_id) for record in draft.records.values()}:
-            self._do("HINCRBY", self._named.saga(service, saga_id), "rev", 1)
+            self.do("HINCRBY", self._named.saga(service, saga_id), "rev", 1)
         for key in draft.keys.values():
             self._put_key(key)
         for message in draft.quarantined:
-            q = message.service
-            times, numbers = self._named("quarantine", q), self._named("quarantined", q)
-            self._number("quarantine", pack_quarantined(message), times, numbers, message.received_ms, q)
+            self.add_letter(message)
         for waiting in draft.held:
             h = waiting.service
-            times, numbers = self._named("waiting", h), self._named("held", h, waiting.definition)
-            self._number("held", pack_held(waiting), times, numbers, waiting.received_ms, h)
+            by_number = self._named("held", h, waiting.definition)
+            self._number("held", pack_held(waiting), {self._named("waiting", h): waiting.received_ms, by_number: ""}, h)
         for number, gone in held.items():
             self._unhold(number, gone)
         for (service, name), more in draft.counters.items():
-            self._do("HINCRBY", self._named("counter", service), name, more)
-            self._serves(service)
+            self.do("HINCRBY", self._named("counter", service), name, more)
+            self.serves(service)
         for service, name, saga_id in draft.unlocks:
             self._does += ("U", self._key(self._named("lock", service)), name, saga_id.hex)
         for (service, name), holder in draft.locks.items():
             key_name = self._named("lock", service)
             if holder is None:
-                self._do("HDEL", key_name, name)
+                self.do("HDEL", key_name, name)
             else:
-                self._do("HSET", key_name, name, holder.hex)
+                self.do("HSET", key_name, name, holder.hex)
+
+    def add_letter(self, letter: Quarantined) -> None:
+        named, service = self._named, letter.service
+        indexes: dict[str, int | str] = {
+            named("came", service): letter.received_ms,
+            named("quarantined", service): "",
+            named("letters", service, letter.state): "",
+        }
+        fades = fades_ms(letter.state, max(letter.received_ms, letter.state_ms))
+        if fades != "":
+            indexes[named("quarantine", service)] = fades
+        self._number("quarantine", pack_quarantined(letter), indexes, service)
 
     def drop_key(self, service: str, choreography: str, key: str, stored: bytes) -> None:
         name = key_field(service, choreography, key)
         self.check(self._named("key"), name, stored, f"the business key {key!r} was registered anew")
-        self._do("HDEL", self._named("key"), name)
+        self.do("HDEL", self._named("key"), name)
 
     def drop_member(self, key: str, member: bytes) -> None:
-        self._do("ZREM", key, member)
+        self.do("ZREM", key, member)
 
     def _key(self, key: str) -> int:
         number = self._numbers.get(key)
@@ -123,11 +134,11 @@ class Commit:
             number = self._numbers[key] = len(self.keys)
         return number
 
-    def _do(self, command: str, key: str, *words: Any) -> None:
+    def do(self, command: str, key: str, *words: Any) -> None:
         self._does += ("C", command, self._key(key), len(words), *words)
 
-    def _serves(self, service: str) -> None:
-        self._do("SADD", self._named("services"), service)
+    def serves(self, service: str) -> None:
+        self.do("SADD", self._named("services"), service)
 
     def _put(self, record: Record) -> None:
         service, named, member = record.service, self._named, member_of(record)
@@ -146,34 +157,35 @@ class Commit:
         self._index("parked", service, member, None if record.row.parked is Parked.NO else 0)
         self._index("ended", service, member, 0 if may_end(record) else None)
         if record.version == 1:
-            self._do("ZADD", named("sagas", service), 0, record.saga_id.hex)
-            self._do("ZADD", named("sagas", service, record.choreography), 0, record.saga_id.hex)
-            self._serves(service)
+            self.do("ZADD", named("sagas", service), 0, record.saga_id.hex)
+            self.do("ZADD", named("sagas", service, record.choreography), 0, record.saga_id.hex)
+            self.serves(service)
 
     def _index(self, name: str, service: str, member: str, score: int | None) -> None:
         if score is None:
-            self._do("ZREM", self._named(name, service), member)
+            self.do("ZREM", self._named(name, service), member)
         else:
-            self._do("ZADD", self._named(name, service), score, member)
+            self.do("ZADD", self._named(name, service), score, member)
 
     def _put_key(self, key: BusinessKey) -> None:
         named = self._named
-        self._do("HSET", named("key"), key_field(key.service, key.choreography, key.key), pack_key(key))
-        self._do("ZADD", named("keys", key.service), 0, f"{key.saga_id.hex}\0{key.choreography}\0{key.key}")
-        self._do("SADD", named("choreographies", key.service), key.choreography)
-        self._serves(key.service)
+        self.do("HSET", named("key"), key_field(key.service, key.choreography, key.key), pack_key(key))
+        self.do("ZADD", named("keys", key.service), 0, f"{key.saga_id.hex}\0{key.choreography}\0{key.key}")
+        self.do("SADD", named("choreographies", key.service), key.choreography)
+        self.serves(key.service)
 
-    def _number(self, kept: str, packed: bytes, times: str, numbers: str, received_ms: int, service: str) -> None:
-        """A value under a number that the script gives it, in one index by time and in one by number."""
-        indexes = (self._key(times), received_ms, self._key(numbers), "")
-        self._does += ("N", self._key(self._named(kept)), packed, 2, *indexes)
-        self._serves(service)
+    def _number(self, kept: str, packed: bytes, indexes: Mapping[str, int | str], service: str) -> None:
+        """A value under a number that the script gives it; the indexes have scores, or are by number ('')."""
+        self._does += ("N", self._key(self._named(kept)), packed, len(indexes))
+        for index, score in indexes.items():
+            self._does += (self._key(index), score)
+        self.serves(service)
 
     def _unhold(self, number: int, gone: Held) -> None:
         named = self._named
-        self._do("HDEL", named("held"), number)
+        self.do("HDEL", named("held"), number)
         for key in (named("held", gone.service, gone.definition), named("waiting", gone.service), named("told", gone.service)):
-            self._do("ZREM", key, number)
+            self.do("ZREM", key, number)
 
 
 def key_field(service: str, choreography: str, key: str) -> str:

@@ -13,8 +13,12 @@ saga's id, and so with the time it started.
     ended:<service>               records that may be forgotten, by id
     sagas:<service>[:<name>]      sagas, by id; also by choreography
     key, keys:<service>           business keys; and by saga id. choreographies:<service>: the names they are kept under
-    quarantine                    number -> message. quarantined:<s>: by number; quarantine:<s>: number -> received_ms
+    quarantine                    number -> message, as it came. quarantined:<s>, letters:<s>:<state>: by number; came:<s>: number ->
+                                  received_ms; quarantine:<s>: number -> since when it may be forgotten (not what is archived)
+    moved, tried                  number -> what was said of a quarantined message since: its state; its last try, after their count
     held                          number -> message. held:<s>:<definition>: by number; waiting:<s>, told:<s>: number -> received_ms
+    job:<id>                      hash: row, version, owner. items:<id>: place -> item; items:<id>:<state>: by place
+    jobs:<s>, active:<s>          jobs, and those that are not over, by id; over:<s>: id -> finished_ms
     lock:<s>, counter:<s>         name -> saga; name -> value
     definition, holder:<hash>     hash -> canonical bytes; set of services
 """
@@ -25,7 +29,9 @@ from uuid import UUID
 
 from saga_choreo.ports import ORIGIN, Record, RecordKey
 
-__all__ = ["Keys", "key_of", "member_of", "place_in", "saga_of"]
+__all__ = ["Keys", "key_of", "letter_block", "member_of", "place_in", "saga_of"]
+
+_LETTER_STATES = ("open", "archived", "resolved")
 
 
 class Keys:
@@ -47,6 +53,12 @@ class Keys:
 
     def untold(self, service: str, step: int) -> str:
         return self("starts" if step == ORIGIN else "untold", service)
+
+
+def letter_block(keys: Keys, service: str) -> list[str]:
+    """The indexes of a service's quarantined messages, in the order in which the scripts on letters take them."""
+    indexes = [keys(name, service) for name in ("quarantined", "came", "quarantine")]
+    return indexes + [keys("letters", service, state) for state in _LETTER_STATES]
 
 
 def place_in(record: Record | RecordKey) -> str:

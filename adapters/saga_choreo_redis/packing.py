@@ -7,28 +7,46 @@ read; what is missing there is a default. Nothing here knows Redis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from saga_choreo.ports import COLUMNS, BusinessKey, Held, Quarantined, Record, from_columns, to_columns
+from saga_choreo.ports import (
+    COLUMNS,
+    ITEM_COLUMNS,
+    JOB_COLUMNS,
+    LETTER_COLUMNS,
+    BusinessKey,
+    Held,
+    Job,
+    JobItem,
+    Quarantined,
+    Record,
+    from_columns,
+    to_columns,
+)
 
 __all__ = [
+    "fades_ms",
     "held_of",
+    "item_of",
+    "job_of",
     "key_of",
     "pack_held",
     "pack_key",
+    "pack_moved",
     "pack_quarantined",
     "pack_record",
+    "pack_row",
+    "pack_tried",
     "quarantined_of",
     "record_of",
 ]
 
 _FORMAT = 1
 _BLOBS = tuple(number for number, column in enumerate(COLUMNS) if column.kind == "bytes")
-_LETTER = tuple(one.name for one in fields(Quarantined))
 _ANNOUNCED = next(number for number, column in enumerate(COLUMNS) if column.name == "announced")
 
 
@@ -84,14 +102,50 @@ def key_of(service: str, choreography: str, key: str, stored: bytes) -> Business
 
 def pack_quarantined(q: Quarantined) -> bytes:
     """By the names of the fields, of which later versions may have more."""
-    named = {name: getattr(q, name) for name in _LETTER if name not in ("body", "headers", "number")}
+    named = {name: getattr(q, name) for name in LETTER_COLUMNS if name not in ("body", "headers", "number")}
     return _packed((named | {"headers": dict(q.headers)}, q.body), (1,))
 
 
-def quarantined_of(number: int, stored: bytes) -> Quarantined:
+def pack_moved(state: str, state_ms: int, operator: str, note: str) -> bytes:
+    return _packed((state, state_ms, operator, note), ())
+
+
+def pack_tried(code: str, detail: str, last_ms: int) -> bytes:
+    """The script puts before it how often."""
+    return _packed((code, detail, last_ms), ())
+
+
+def fades_ms(state: str, since_ms: int) -> int | str:
+    """Since when a letter may be forgotten; '' while a person has put it aside."""
+    return "" if state == "archived" else since_ms
+
+
+def quarantined_of(number: int, stored: bytes, moved: bytes | None, tried: bytes | None) -> Quarantined:
+    """As it came, and what was said of it since."""
     named, body = _unpacked(stored, (1,))[:2]
-    known = {name: value for name, value in named.items() if name in _LETTER}
+    known = {name: value for name, value in named.items() if name in LETTER_COLUMNS}
+    if moved:
+        known |= zip(("state", "state_ms", "operator", "note"), _unpacked(moved, ()), strict=False)
+    if tried:
+        times, _, last = tried.partition(b" ")
+        known |= zip(("code", "detail", "last_ms"), _unpacked(last, ()), strict=False)
+        known["attempts"] = known.get("attempts", 1) + int(times)
     return Quarantined(**known, body=body, number=number)
+
+
+def pack_row(row: Job | JobItem) -> bytes:
+    """By the names of the fields, of which later versions may have more."""
+    return _packed((asdict(row),), ())
+
+
+def job_of(stored: bytes) -> Job:
+    (named,) = _unpacked(stored, ())[:1]
+    return Job(**{name: value for name, value in named.items() if name in JOB_COLUMNS})
+
+
+def item_of(stored: bytes) -> JobItem:
+    (named,) = _unpacked(stored, ())[:1]
+    return JobItem(**{name: value for name, value in named.items() if name in ITEM_COLUMNS})
 
 
 def pack_held(h: Held) -> bytes:

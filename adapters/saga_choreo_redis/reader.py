@@ -9,7 +9,8 @@ from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter
 from saga_choreo_redis.draft import key_field
 from saga_choreo_redis.keys import Keys, saga_of
 from saga_choreo_redis.link import Link
-from saga_choreo_redis.packing import key_of, quarantined_of
+from saga_choreo_redis.packing import key_of
+from saga_choreo_redis.rows import read_letters, services_of
 from saga_choreo_redis.transaction import as_map, records_of
 
 __all__ = ["RedisReader"]
@@ -68,10 +69,7 @@ class RedisReader:
             [("ZREVRANGE", self._keys("quarantined", one), 0, limit - 1) for one in services] if limit > 0 else []
         )
         numbers = sorted((int(number) for one in found for number in one), reverse=True)[:limit]
-        if not numbers:
-            return []
-        stored = await self._link.read("HMGET", self._keys("quarantine"), *numbers)
-        return [quarantined_of(number, one) for number, one in zip(numbers, stored, strict=True) if one]
+        return await read_letters(self._link, self._keys, numbers)
 
     async def definitions(self) -> Mapping[str, bytes]:
         found = as_map(await self._link.read("HGETALL", self._keys("definition")))
@@ -92,7 +90,7 @@ class RedisReader:
         return sorted(one.decode() for one in await self._link.read("SMEMBERS", self._keys("holder", definition)))
 
     async def _services(self, service: str) -> list[str]:
-        return [service] if service else sorted(one.decode() for one in await self._link.read("SMEMBERS", self._keys("services")))
+        return await services_of(self._link, self._keys, service)
 
     async def _groups(self, sagas: Sequence[UUID], services: Sequence[str]) -> list[list[Record]]:
         places = [(saga_id, service) for saga_id in sagas for service in services]

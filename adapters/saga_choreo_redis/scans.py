@@ -8,11 +8,13 @@ from uuid import UUID
 
 from saga_choreo.ports import AnnouncedMark, Held, Record, RecordKey
 from saga_choreo_redis.draft import Commit, key_field
-from saga_choreo_redis.keys import Keys, key_of, member_of, place_in, saga_of
+from saga_choreo_redis.jobs import forget_jobs
+from saga_choreo_redis.keys import Keys, key_of, letter_block, member_of, place_in, saga_of
 from saga_choreo_redis.link import Link
-from saga_choreo_redis.packing import held_of, record_of
 from saga_choreo_redis.packing import key_of as key_of_key
-from saga_choreo_redis.scripts import COMMIT, FORGET, MARK
+from saga_choreo_redis.packing import record_of
+from saga_choreo_redis.rows import read_held
+from saga_choreo_redis.scripts import COMMIT, DROP_LETTERS, FORGET, MARK
 
 __all__ = ["RedisScans"]
 
@@ -63,11 +65,11 @@ class RedisScans:
         found = await self._link.read_all(
             [("ZRANGE", self._keys("held", service, one), 0, limit - 1) for one in sorted(set(definitions))]
         )
-        return await self._messages(service, sorted(int(number) for one in found for number in one)[:limit])
+        return await read_held(self._link, self._keys, service, sorted(int(number) for one in found for number in one)[:limit])
 
     async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
         numbers = await self._link.read("ZRANGEBYSCORE", self._keys("waiting", service), "-inf", f"({before_ms}", "LIMIT", 0, limit)
-        found = await self._messages(service, [int(number) for number in numbers])
+        found = await read_held(self._link, self._keys, service, [int(number) for number in numbers])
         return sorted(found, key=lambda message: (message.received_ms, message.number))
 
     async def mark_told(self, service: str, numbers: Sequence[int]) -> None:
@@ -82,12 +84,13 @@ class RedisScans:
                 await self._link.write("ZREM", waiting, number)
 
     async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Counts every row it deletes, at most `limit`. Quarantined messages, and held ones that were told, go by the time
-        they were received; a business key goes once no record of its saga is left."""
+        """Counts every row it deletes, at most `limit`. Held messages that were told go by the time they were received, quarantined
+        ones that nobody put aside also by when they were last moved, jobs by their end; a business key goes once no record of its
+        saga is left."""
         started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
         gone = await self._forget_records(service, before, limit)
         gone += await self._forget_keys(service, before, limit - gone)
-        for forget in (self._forget_quarantined, self._forget_held):
+        for forget in (self._forget_quarantined, self._forget_held, self._forget_jobs):
             if gone < limit:
                 gone += await forget(service, started_ms, limit - gone)
         return gone
@@ -132,29 +135,23 @@ class RedisScans:
         await self._link.run(COMMIT, commit.keys, commit.arguments)
 
     async def _forget_quarantined(self, service: str, started_ms: int, limit: int) -> int:
-        times, numbers = self._keys("quarantine", service), self._keys("quarantined", service)
+        times = self._keys("quarantine", service)
         late: list[bytes] = await self._link.read("ZRANGEBYSCORE", times, "-inf", f"({started_ms}", "LIMIT", 0, limit)
-        if late:
-            await self._link.write("HDEL", self._keys("quarantine"), *late)
-            await self._link.write("ZREM", numbers, *late)
-            await self._link.write("ZREM", times, *late)
-        return len(late)
+        if not late:
+            return 0
+        keys = [self._keys(name) for name in ("quarantine", "moved", "tried")]
+        words = [word for number in late for word in (number, len(keys) + 1)]
+        return await self._link.run(DROP_LETTERS, keys + letter_block(self._keys, service), ["", started_ms, *words])
 
     async def _forget_held(self, service: str, started_ms: int, limit: int) -> int:
         told = self._keys("told", service)
         late: list[bytes] = await self._link.read("ZRANGEBYSCORE", told, "-inf", f"({started_ms}", "LIMIT", 0, limit)
-        for message in await self._messages(service, [int(number) for number in late]):
+        for message in await read_held(self._link, self._keys, service, [int(number) for number in late]):
             await self._link.write("ZREM", self._keys("held", service, message.definition), message.number)
         if late:
             await self._link.write("HDEL", self._keys("held"), *late)
             await self._link.write("ZREM", told, *late)
         return len(late)
 
-    async def _messages(self, service: str, numbers: Sequence[int]) -> list[Held]:
-        if not numbers:
-            return []
-        stored, told = await self._link.read_all(
-            [("HMGET", self._keys("held"), *numbers), ("ZMSCORE", self._keys("told", service), *numbers)]
-        )
-        found = zip(numbers, stored, told, strict=True)
-        return [held_of(number, one, told=when is not None) for number, one, when in found if one is not None]
+    async def _forget_jobs(self, service: str, started_ms: int, limit: int) -> int:
+        return await forget_jobs(self._link, self._keys, service, started_ms, limit)

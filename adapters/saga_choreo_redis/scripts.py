@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["ADVANCE", "COMMIT", "FORGET", "MARK", "Script"]
+__all__ = ["ADVANCE", "COMMIT", "DROP_LETTERS", "FORGET", "MARK", "MOVE_LETTERS", "TRY_LETTERS", "Script"]
 
 
 class Script:
@@ -111,6 +111,63 @@ if redis.call('HLEN', KEYS[2]) <= 1 then
   redis.call('ZREM', KEYS[5], ARGV[3])
 end
 return 1
+"""
+)
+
+# In the scripts on letters, KEYS are three hashes (quarantine, moved, tried) and then, for each service, its indexes as `letter_block` lists
+# them; a letter is its number and at which of KEYS the indexes of its service begin.
+_INDEX_OF_STATE = "local state = {open = 3, archived = 4, resolved = 5}\n"
+
+# ARGV: from state, to state, what is said of it; then letters, each with its score in the index by time ('' for none). Returns how many
+# were in the first state.
+MOVE_LETTERS = Script(
+    _INDEX_OF_STATE
+    + """
+local of, to, moved = state[ARGV[1]], state[ARGV[2]], 0
+if not of or not to then return 0 end
+for at = 4, #ARGV, 3 do
+  local number, base, fades = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
+  if redis.call('ZSCORE', KEYS[base + of], number) then
+    redis.call('ZREM', KEYS[base + of], number)
+    redis.call('ZADD', KEYS[base + to], number, number)
+    redis.call('HSET', KEYS[2], number, ARGV[3])
+    if fades == '' then redis.call('ZREM', KEYS[base + 2], number) else redis.call('ZADD', KEYS[base + 2], fades, number) end
+    moved = moved + 1
+  end
+end
+return moved
+"""
+)
+
+# ARGV: a state, or '' and the time before which letters may be forgotten; then letters. Returns how many are gone.
+DROP_LETTERS = Script(
+    _INDEX_OF_STATE
+    + """
+local of, before, gone = state[ARGV[1]] or 2, tonumber(ARGV[2]), 0
+if ARGV[1] ~= '' and not state[ARGV[1]] then return 0 end
+for at = 3, #ARGV, 2 do
+  local number, base = ARGV[at], tonumber(ARGV[at + 1])
+  local score = redis.call('ZSCORE', KEYS[base + of], number)
+  if score and (not before or tonumber(score) < before) then
+    for n = 1, 3 do redis.call('HDEL', KEYS[n], number) end
+    for n = 0, 5 do redis.call('ZREM', KEYS[base + n], number) end
+    gone = gone + 1
+  end
+end
+return gone
+"""
+)
+
+# KEYS: quarantine, tried. ARGV: pairs of a letter's number and what its last try has shown, kept after how many tries there were.
+TRY_LETTERS = Script(
+    """
+for at = 1, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[at]) == 1 then
+    local times = tonumber(string.match(redis.call('HGET', KEYS[2], ARGV[at]) or '', '^%d+') or '0') + 1
+    redis.call('HSET', KEYS[2], ARGV[at], string.format('%d', times) .. ' ' .. ARGV[at + 1])
+  end
+end
+return 0
 """
 )
 

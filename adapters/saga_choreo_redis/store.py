@@ -1,4 +1,4 @@
-"""The Redis store: Store, Scans and Reader in one object. Works with Redis 6.2 and newer, and with Valkey.
+"""The Redis store: Store, Scans, Reader, Letters and Jobs in one object. Works with Redis 6.2 and newer, and with Valkey.
 
 A claim is one round trip and a commit is one: a Lua script that finds everything as it was read, or writes nothing. There is no
 transaction that a step's own writes could be part of, so every step of a service that keeps its records here is an external one.
@@ -11,7 +11,9 @@ from typing import Any
 
 from saga_choreo.errors import ConfigurationError, StoreVersionError
 from saga_choreo.ports import StoreFeatures, Transaction
+from saga_choreo_redis.jobs import RedisJobs
 from saga_choreo_redis.keys import Keys
+from saga_choreo_redis.letters import RedisLetters
 from saga_choreo_redis.link import Link
 from saga_choreo_redis.place import place_of
 from saga_choreo_redis.reader import RedisReader
@@ -26,7 +28,7 @@ __all__ = ["RedisStore"]
 _WRITERS = 4
 
 
-class RedisStore(RedisScans, RedisReader, RedisUpkeep):
+class RedisStore(RedisScans, RedisReader, RedisUpkeep, RedisLetters, RedisJobs):
     """`?durability=relaxed` accepts a server whose commits a crash may undo; `?prefix=` is what all keys begin with;
     `?pool_max=` bounds the connections of this object."""
 
@@ -41,6 +43,7 @@ class RedisStore(RedisScans, RedisReader, RedisUpkeep):
             durable=self._place.durability == "full",
             sql=False,
             placeholder="",
+            letters=True,
         )
         self._incarnation = ""
 

@@ -21,7 +21,19 @@ from saga_choreo.runtime.plugins import WholeStore, make_store
 from saga_choreo.testing.harness import Cluster
 from tests.scenarios.world import World, chain, eventually
 
-__all__ = ["Charged", "Failing", "refuse", "parks_local", "parks_external", "parks_undo", "parked", "with_tool", "say", "record_of"]
+__all__ = [
+    "ONCE",
+    "Charged",
+    "Failing",
+    "refuse",
+    "parks_local",
+    "parks_external",
+    "parks_undo",
+    "parked",
+    "with_tool",
+    "say",
+    "record_of",
+]
 
 ONCE = {"retry": Retry(attempts=2, backoff=Backoff.FIXED, delay_s=0.05)}
 

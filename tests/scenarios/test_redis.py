@@ -11,7 +11,11 @@ import pytest
 
 from saga_choreo import Choreography, Reject, SagaState, StepContext
 from saga_choreo.errors import ConfigurationError, DefinitionError
+from saga_choreo.ports import JobState
+from saga_choreo.runtime.deadletters.find import WantedLetters
 from saga_choreo.testing.redis_server import RedisServer
+from tests.scenarios.letters import all_of_them, ended, replay, stored_messages
+from tests.scenarios.parking import ONCE, Failing, parked
 from tests.scenarios.world import QUICK, Go, World, chain, eventually, run
 
 Prefix = Callable[[], str]
@@ -76,6 +80,31 @@ def test_a_redis_killed_while_sagas_run_loses_none_and_repeats_only_under_the_sa
 
 async def _reached(world: World, calls: int) -> bool:
     return len(world.outside) >= calls
+
+
+def test_dead_letters_in_redis_are_replayed_to_the_end_of_their_saga(nats_url: str, redis_prefix: Prefix) -> None:
+    async def scenario() -> None:
+        down = Failing()
+        world = World(external(), nats_url, redis_prefix() + "-{service}", options={"charge": ONCE}, on={("charge", "do"): down})
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await parked(cluster, handle)
+            letters = cluster["payment"].dead_letters
+            failed = await ended(letters, await replay(letters))
+            assert (failed.job.state, dict(failed.counts)) == (JobState.DONE, {"failed": 1})
+            down.works = True
+            view = await ended(letters, await replay(letters))
+            assert (view.job.state, dict(view.counts)) == (JobState.DONE, {"resolved": 1})
+            assert await handle.wait(30) is SagaState.COMPLETED
+            said = await stored_messages(cluster, "shop", handle, "payment")
+            assert await letters.bring_in(said) == len(said) > 0
+            assert await letters.bring_in(said) == 0
+            view = await ended(letters, await replay(letters))
+            assert dict(view.counts) == {"resolved": len(said)}
+            assert await all_of_them(letters) == []
+            assert len(await all_of_them(letters, WantedLetters(state="resolved"))) == len(said)
+
+    run(scenario(), 120)
 
 
 def test_plain_steps_are_refused_at_the_start_with_all_their_names(redis_prefix: Prefix) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from process import in_process
-from shopstore import CANCELLED, ORDERS, RUNNING, START_MS, fill
+from shopstore import CANCELLED, ORDERS, RUNNING, START_MS, fill_at
 
 from saga_choreo.codec.wire import encode
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
@@ -19,7 +19,7 @@ from saga_choreo.ports import Quarantined
 from saga_choreo.runtime.deadletters.door import DeadLetters
 from saga_choreo.runtime.plugins import make_store
 
-__all__ = ["STEP", "WHY", "data", "dlq", "fill_letters", "ids", "jobs"]
+__all__ = ["STEP", "WHY", "data", "dlq", "fill_letters", "fill_letters_at", "ids", "jobs"]
 
 WHY = ("--reason", "ticket 4411")
 STEP = f"{RUNNING}:charge"
@@ -64,19 +64,21 @@ MESSAGES = (
 )
 
 
-def fill_letters(folder: Path) -> str:
+async def fill_letters_at(url: str) -> None:
     """The store of `shopstore`, with three quarantined messages beside its parked step."""
-    url = fill(folder)
+    await fill_at(url)
+    opened = make_store(url)
+    await opened.open()
+    async with opened.transaction() as transaction:
+        await transaction.append(quarantined=MESSAGES)
+        await transaction.commit()
+    await opened.close()
 
-    async def more() -> None:
-        opened = make_store(url)
-        await opened.open()
-        async with opened.transaction() as transaction:
-            await transaction.append(quarantined=MESSAGES)
-            await transaction.commit()
-        await opened.close()
 
-    asyncio.run(more())
+def fill_letters(folder: Path) -> str:
+    """The store's URL."""
+    url = f"sqlite:///{folder}/shop.db"
+    asyncio.run(fill_letters_at(url))
     return url
 
 

@@ -1,4 +1,4 @@
-"""A participant's SQLite store with a few sagas in it, written through the store port."""
+"""A participant's store with a few sagas in it, written through the store port: in SQLite unless a test says where."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saga_choreo.model.ids import saga_id_at
 from saga_choreo.ports import ORIGIN, BusinessKey, Cause, Outcome, Parked, Record, Row, State
 from saga_choreo.runtime.plugins import make_store
 
-__all__ = ["CANCELLED", "DONE", "ORDERS", "RUNNING", "fill"]
+__all__ = ["CANCELLED", "DONE", "ORDERS", "RUNNING", "START_MS", "fill", "fill_at"]
 
 START_MS = 1_700_000_000_000
 ORDERS = (
@@ -63,7 +63,7 @@ def _records() -> list[Record]:
     ]
 
 
-async def _fill(url: str) -> None:
+async def fill_at(url: str) -> None:
     store = make_store(url)
     await store.open()
     try:
@@ -81,5 +81,5 @@ async def _fill(url: str) -> None:
 def fill(folder: Path) -> str:
     """The store's URL."""
     url = f"sqlite:///{folder}/shop.db"
-    asyncio.run(_fill(url))
+    asyncio.run(fill_at(url))
     return url
