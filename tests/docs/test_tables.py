@@ -98,6 +98,9 @@ def test_what_can_be_said_of_a_parked_step_is_what_the_rules_allow() -> None:
 
 
 def test_every_switch_of_the_model_checker_is_named_off_or_on_as_it_is_not_by_default() -> None:
-    told = set(re.findall(r"`--((?:no-)?[\w-]+)`", _section(TESTING, "Every interleaving: `check-model`"))) - {"states-max", "anyway"}
+    told = set(re.findall(r"`--((?:no-)?[\w-]+)`", _section(TESTING, "Every interleaving: `check-model`"))) - {
+        "states-max",
+        "anyway",
+    }
     switches = [one for one in check_model.params if one.secondary_opts]
     assert told == {(one.secondary_opts if one.default else one.opts)[0].removeprefix("--") for one in switches}
