@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Difference, Notice, Outgoing, Planned, Topology
+from saga_choreo_kafka import planning
 from saga_choreo_kafka import topology as channels
 from saga_choreo_kafka.bare import KafkaError
 from saga_choreo_kafka.clients import Pace, make_admin, probe
@@ -26,6 +28,7 @@ from saga_choreo_kafka.receive import Receiver
 __all__ = ["KafkaBroker"]
 
 _log = logging.getLogger("saga_choreo.kafka")
+_T = TypeVar("_T")
 
 # Between two repairs, so that a topic that cannot be made does not become a busy loop.
 _REPAIR_PAUSE_S = 1.5
@@ -68,7 +71,7 @@ class KafkaBroker:
 
     async def _open(self, topology: Topology) -> None:
         self._wanted = channels.wanted_topics(self._names, topology)
-        limits = await self._prepare(topology)
+        limits = await self._reach(lambda: self._declare(topology, self._wanted))
         self._pace = Pace()
         self._damaged.clear()
         self._publisher = Publisher(self._options, self._names, self._pace, self._make_topic, self._look)
@@ -86,15 +89,26 @@ class KafkaBroker:
             async with asyncio.timeout(_JOIN_S):
                 await asyncio.gather(*waits)
 
-    async def _prepare(self, topology: Topology) -> dict[str, int]:
-        """Reach the server and have the topics, within `open_timeout`."""
+    def plan(self, topologies: Sequence[Topology]) -> Sequence[Planned]:
+        return planning.plan(self._names, self._options, topologies)
+
+    async def survey(self, topologies: Sequence[Topology]) -> Sequence[Difference]:
+        look = partial(planning.survey, names=self._names, options=self._options, topologies=topologies)
+        return await self._reach(lambda: self._ask(look))
+
+    async def apply(self, topologies: Sequence[Topology]) -> None:
+        act = partial(planning.apply, names=self._names, options=self._options, topologies=topologies)
+        await self._reach(lambda: self._ask(act))
+
+    async def _reach(self, act: Callable[[], Awaitable[_T]]) -> _T:
+        """Reach the server and do that, within `open_timeout`."""
         reason: Exception | None = None
         deadline = asyncio.get_running_loop().time() + self._options.open_timeout
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
                     await probe(self._options, _PROBE_S)
-                    return await self._declare(topology, self._wanted)
+                    return await act()
             except (BrokerUnavailable, TimeoutError) as exc:
                 if reason is None:
                     _log.warning("Kafka at %s cannot be used yet (%s); trying again", self._options.shown, exc)
@@ -106,14 +120,20 @@ class KafkaBroker:
             await asyncio.sleep(_RETRY_S)
 
     async def _declare(self, topology: Topology, topics: Sequence[str]) -> dict[str, int]:
-        admin = make_admin(self._options, f"saga-choreo {self._names.prefix}", self._pace)
-        try:
-            await admin.start()
+        async def act(admin: Any) -> dict[str, int]:
             if topology.create:
                 limits = await channels.declare(admin, self._names, self._options, topics)
                 await channels.settled(admin, topics)
                 return limits
             return await channels.check(admin, self._names, self._options, topics, topology.service)
+
+        return await self._ask(act)
+
+    async def _ask(self, act: Callable[[Any], Awaitable[_T]]) -> _T:
+        admin = make_admin(self._options, f"saga-choreo {self._names.prefix}", self._pace)
+        try:
+            await admin.start()
+            return await act(admin)
         except (KafkaError, OSError) as exc:
             raise BrokerUnavailable(f"Kafka at {self._options.shown!r} does not answer as it should ({exc!r}); try again") from exc
         finally:

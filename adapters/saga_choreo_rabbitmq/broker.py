@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import BrokerFeatures, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports import BrokerFeatures, Delivery, Difference, Notice, Outgoing, Planned, Topology
+from saga_choreo_rabbitmq import planning
 from saga_choreo_rabbitmq import topology as channels
 from saga_choreo_rabbitmq.errors import Closed, WireError
 from saga_choreo_rabbitmq.later import Later
@@ -36,7 +38,7 @@ class RabbitMqBroker:
     def __init__(self, url: str, *, prefix: str = "saga") -> None:
         self._options = parse_url(url)
         self._names = Names(prefix)
-        name = f"saga-choreo {prefix}"
+        self._name = name = f"saga-choreo {prefix}"
         self._consuming = Link(self._options, "consuming", name, self._prepare_consuming, self._lost_consuming)
         self._publishing = Link(self._options, "publishing", name, self._prepare_publishing, self._lost_publishing, self._consuming)
         self._publisher = Publisher(self._publishing, self._names, self._options)
@@ -65,6 +67,36 @@ class RabbitMqBroker:
             await self.close()
             raise
         self._looks = asyncio.create_task(self._look_for_ever(topology), name="saga-rabbitmq-look")
+
+    def plan(self, topologies: Sequence[Topology]) -> Sequence[Planned]:
+        return planning.plan(self._names, self._options, topologies)
+
+    async def survey(self, topologies: Sequence[Topology]) -> Sequence[Difference]:
+        async with self._visit() as wire:
+            return await planning.survey(wire, self._names, self._options, topologies)
+
+    async def apply(self, topologies: Sequence[Topology]) -> None:
+        """Makes the queues for delays too, which agents make when they first need them: theirs may be an account that may not."""
+        async with self._visit() as wire:
+            await planning.apply(wire, self._names, self._options, topologies)
+
+    @asynccontextmanager
+    async def _visit(self) -> AsyncGenerator[Wire]:
+        """A connection for a moment, that declares nothing by itself."""
+
+        async def nothing(_wire: Wire) -> None:
+            return
+
+        link = Link(self._options, "planning", self._name, nothing, lambda _reason: None)
+        await link.open(asyncio.get_running_loop().time() + self._options.open_timeout)
+        try:
+            yield link.need()
+        except Closed as exc:
+            raise link.refusal(exc) from exc
+        except WireError as exc:
+            raise BrokerUnavailable(f"RabbitMQ at {self._options.shown!r} does not answer as it should ({exc}); try again") from exc
+        finally:
+            await link.close()
 
     async def _prepare_consuming(self, wire: Wire) -> None:
         """On every fresh connection: the channels first, so that the consumer finds its queue."""

@@ -20,9 +20,11 @@ from saga_choreo_rabbitmq.receive import ATTEMPTS, KEY
 from saga_choreo_rabbitmq.topology import declare_delay
 from saga_choreo_rabbitmq.wire import Wire
 
-__all__ = ["Later", "step_ms"]
+__all__ = ["Later", "step_ms", "steps_ms"]
 
 _SHORTEST_MS = 100
+# The longest that an agent hands a message back for.
+_LONGEST_S = 60.0
 
 
 def step_ms(delay_s: float) -> int:
@@ -33,6 +35,14 @@ def step_ms(delay_s: float) -> int:
             if digit * power >= wanted:
                 return digit * power
         power *= 10
+
+
+def steps_ms() -> list[int]:
+    """All that agents ask for."""
+    steps = [step_ms(0)]
+    while steps[-1] < _LONGEST_S * 1000:
+        steps.append(step_ms((steps[-1] + 1) / 1000))
+    return steps
 
 
 class Later:

@@ -128,10 +128,10 @@ class Link:
             if wire is not None:
                 wire.abort()
             if isinstance(exc, Closed):
-                raise self._refusal(exc) from exc
+                raise self.refusal(exc) from exc
             raise
 
-    def _refusal(self, error: Closed) -> Exception:
+    def refusal(self, error: Closed) -> BrokerUnavailable | ConfigurationError:
         """What trying again does not mend is a matter of configuration."""
         where = repr(self._options.shown)
         if error.code == _ACCESS_REFUSED and "Login was refused" in error.text:

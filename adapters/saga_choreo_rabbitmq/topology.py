@@ -23,19 +23,32 @@ from saga_choreo_rabbitmq.names import Names
 from saga_choreo_rabbitmq.options import Options
 from saga_choreo_rabbitmq.wire import Wire
 
-__all__ = ["assert_bindings", "check", "declare", "declare_defs", "declare_delay", "undeliverable_count"]
+__all__ = [
+    "DEFS",
+    "assert_bindings",
+    "binds",
+    "check",
+    "declare",
+    "declare_defs",
+    "declare_delay",
+    "delay_arguments",
+    "is_there",
+    "queues",
+    "take_as_found",
+    "undeliverable_count",
+]
 
 _log = logging.getLogger("saga_choreo.rabbitmq")
 
 Arguments = Mapping[str, Any]
-_NOT_FOUND, _PRECONDITION_FAILED = 404, 406
+_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
 # Numbers that an operator may have set otherwise, and that lose nothing.
 _TAKEN_AS_FOUND = ("x-message-ttl", "x-max-length-bytes", "x-delivery-limit", "x-quorum-initial-group-size", "x-max-age")
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']+)' .*?current is (?:(?:the value )?'([^']*)'|none)", re.DOTALL)
 # RabbitMQ 4 drops a message after twenty deliveries where no limit is set, and 3 knows no word for "none".
 _NO_LIMIT = 1_000_000
 # Announcements come again and again, so an hour is more than enough; `notices` says how what is older is kept.
-_DEFS = {"x-queue-type": "stream", "x-max-age": "1h", "x-stream-max-segment-size-bytes": 1_000_000}
+DEFS = {"x-queue-type": "stream", "x-max-age": "1h", "x-stream-max-segment-size-bytes": 1_000_000}
 _KEPT = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
 
 
@@ -50,24 +63,24 @@ def _quorum(options: Options, limit: int) -> dict[str, Any]:
     return {**_KEPT, **size, "x-delivery-limit": limit}
 
 
-def _queues(names: Names, options: Options, topology: Topology) -> dict[str, Arguments]:
+def queues(names: Names, options: Options, topology: Topology) -> dict[str, Arguments]:
     """Queue -> arguments, in the order in which they are needed."""
-    queues: dict[str, Arguments] = {
+    wanted: dict[str, Arguments] = {
         names.undeliverable: _quorum(options, _NO_LIMIT),
         names.dlq: _quorum(options, _NO_LIMIT),
     }
     if topology.receives:
         space = {"x-max-length-bytes": options.queue_max_bytes} if options.queue_max_bytes > 0 else {}
-        queues[names.service(topology.service)] = {
+        wanted[names.service(topology.service)] = {
             **_quorum(options, options.delivery_limit),
             **_dead_lettering("", names.undeliverable),
             "x-message-ttl": int(options.horizon * 1000),
             **space,
         }
-    return queues
+    return wanted
 
 
-def _binds(names: Names, topology: Topology) -> list[commands.Queue.Bind]:
+def binds(names: Names, topology: Topology) -> list[commands.Queue.Bind]:
     bound = [(names.dlq, "dlq")]
     if topology.receives:
         channels = [Channel(ChannelKind.CONTROL, topology.service), Channel(ChannelKind.OUTCOME)]
@@ -78,9 +91,9 @@ def _binds(names: Names, topology: Topology) -> list[commands.Queue.Bind]:
 
 async def declare(wire: Wire, names: Names, options: Options, topology: Topology) -> None:
     """Make everything this agent needs, except the stream. Raises ConfigurationError where what is there would lose messages."""
-    queues = _queues(names, options, topology)
-    there = await asyncio.gather(*(_is_there(wire, queue) for queue in queues))
-    await _declare(wire, (names.exchange, "topic"), queues, _binds(names, topology))
+    wanted = queues(names, options, topology)
+    there = await asyncio.gather(*(is_there(wire, queue) for queue in wanted))
+    await _declare(wire, (names.exchange, "topic"), wanted, binds(names, topology))
     if not all(there):
         await asyncio.sleep(options.settle)
 
@@ -88,21 +101,31 @@ async def declare(wire: Wire, names: Names, options: Options, topology: Topology
 async def declare_defs(wire: Wire, names: Names, options: Options) -> None:
     """The stream of the definitions. It stands for itself: an agent works on while it is down."""
     bind = commands.Queue.Bind(0, names.defs, names.exchange, "defs")
-    is_there = await _is_there(wire, names.defs)
-    await _declare(wire, (names.exchange, "topic"), {names.defs: _DEFS}, [bind])
-    if not is_there:
+    was_there = await is_there(wire, names.defs)
+    await _declare(wire, (names.exchange, "topic"), {names.defs: DEFS}, [bind])
+    if not was_there:
         await asyncio.sleep(options.settle)
 
 
+def delay_arguments(options: Options, delay_ms: int) -> dict[str, Any]:
+    return {**_quorum(options, _NO_LIMIT), **_dead_lettering(""), "x-message-ttl": delay_ms}
+
+
 async def declare_delay(wire: Wire, names: Names, options: Options, delay_ms: int) -> None:
-    """A queue whose messages go on, after the delay, to the queue that their routing key names."""
+    """A queue whose messages go on, after the delay, to the queue that their routing key names. An account that may not declare it
+    uses it as `saga-choreo broker apply` has made it."""
     name = names.delay(delay_ms)
-    arguments = {**_quorum(options, _NO_LIMIT), **_dead_lettering(""), "x-message-ttl": delay_ms}
-    await _declare(wire, (name, "fanout"), {name: arguments}, [commands.Queue.Bind(0, name, name, "")])
+    arguments = delay_arguments(options, delay_ms)
+    try:
+        await _declare(wire, (name, "fanout"), {name: arguments}, [commands.Queue.Bind(0, name, name, "")])
+    except Closed as exc:
+        if exc.code != _ACCESS_REFUSED:
+            raise
+        await _look_at(wire, name)
 
 
 async def assert_bindings(wire: Wire, names: Names, topology: Topology) -> None:
-    await _all(wire, _binds(names, topology))
+    await _all(wire, binds(names, topology))
 
 
 async def _declare(
@@ -155,28 +178,32 @@ async def _declare_queue(wire: Wire, name: str, arguments: Arguments) -> None:
         except Closed as exc:
             if exc.code != _PRECONDITION_FAILED:
                 raise
-            _take_as_found(name, wanted, exc)
+            taken = take_as_found(wanted, exc)
+            if taken is None:
+                raise ConfigurationError(
+                    f"queue {name!r} exists with settings that would lose messages ({exc.text});"
+                    " delete it once its backlog is worked off, or use another prefix"
+                ) from exc
+            _log.warning(
+                "queue %r has %s, and is taken as it is; delete it once its backlog is worked off to have that changed", name, taken
+            )
         else:
             return
 
 
-def _take_as_found(name: str, wanted: dict[str, Any], refusal: Closed) -> None:
-    """The server names one difference at a time. Raises ConfigurationError when that one would lose messages."""
+def take_as_found(wanted: dict[str, Any], refusal: Closed) -> str | None:
+    """The server names one difference at a time. What it is, and `wanted` has it as found from now on; None when that one would
+    lose messages."""
     found = _INEQUIVALENT.search(refusal.text)
     if found is None or found[1] not in _TAKEN_AS_FOUND:
-        raise ConfigurationError(
-            f"queue {name!r} exists with settings that would lose messages ({refusal.text});"
-            " delete it once its backlog is worked off, or use another prefix"
-        ) from refusal
+        return None
     argument, current = found[1], found[2]
-    _log.warning(
-        "queue %r has %s %s instead of %r, and is taken as it is; delete it once its backlog is worked off to have that changed",
-        name, argument, current or "unset", wanted.get(argument),
-    )  # fmt: skip
+    said = f"{argument} {current or 'unset'} instead of {wanted.get(argument)!r}"
     if current is None:
         wanted.pop(argument, None)
     else:
         wanted[argument] = int(current) if current.lstrip("-").isdigit() else current
+    return said
 
 
 async def check(wire: Wire, names: Names, options: Options, topology: Topology) -> None:
@@ -186,7 +213,7 @@ async def check(wire: Wire, names: Names, options: Options, topology: Topology) 
         await _all(wire, [commands.Exchange.Declare(0, names.exchange, "topic", passive=True)])
     except Closed as exc:
         faults.append(_fault("exchange", names.exchange, exc))
-    for queue in (*_queues(names, options, topology), names.defs):
+    for queue in (*queues(names, options, topology), names.defs):
         try:
             await _look_at(wire, queue)
         except Closed as exc:
@@ -194,7 +221,7 @@ async def check(wire: Wire, names: Names, options: Options, topology: Topology) 
     if faults:
         raise ConfigurationError(
             f"RabbitMQ lacks what service {topology.service!r} needs: {'; '.join(faults)};"
-            " create it, or let the agent do it (create=True)"
+            f" run `saga-choreo broker apply --prefix {names.exchange} APP`, or let the agent declare it (SAGA_DECLARE=1)"
         )
 
 
@@ -202,7 +229,7 @@ def _fault(kind: str, name: str, error: Closed) -> str:
     return f"{kind} {name!r} is missing" if error.code == _NOT_FOUND else f"{kind} {name!r}: {error.text}"
 
 
-async def _is_there(wire: Wire, queue: str) -> bool:
+async def is_there(wire: Wire, queue: str) -> bool:
     try:
         await _look_at(wire, queue)
     except Closed as exc:

@@ -76,9 +76,10 @@ def apply_command(ctx: click.Context, out: Output, apps: tuple[str, ...], broker
 @output_options("table", "json", "jsonl", "name")
 @click.pass_context
 def check_command(ctx: click.Context, out: Output, apps: tuple[str, ...], broker_url: str | None, prefix: str) -> None:
-    """Compare what is there with what is needed: missing, different, extra. Changes nothing.
+    """Compare what is there with what is needed: missing, different, extra, unseen. Changes nothing.
 
     Exit code 6 when something is missing or different. What is extra is only told: it may belong to a service that was not named.
+    So is what the broker does not show (unseen): RabbitMQ lists no bindings to its clients.
 
     \b
     Examples:

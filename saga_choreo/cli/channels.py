@@ -139,7 +139,7 @@ def _tell(found: Sequence[Difference], topologies: Sequence[Topology], out: Outp
         known=("schema", "verdict", "kind", "name", "message"),
         empty=empty,
     )
-    lacking = [one for one in found if one.verdict != "extra"]
+    lacking = [one for one in found if one.verdict in ("missing", "different")]
     if any(one.verdict == "missing" for one in lacking):
         talk("What is missing is declared by: saga-choreo broker apply")
     return not lacking

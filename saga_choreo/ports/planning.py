@@ -28,9 +28,10 @@ class Planned:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """`missing`: planned and not there. `different`: there, and not as planned. `extra`: there under this prefix, and no longer
-    planned; it may belong to a service that was not named, so it is told and left alone."""
+    planned; it may belong to a service that was not named, so it is told and left alone. `unseen`: the server does not show whether it
+    is as planned (to this account, or to anybody)."""
 
-    verdict: Literal["missing", "different", "extra"]
+    verdict: Literal["missing", "different", "extra", "unseen"]
     kind: str
     name: str
     message: str = ""

@@ -1,4 +1,4 @@
-"""`saga-choreo broker`: plan, apply and check, on a real NATS and, for adapters that do not plan, on the memory broker."""
+"""`saga-choreo broker`: plan, apply and check, on a real NATS and RabbitMQ and, for adapters that do not plan, on the memory broker."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from process import in_process
 from examples.order_processing.choreography import order_processing
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.ports import Topology
+from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.servers import NatsServer
 from saga_choreo_nats.broker import NatsBroker
 
@@ -98,6 +99,22 @@ def test_where_only_reading_is_permitted_nothing_is_declared(server: NatsServer)
     done = in_process("broker", "apply", "--broker", server.url, "--prefix", "read", SHARED, SAGA_READ_ONLY="1")
     assert done.returncode == 8
     assert _rows("check", "--broker", server.url, "--prefix", "read", SHARED, code=6)
+
+
+def test_what_a_broker_does_not_show_is_told_and_is_no_finding(shared_rabbitmq: RabbitMqServer) -> None:
+    broker = ("--broker", f"{shared_rabbitmq.start().url}?settle=0", "--prefix", "cli")
+    assert {row["verdict"] for row in _rows("check", *broker, PAYMENT, code=6)} == {"missing", "unseen"}
+    (unseen,) = _rows("apply", *broker, PAYMENT)
+    assert (unseen["verdict"], unseen["kind"], unseen["name"]) == ("unseen", "binding", "cli")
+    assert _rows("check", *broker, PAYMENT) == [unseen]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"), [("amqp://127.0.0.1:1", "shop.service.payment"), ("kafka://127.0.0.1:1", "shop.control.payment")]
+)
+def test_every_adapter_with_channels_of_its_own_plans_them_without_a_server(url: str, name: str) -> None:
+    rows = {row["name"]: row for row in _rows("plan", "--broker", url, "--prefix", "shop", PAYMENT)}
+    assert rows[name]["kind"] in ("queue", "topic")
 
 
 def test_an_adapter_that_does_not_plan_is_asked_service_by_service() -> None:
