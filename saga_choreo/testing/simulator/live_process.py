@@ -85,8 +85,9 @@ class AgentProcess:
         try:
             if await session.open(serves=True, stop=stop):
                 await session.serve(stop)
-        except StopCutShort:  # the process ends, with everything that would not
+        except StopCutShort as cut:  # the process ends, with everything that would not: in here, nothing has a reason to
             if not life.is_over:
+                self._world.broken("BUG", str(cut))
                 self.crash()
         except Exception:  # noqa: BLE001  an agent must never end by itself
             if not life.is_over:  # a killed one is closed only when everything is over
