@@ -42,6 +42,9 @@ BENCH_ARGS ?=
 ROUNDS ?= 5
 BENCH_SAGAS = $(or $(SAGAS),2000)
 
+# Settings of `make bench-scale`: which parts, and how many (COUNT=n) instead of the part's own number of sagas, rows or open sagas.
+PARTS ?= many open cold agents growth
+
 .PHONY: help test test-long check demo bench bench-scale simulate simulate-long chaos mutants mutation services services-stop conformance bench-brokers format clean distclean $(STATIC_CHECKS)
 
 help: ## show this list
@@ -79,8 +82,8 @@ demo: .venv/.ready-demo ## run the demo; SAGAS=n, FAIL_EVERY=n, CHAOS=1 change i
 bench: .venv-bench/.ready ## our services beside the peers and the hand-written floor; ROUNDS=n, SAGAS=n change it
 	@.venv-bench/bin/python -m tests.benchmarks.bench --rounds $(ROUNDS) --sagas $(BENCH_SAGAS)
 
-bench-scale: .venv-bench/.ready ## many sagas at once, 100,000 open ones, a million rows that nobody announced (three JSON lines); COUNT=n for fewer
-	@for part in many open cold; do .venv-bench/bin/python -m tests.benchmarks.scale $$part $(if $(COUNT),--count $(COUNT)) || exit 1; done
+bench-scale: .venv-bench/.ready ## what many sagas cost, in JSON lines and a picture in .bench (half an hour); PARTS='many open' picks, COUNT=n for fewer
+	@for part in $(PARTS); do .venv-bench/bin/python -m tests.benchmarks.scale $$part $(if $(COUNT),--count $(COUNT)) || exit 1; done
 
 simulate: .venv/.ready-dev ## run sagas under random faults in virtual time; SIMULATE_ARGS='--seeds n' changes it
 	@$(BIN)/saga-choreo simulate $(SIMULATE_ARGS)

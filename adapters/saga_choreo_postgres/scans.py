@@ -24,11 +24,11 @@ class PostgresScans:
     async def next_due_ms(self, service: str) -> int | None:
         return (await self._runs.read(sql.NEXT_DUE, service))[0][0]  # type: ignore[no-any-return]  # a number or null
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
-        """The longest waiting first."""
-        return [
-            from_columns(row) for row in await self._runs.read(sql.UNANNOUNCED, service, before_ms, start_before_ms, limit, skip)
-        ]
+    async def unannounced(
+        self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
+    ) -> Sequence[Record]:
+        statement = sql.UNANNOUNCED_NEWEST if newest else sql.UNANNOUNCED
+        return [from_columns(row) for row in await self._runs.read(statement, service, before_ms, start_before_ms, limit, skip)]
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
         """Not synced to the disk by itself, and skips a row that is being worked on: a mark that is lost means one more

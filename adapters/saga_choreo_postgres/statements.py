@@ -41,6 +41,7 @@ __all__ = [
     "RECORDS_OF",
     "SAGAS",
     "UNANNOUNCED",
+    "UNANNOUNCED_NEWEST",
     "UNTOLD",
     "UPDATE",
     "append",
@@ -124,6 +125,7 @@ UNANNOUNCED = (
     "AND changed_ms < greatest($2::bigint, $3::bigint) "
     f"AND changed_ms < CASE step WHEN {ORIGIN} THEN $3::bigint ELSE $2::bigint END ORDER BY changed_ms LIMIT $4 OFFSET $5"
 )
+UNANNOUNCED_NEWEST = UNANNOUNCED.replace("ORDER BY changed_ms", "ORDER BY changed_ms DESC")
 # A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this.
 MARK = (
     "UPDATE saga_record SET announced = least(version, $5::bigint) WHERE ctid = (SELECT ctid FROM saga_record "

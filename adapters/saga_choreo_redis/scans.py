@@ -35,16 +35,18 @@ class RedisScans:
         found = await self._link.read("ZRANGE", self._keys("due", service), 0, 0, "WITHSCORES")
         return int(float(found[1])) if found else None
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
-        """The longest waiting first."""
-        bounds = (("untold", before_ms), ("starts", start_before_ms))
+    async def unannounced(
+        self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
+    ) -> Sequence[Record]:
+        verb, page = "ZREVRANGEBYSCORE" if newest else "ZRANGEBYSCORE", ("WITHSCORES", "LIMIT", 0, skip + limit)
         found = await self._link.read_all(
             [
-                ("ZRANGEBYSCORE", self._keys(name, service), "-inf", f"({before}", "WITHSCORES", "LIMIT", 0, skip + limit)
-                for name, before in bounds
+                (verb, self._keys(name, service), *((f"({before}", "-inf") if newest else ("-inf", f"({before}")), *page)
+                for name, before in (("untold", before_ms), ("starts", start_before_ms))
             ]
         )
-        waiting = sorted((float(score), member) for one in found for member, score in zip(one[::2], one[1::2], strict=True))
+        scored = ((float(score), member) for one in found for member, score in zip(one[::2], one[1::2], strict=True))
+        waiting = sorted(scored, reverse=newest)
         keys = [key_of(member) for _, member in waiting[skip : skip + limit]]
         rows = await self._link.read_all(
             [("HMGET", self._keys.saga(service, key.saga_id), f"r{place_in(key)}", f"a{place_in(key)}") for key in keys]

@@ -30,9 +30,11 @@ class SqliteScans:
         rows = await self._reads.run(lambda c: _rows(c, sql.NEXT_DUE, service))
         return rows[0][0] if rows else None
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
-        """The longest waiting first."""
-        rows = await self._reads.run(lambda c: _rows(c, sql.UNANNOUNCED, service, before_ms, start_before_ms, limit, skip))
+    async def unannounced(
+        self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
+    ) -> Sequence[Record]:
+        statement = sql.UNANNOUNCED_NEWEST if newest else sql.UNANNOUNCED
+        rows = await self._reads.run(lambda c: _rows(c, statement, service, before_ms, start_before_ms, limit, skip))
         return [from_columns(row) for row in rows]
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:

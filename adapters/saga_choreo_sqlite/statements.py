@@ -46,6 +46,7 @@ __all__ = [
     "SAGAS",
     "SERVICES",
     "UNANNOUNCED",
+    "UNANNOUNCED_NEWEST",
     "UNTOLD",
     "UPDATE",
     "VERSION_AT",
@@ -113,6 +114,7 @@ UNANNOUNCED = (
     f"SELECT {_ALL} FROM saga_record WHERE service = ?1 AND announced < version AND changed_ms < max(?2, ?3) "  # noqa: S608  (constants only)
     f"AND changed_ms < CASE step WHEN {ORIGIN} THEN ?3 ELSE ?2 END ORDER BY changed_ms LIMIT ?4 OFFSET ?5"
 )
+UNANNOUNCED_NEWEST = UNANNOUNCED.replace("ORDER BY changed_ms", "ORDER BY changed_ms DESC")
 MARK = (
     "UPDATE saga_record SET announced = min(version, ?5) "
     "WHERE service = ?1 AND saga_id = ?2 AND definition = ?3 AND step = ?4 AND announced < min(version, ?5)"

@@ -94,14 +94,15 @@ class MemoryStore(MemoryUpkeep, MemoryLetters):
     async def next_due_ms(self, service: str) -> int | None:
         return min((r.due_ms for r in self._records(service) if r.due_ms is not None), default=None)
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
-        """The longest waiting first."""
+    async def unannounced(
+        self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
+    ) -> Sequence[Record]:
         found = [
             r
             for r in self._records(service)
             if r.announced < r.version and r.changed_ms < (start_before_ms if r.step == ORIGIN else before_ms)
         ]
-        return sorted(found, key=lambda r: (r.changed_ms, r.record_key))[skip : skip + limit]
+        return sorted(found, key=lambda r: (r.changed_ms, r.record_key), reverse=newest)[skip : skip + limit]
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
         tables = self._committed()

@@ -236,9 +236,11 @@ class Scans(Protocol):
 
     async def next_due_ms(self, service: str) -> int | None: ...
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
+    async def unannounced(
+        self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
+    ) -> Sequence[Record]:
         """Records with `announced < version` that were changed before `before_ms` (origin rows: `start_before_ms`), the longest
-        waiting first, without the first `skip` of them."""
+        waiting first or the `newest` first, without the first `skip` of them."""
         ...
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:

@@ -27,6 +27,8 @@ _log = logging.getLogger("saga_choreo.relay")
 # What is published is written down at the second look: before any other agent's scan takes it for lost (`unannounced_after_s`).
 _MARKS_EVERY_S = 0.75
 _SCAN_MAX = 256
+# Of a full page, the youngest: a saga that starts now does not wait until all that an outage left behind is published.
+_FRESH = 64
 _SCAN_BUSY, _BUSY_MIN = 4, 16
 # Between two looks at a store that cannot be read.
 _TROUBLE_S = 2.0
@@ -137,18 +139,25 @@ class Relay:
         some and none of them could be published."""
         before, start_before = unannounced_before(self._clock.time_ns() // 1_000_000, self._limits)
         found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX, self._skip)
-        lost = [record for record in found if not self._announcing.covers(record)]
-        self._is_busy = len(found) - len(lost) >= _BUSY_MIN
-        published, unknown = 0, self._unknown
+        fresh: Sequence[Record] = ()
+        is_full = len(found) == _SCAN_MAX
+        if is_full:
+            fresh = await self._scans.unannounced(self._service, before, start_before, _FRESH, newest=True)
+            found = found[: _SCAN_MAX - len(fresh)]
+        page = {record.record_key: record for record in (*found, *fresh)}
+        lost = [record for record in page.values() if not self._announcing.covers(record)]
+        self._is_busy = len(page) - len(lost) >= _BUSY_MIN
+        published, left, unknown = 0, len(found), self._unknown
         if lost:
             await republish(lost)
             published = sum(self._announcing.covers(record) for record in lost)
         if published:
             _log.info("%d records were not announced by the process that wrote them, and are published now", published)
+            left = sum(not self._announcing.covers(record) for record in found)
             await self.flush()
         is_outage = not published and self._unknown > unknown  # told of once by `_complain`
-        if len(found) == _SCAN_MAX and not is_outage:
-            self._skip += len(found) - published
+        if is_full and not is_outage:
+            self._skip += left
             return True
         self._skip = 0
         return None if lost and not published else False

@@ -175,6 +175,7 @@ async def _unannounced(harness: StoreHarness) -> None:
         assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 1)] == [saga_id_of(2)]
         assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 1, 1)] == [saga_id_of(1)]
         assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 10, 2)] == [saga_id_of(4)]
+        assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 2, newest=True)] == [saga_id_of(n) for n in (4, 1)]
         assert list(await store.unannounced(SERVICE, 100, 0, 10)) == [make_record(2, changed_ms=50)]
 
 

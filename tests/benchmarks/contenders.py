@@ -41,7 +41,7 @@ CONTENDERS = (
     Contender("ours", "ours", "one"),
     Contender("limit_handlers", "peers.floor", "handlers"),
     Contender("limit_batch", "peers.floor", "batch"),
-    Contender("limit_single", "peers.floor", "single", share=0.5),
+    Contender("limit_single", "peers.floor", "single"),
     Contender("faststream", "peers.faststream_outbox", needs=("faststream", "faststream_outbox"), share=0.2, at_once=64),
     Contender("dbos", "peers.dbos_workflow", needs=("dbos",), share=0.15, at_once=64),
     Contender("cqrs", "peers.cqrs_saga", needs=("cqrs", "di"), share=0.15, at_once=64),
@@ -55,9 +55,9 @@ def one_run(stage: Stage, contender: Contender, sagas: int, *more: str, count: b
     name = f"bench_{time.time_ns()}"
     url = stage.fresh_database(name)
     asked = max(_SAGAS_MIN, int(sagas * contender.share))
-    words = ["--sagas", str(asked), "--at-once", str(contender.at_once), "--mode", contender.mode, "--nats", stage.nats.url, *more]
+    words = ["--sagas", str(asked), "--at-once", str(contender.at_once), "--mode", contender.mode, "--nats", stage.nats.url]
+    words += ["--servers", ",".join(map(str, stage.servers)), *more]
     command = [sys.executable, "-m", f"tests.benchmarks.{contender.module}", *words]
-    before = stage.servers_cpu_s()
     try:
         if count:
             with counted(stage, url, asked) as counts:
@@ -65,7 +65,6 @@ def one_run(stage: Stage, contender: Contender, sagas: int, *more: str, count: b
             said["counts"] = counts.figures
         else:
             said = _said(contender, [*command, "--database", url])
-        said["servers_cpu_ms_per_saga"] = round(1000 * (stage.servers_cpu_s() - before) / asked, 3)
     finally:
         stage.drop_database(name)
     return said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from saga_choreo import Agent, Pending, Reject, StepContext
 from tests.benchmarks.choreography import (
     InventoryReserved,
@@ -19,8 +21,9 @@ __all__ = ["agents", "prefix_of"]
 _EFFECT = UPSERT.format("$1", "$2")
 
 
-def agents(broker: str, store: str, *, fail_every: int = 0) -> dict[str, Agent]:
-    made = (_inventory(broker, store), _payment(broker, store), _shipment(broker, store), _order(broker, store, fail_every))
+def agents(broker: str, store: str, *, fail_every: int = 0, wait_s: float = 0.0) -> dict[str, Agent]:
+    """By service. The handler of payment waits for `wait_s`, as one that asks somebody else does."""
+    made = (_inventory(broker, store), _payment(broker, store, wait_s), _shipment(broker, store), _order(broker, store, fail_every))
     return {agent.name: agent for agent in made}
 
 
@@ -48,11 +51,13 @@ def _inventory(broker: str, store: str) -> Agent:
     return agent
 
 
-def _payment(broker: str, store: str) -> Agent:
+def _payment(broker: str, store: str, wait_s: float) -> Agent:
     agent = Agent("payment", saga=orders, broker=broker, store=store, prefix=prefix_of(store))
 
     @agent.step
     async def charge(reserved: InventoryReserved, ctx: StepContext) -> PaymentCharged:
+        if wait_s:
+            await asyncio.sleep(wait_s)
         await ctx.tx.execute(_EFFECT, reserved.order, "payment")
         return PaymentCharged(order=reserved.order)
 

@@ -42,6 +42,13 @@ class Stage:
             found: dict[str, Any] = json.load(answer)
         return found
 
+    def published(self) -> int:
+        """Messages that the streams of the NATS server have taken so far."""
+        with urlopen(f"http://127.0.0.1:{self.monitor}/jsz?streams=true", timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+        streams = (stream for account in found["account_details"] for stream in account["stream_detail"])
+        return sum(int(stream["state"]["last_seq"]) for stream in streams)
+
     def fresh_database(self, name: str) -> str:
         """The URL of a new, empty database: each measurement has its own."""
 
@@ -81,9 +88,10 @@ class Stage:
             )
         return said | {"nats_version": str(varz["version"]), "nats_sync_interval": "always"}
 
-    def servers_cpu_s(self) -> float:
-        """User and system time of both servers so far, ended backends included (Linux)."""
-        return _tree_cpu_s(self.postgres.pid) + _tree_cpu_s(self.nats.pid)
+    @property
+    def servers(self) -> tuple[int, ...]:
+        """The processes of both."""
+        return tuple(pid for pid in (self.postgres.pid, self.nats.pid) if pid)
 
 
 @contextmanager
@@ -100,16 +108,6 @@ def staged(postgres: dict[str, str] | None = None) -> Iterator[Stage]:
             yield Stage(database, nats, monitor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _tree_cpu_s(pid: int | None) -> float:
-    total = 0
-    with suppress(OSError):
-        total += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with suppress(OSError):
-                total += sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.benchmarks.contenders import CONTENDERS, one_run
+from tests.benchmarks.hops import Hops, quantile
 from tests.benchmarks.stage import NotDurable, Stage, staged
 
 _BY_NAME = {one.name: one for one in CONTENDERS}
@@ -36,8 +37,31 @@ def test_what_a_saga_asks_of_the_servers_is_counted(stage: Stage) -> None:
 
 def test_hops_are_measured_from_header_to_header(stage: Stage) -> None:
     said = one_run(stage, _BY_NAME["ours"], 20, "--fail-every", "0", "--at-once", "1", "--hops")
-    assert said["hops"] == 20 * 3
+    assert said["hops"] == 20 * 4
     assert 0 < said["hop_p50_ms"] <= said["hop_p99_ms"]
+
+
+def test_hops_are_measured_while_others_are_open(stage: Stage) -> None:
+    busy = ("--rate", "20", "--open", "1200")
+    said = one_run(stage, _BY_NAME["ours"], 20, "--fail-every", "0", "--hops", *busy)
+    assert (said["hops"], said["wrong"]) == (20 * 4, 0)
+
+
+def test_two_agents_of_a_service_share_its_sagas(stage: Stage) -> None:
+    said = one_run(stage, _BY_NAME["ours_four"], 40, "--fail-every", "5", "--agents", "2", "--wait-ms", "5")
+    assert (said["sagas"], said["wrong"], said["repeated"]) == (40, 0, 0)
+
+
+def test_the_first_hop_counts_from_the_intended_time_and_a_repetition_is_no_hop() -> None:
+    hops = Hops()
+    hops.began("a", 10.0)
+    for event, at_s in (("placed", 10.5), ("reserved", 10.75), ("charged", 11.0), ("reserved", 40.0)):
+        hops.hear("a", event, at_s)
+    assert hops.figures() == {"hops": 2, "hop_p50_ms": 250.0, "hop_p99_ms": 750.0}
+
+
+def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
+    assert [quantile([1.0, 2.0, 3.0, 4.0], part) for part in (0.25, 0.5, 0.99)] == [1.0, 2.0, 4.0]
 
 
 def test_a_server_that_does_not_sync_its_commits_is_refused() -> None:

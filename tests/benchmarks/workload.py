@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Meter",
     "Task",
     "all_of_them",
+    "cpu_s",
     "must_fail",
     "names",
     "report",
@@ -52,7 +56,10 @@ class Declined(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a script is asked to do. `rate` above zero: open-loop arrivals, so many a second. `hops`: measure them."""
+    """What a script is asked to do. `rate` above zero: open-loop arrivals, so many a second. `hops`: measure them.
+
+    For our own script only: `open` further sagas that wait for somebody meanwhile, so many `agents` of the payment service (each a
+    process), whose handler waits for `wait_ms`. `servers`: processes of broker and database, whose CPU time is measured too."""
 
     database: str
     nats: str
@@ -62,6 +69,10 @@ class Task:
     mode: str
     rate: float
     hops: bool
+    servers: tuple[int, ...]
+    open: int
+    agents: int
+    wait_ms: float
 
     def driver(self, name: str) -> str:
         """The database's URL for SQLAlchemy."""
@@ -78,6 +89,10 @@ def task_from(argv: Sequence[str] | None = None) -> Task:
     parser.add_argument("--mode", default="")
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--hops", action="store_true")
+    parser.add_argument("--servers", type=lambda said: tuple(map(int, said.split(","))), default=())
+    parser.add_argument("--open", type=int, default=0)
+    parser.add_argument("--agents", type=int, default=1)
+    parser.add_argument("--wait-ms", type=float, default=0.0)
     given = parser.parse_args(argv)
     return Task(**vars(given))
 
@@ -118,15 +133,33 @@ async def all_of_them(sagas: Sequence[str], task: Task, one: Callable[[str, floa
 
 
 class Meter:
-    """Wall and CPU time between two moments; CPU is user and system time of this process, all threads."""
+    """Wall and CPU time between two moments; CPU is user and system time of this process, all threads, and of the servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self._servers = task.servers
+        self.seconds = self.cpu_seconds = self.servers_cpu_seconds = 0.0
+        self._servers_cpu = sum(map(cpu_s, self._servers))
         self._wall, self._cpu = time.perf_counter(), time.process_time()
-        self.seconds = self.cpu_seconds = 0.0
 
     def stop(self) -> None:
         self.seconds = time.perf_counter() - self._wall
         self.cpu_seconds = time.process_time() - self._cpu
+        self.servers_cpu_seconds = sum(map(cpu_s, self._servers)) - self._servers_cpu
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time so far of a process and its children, ended ones included (Linux)."""
+    total = 0
+    with suppress(OSError):
+        total += _ticks(pid)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(OSError):
+                total += _ticks(int(child))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> int:
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
 
 
 def report(who: str, task: Task, sagas: Sequence[str], rows: Sequence[Sequence[Any]], meter: Meter, **more: object) -> None:
@@ -145,6 +178,7 @@ def report(who: str, task: Task, sagas: Sequence[str], rows: Sequence[Sequence[A
         "seconds": round(meter.seconds, 4),
         "sagas_per_s": round(len(sagas) / meter.seconds, 2),
         "cpu_ms_per_saga": round(1000 * meter.cpu_seconds / len(sagas), 3),
+        "servers_cpu_ms_per_saga": round(1000 * meter.servers_cpu_seconds / len(sagas), 3),
         **more,
     }
     print(json.dumps(line), flush=True)

@@ -49,10 +49,10 @@ class FailingStore:
             self._meet()
         return await self._real.next_due_ms(*args)
 
-    async def unannounced(self, *args: Any) -> Any:
+    async def unannounced(self, *args: Any, **how: Any) -> Any:
         if isinstance(self.fault, StoreUnavailable):
             self._meet()
-        return await self._real.unannounced(*args)
+        return await self._real.unannounced(*args, **how)
 
 
 @pytest.mark.parametrize("fault", [StoreUnavailable("the disk is gone"), StoreConflict("busy"), ValueError("a bug of ours")])

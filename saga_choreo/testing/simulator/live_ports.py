@@ -225,9 +225,11 @@ class FaultyStore(Generic[S]):
     async def next_due_ms(self, service: str) -> int | None:
         return await self.inner.next_due_ms(service)
 
-    async def unannounced(self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0) -> Sequence[Record]:
+    async def unannounced(
+        self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
+    ) -> Sequence[Record]:
         await self._scan()
-        found = await self.inner.unannounced(service, before_ms, start_before_ms, limit, skip)
+        found = await self.inner.unannounced(service, before_ms, start_before_ms, limit, skip, newest=newest)
         if found:
             self.world.saw("republished by a scan")
         return found

@@ -88,7 +88,7 @@ async def main(task: Task) -> None:
             pass  # raised once more, after everything is undone
 
     sagas = names(task)
-    meter = Meter()
+    meter = Meter(task)
     await all_of_them(sagas, task, one)
     meter.stop()
     async with engine.connect() as connection:

@@ -67,7 +67,7 @@ async def main(task: Task) -> None:
         async with source.engine.begin() as connection:
             await connection.execute(sa.text(EFFECTS))
         sagas = names(task)
-        meter = Meter()
+        meter = Meter(task)
         await all_of_them(sagas, task, one)
         meter.stop()
         async with source.engine.connect() as connection:

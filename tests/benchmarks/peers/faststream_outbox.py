@@ -122,7 +122,7 @@ async def main(task: Task) -> None:
         await connection.run_sync(_METADATA.create_all)
     await services.nats.start()
     await services.outbox.start()
-    meter = Meter()
+    meter = Meter(task)
     await all_of_them(sagas, task, services.one)
     meter.stop()
     async with services.engine.connect() as connection:

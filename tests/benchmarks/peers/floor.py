@@ -132,18 +132,18 @@ class Floor:
             await self.js.publish_async(
                 f"{self.prefix}.{row['name']}",
                 orjson.dumps({"saga": row["saga"], "name": row["name"]}),
-                headers={"Nats-Msg-Id": f"{row['saga']}:{row['name']}"} | self.stamp(row["saga"]),
+                headers={"Nats-Msg-Id": f"{row['saga']}:{row['name']}"} | self.stamp(row),
             )
             for row in rows
         ]
         await asyncio.gather(*confirmed)
 
-    def stamp(self, saga: str) -> dict[str, str]:
+    def stamp(self, row: Any) -> dict[str, str]:
         """When hops are measured, the time of publishing, as our own events have it always."""
         if not self.task.hops:
             return {}
         now = time.time()
-        self.hops.hear(saga, now)
+        self.hops.hear(row["saga"], row["name"], now)
         return {"time": str(now)}
 
     async def one(self, saga: str, intended_s: float) -> None:
@@ -164,7 +164,7 @@ async def main(task: Task) -> None:
     await floor.declare()
     services = [asyncio.create_task(floor.serve(service)) for service in _READS]
     sagas = names(task)
-    meter = Meter()
+    meter = Meter(task)
     await all_of_them(sagas, task, floor.one)
     meter.stop()
     floor.stop.set()

@@ -76,6 +76,17 @@ def test_records_that_are_refused_do_not_hide_those_behind_them() -> None:
     _with_records(1_000, scenario)
 
 
+def test_what_is_new_does_not_wait_behind_a_long_backlog() -> None:
+    async def scenario(store: MemoryStore) -> None:
+        rig = _Rig(store, _Picky([]))
+        assert await rig.relay.scan(rig.republish) is True
+        left = {record.saga_id for record in await store.unannounced(SERVICE, 9_999, 9_999, 2_000)}
+        assert len(left) == 900 - 256
+        assert not left & {make_record(number).saga_id for number in (0, 899)}
+
+    _with_records(900, scenario)
+
+
 def test_a_broker_that_is_away_is_asked_for_one_page_and_then_left_alone_for_a_while() -> None:
     async def scenario(store: MemoryStore) -> None:
         broker = _Picky([])
