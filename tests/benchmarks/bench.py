@@ -141,9 +141,8 @@ def _summary(raw: Figures) -> Figures:
 def _print_table(summary: Figures) -> None:
     print(f"\n{'':15} {'sagas/s':>9} {'CPU ms/saga':>12} {'servers':>8} {'ours is':>9} {'four are':>9}")
     rows = {"ours": summary["ours"], "ours_four": summary["ours_four"], **summary["peers"]}
+    rows = {name: said for name, said in rows.items() if said}
     for name, said in rows.items():
-        if not said:
-            continue
         ratios = [summary[kind].get(name) for kind in ("ratio", "ratio_four")]
         words = " ".join(f"{ratio:>8.2f}x" if ratio else f"{'':9}" for ratio in ratios)
         print(
