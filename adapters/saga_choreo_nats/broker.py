@@ -1,7 +1,8 @@
 """`NatsBroker`: the broker port over NATS JetStream.
 
 The parts: `link` keeps one connection up, `topology` declares, `receive` pulls, `publish` confirms, `notices` watches the
-definitions. This class wires them and repairs: a stream or durable that is missing under way is declared again.
+definitions, `trimming` removes what all have read. This class wires them and repairs: a stream or durable that is missing under
+way is declared again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from saga_choreo_nats.notices import watch
 from saga_choreo_nats.options import parse_url
 from saga_choreo_nats.publish import Publisher
 from saga_choreo_nats.receive import Receiver
+from saga_choreo_nats.trimming import Trimmer
 
 __all__ = ["NatsBroker"]
 
@@ -47,7 +49,9 @@ class NatsBroker:
         self._publisher = Publisher(self._link, self._names, self._options)
         self._receiver = Receiver(self._link, self._names, self._options)
         self._topology: Topology | None = None
-        self._repairs: asyncio.Task[None] | None = None
+        streams = (self._names.events, self._names.control)
+        self._trimmer = Trimmer(self._link, streams, self._options.publish_timeout, self._publisher.full)
+        self._upkeep: tuple[asyncio.Task[None], ...] = ()
 
     @property
     def features(self) -> BrokerFeatures:
@@ -65,7 +69,10 @@ class NatsBroker:
         except BaseException:
             self._topology = None
             raise
-        self._repairs = asyncio.create_task(self._repair(topology), name="saga-nats-repair")
+        self._upkeep = (
+            asyncio.create_task(self._repair(topology), name="saga-nats-repair"),
+            asyncio.create_task(self._trimmer.run(), name="saga-nats-trim"),
+        )
 
     def plan(self, topologies: Sequence[Topology]) -> Sequence[Planned]:
         return planning.plan(self._names, self._options, topologies)
@@ -185,9 +192,9 @@ class NatsBroker:
 
     async def close(self) -> None:
         """What is unacknowledged is handed back at once. Idempotent."""
-        if self._repairs is not None:
-            await end(self._repairs)
-            self._repairs = None
+        upkeep, self._upkeep = self._upkeep, ()
+        for task in upkeep:
+            await end(task)
         tokens = self._receiver.take_back()
         if self._link.up.is_set():
             with contextlib.suppress(nats_errors.Error, OSError):

@@ -31,6 +31,10 @@ _HEADER_LINE_BYTES = 12
 _EXTENSIONS_MAX = 11
 
 
+class StreamFull(PublishRefused):
+    """No room in the stream for the message."""
+
+
 class _Batch:
     """`deadline` moves with every answer: a large batch on a slow disk is late only when nothing comes any more."""
 
@@ -66,6 +70,8 @@ class Publisher:
         self._pending: dict[int, tuple[_Batch, int, int]] = {}
         self._pending_bytes = 0
         self._room: asyncio.Future[None] | None = None
+        # Set when a stream refuses a message for want of room.
+        self.full = asyncio.Event()
 
     async def attach(self, client: Any) -> None:
         self._inbox = f"{client.new_inbox()}."
@@ -173,7 +179,10 @@ class Publisher:
         if body and b'"error"' not in body:
             self._answer(number, None)
         elif body:
-            self._answer(number, self._refusal(body))
+            refusal = self._refusal(body)
+            if isinstance(refusal, StreamFull):
+                self.full.set()
+            self._answer(number, refusal)
         else:
             # No responders: no stream listens on the subject.
             self._link.damaged.set()
@@ -187,7 +196,7 @@ class Publisher:
             return None
         text = f"NATS refused the message: {error.get('description', error)}"
         if error.get("err_code") == _STREAM_FULL:
-            return PublishRefused(f"{text}; the stream is full, give it more space or work off its backlog")
+            return StreamFull(f"{text}; the stream is full, give it more space or work off its backlog")
         if error.get("code") == 400:
             return PublishRefused(f"{text}; correct the message or the stream's limits")
         return BrokerUnavailable(f"{text}; publish it again")

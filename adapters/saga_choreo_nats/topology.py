@@ -1,7 +1,7 @@
 """Streams and durables: declared where they are missing, widened where they are too narrow, refused where they would lose messages.
 
 Declaring again is cheap and safe at any time, so it is also the cure for a stream or durable that somebody deleted.
-A new durable reads from the beginning: with interest retention that is only what some reader has not worked off yet.
+A new durable reads from the beginning: what some reader has not worked off yet, and what was not trimmed since (`trimming`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _ALREADY_THERE = (10058, 10148)
 
 
 def streams(names: Names, options: Options) -> list[StreamConfig]:
-    interest: dict[str, Any] = {
-        "retention": RetentionPolicy.INTEREST,
+    kept: dict[str, Any] = {
+        "retention": RetentionPolicy.LIMITS,
         "storage": StorageType.FILE,
         "discard": DiscardPolicy.NEW,
         "max_age": options.horizon,
@@ -35,8 +35,8 @@ def streams(names: Names, options: Options) -> list[StreamConfig]:
     limits: dict[str, Any] = {"retention": RetentionPolicy.LIMITS, "storage": StorageType.FILE, "num_replicas": options.replicas}
     control = [names.all_control, names.outcome]
     return [
-        StreamConfig(name=names.events, subjects=[names.all_events], max_bytes=options.events_max_bytes, **interest),
-        StreamConfig(name=names.control, subjects=control, max_bytes=options.control_max_bytes, **interest),
+        StreamConfig(name=names.events, subjects=[names.all_events], max_bytes=options.events_max_bytes, **kept),
+        StreamConfig(name=names.control, subjects=control, max_bytes=options.control_max_bytes, **kept),
         StreamConfig(name=names.defs, subjects=[names.all_defs], max_msgs_per_subject=1, max_age=0, **limits),
         StreamConfig(name=names.dlq, subjects=[f"{names.prefix}.dlq"], discard=DiscardPolicy.NEW, max_age=0, **limits),
     ]
@@ -125,7 +125,8 @@ async def _declare_stream(js: Any, wanted: StreamConfig) -> None:
 
 
 def fatal(wanted: StreamConfig, found: StreamConfig) -> list[str]:
-    """What cannot be mended in place, or must not be changed behind an operator's back."""
+    """What cannot be mended in place, or must not be changed behind an operator's back. Interest retention loses nothing either: it is
+    only slower."""
     return [
         f"{what} is {word(has)!r}, needed is {word(needs)!r}"
         for what, has, needs in (
@@ -135,7 +136,7 @@ def fatal(wanted: StreamConfig, found: StreamConfig) -> list[str]:
             ("max_msgs_per_subject", found.max_msgs_per_subject, wanted.max_msgs_per_subject),
             ("no_ack", bool(found.no_ack), False),
         )
-        if word(has) != word(needs)
+        if word(has) != word(needs) and (what, word(has), wanted.discard) != ("retention", "interest", DiscardPolicy.NEW)
     ]
 
 

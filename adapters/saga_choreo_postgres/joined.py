@@ -1,8 +1,9 @@
 """The caller's own open transaction as a `Transaction`: everything is written in it, nothing is committed here.
 
 Each call of the toolkit runs inside a savepoint of its own, so that a conflict undoes the toolkit's part only; it is released together
-with the next one's setting, or by `commit`. The first call also makes sure, in the same round trip, that the connection leads to the
-store's own database and that its commits are durable.
+with the next one's setting, or by `commit`. The first call on a connection also makes sure, in the same round trip, that it leads to the
+store's own database and that its commits are durable. On a connection that was seen before, the start of a saga is one statement without
+a savepoint: it checks the same, and meets no conflict that could be undone by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import asyncpg
 
 from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict
+from saga_choreo.ports import BusinessKey, Record
 from saga_choreo_postgres import work
 from saga_choreo_postgres.faults import translated
 from saga_choreo_postgres.pool import Pool
@@ -128,6 +130,18 @@ class JoinedTransaction(PostgresTransaction):
     def mark_dirty(self) -> None:
         """The session is the caller's."""
 
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
+        speaker = await self._begin()
+        if record is None or self._point != "none":
+            return await super().register(key, record)
+        self._require_there()
+        try:
+            return await work.register(speaker, key, record, incarnation=self._incarnation, durable=self._durable)
+        except speaker.errors as error:
+            raise translated(error, self.where, "starting a saga") from error
+        except work.NotHere as error:
+            raise await self._diagnosis(speaker, error) from None
+
     async def commit(self) -> None:
         self._require_open()
         self._require_there()
@@ -161,12 +175,16 @@ class JoinedTransaction(PostgresTransaction):
 
     async def _begin_now(self) -> None:
         speaker = await self._give()
+        if speaker.backend in self._pool.seen_backends:
+            self.speaker = speaker
+            return
         try:
             await speaker.say(f"{_CALL}; {self._is_ours()}")
         except speaker.errors as error:
             await speaker.say(_UNDO)
             raise await self._diagnosis(speaker, error) from error
         self.speaker, self._point = speaker, "fresh"
+        self._pool.see_backend(speaker.backend)
 
     def _is_ours(self) -> str:
         """A statement that fails unless the connection leads to the store's own tables and its commits are as durable."""
@@ -182,7 +200,7 @@ class JoinedTransaction(PostgresTransaction):
                 "the joined connection commits with synchronous_commit = off, so a crash could undo the start of a saga; set it on, "
                 "or open the store with ?durability=relaxed"
             )
-        if getattr(error, "sqlstate", "") in ("22012", "42P01"):
+        if isinstance(error, work.NotHere) or getattr(error, "sqlstate", "") in ("22012", "42P01"):
             return ConfigurationError(
                 f"the joined connection does not lead to the saga tables of the store at {self.where!r}; use the same database, "
                 "and the same search_path"

@@ -25,6 +25,8 @@ _CLOSE_S = 5.0
 _IDLE_MAX_S = 300.0
 # After a step had to be undone without a savepoint, all steps set theirs for so long: at worst one batch a minute is done twice.
 _CAREFUL_S = 60.0
+# Far more than the connections that a process has; what is forgotten is looked at once more.
+_SEEN_MAX = 1000
 
 
 class Session(asyncpg.Connection):
@@ -53,6 +55,8 @@ class Pool:
         self._turns = asyncio.Semaphore(place.pool_max)
         self._is_open = False
         self._careful_until = 0.0
+        # Server processes of connections that are not of this pool, and were found to lead to the saga tables.
+        self.seen_backends: set[int] = set()
 
     @property
     def is_careful(self) -> bool:
@@ -61,6 +65,11 @@ class Pool:
 
     def be_careful(self) -> None:
         self._careful_until = _now() + _CAREFUL_S
+
+    def see_backend(self, backend: int) -> None:
+        if len(self.seen_backends) >= _SEEN_MAX:
+            self.seen_backends.clear()
+        self.seen_backends.add(backend)
 
     async def open(self) -> None:
         """Raises ConfigurationError (wrong address or password), StoreUnavailable (cannot be reached now)."""

@@ -22,6 +22,9 @@ class PostgresReader:
         """By service, then in key order."""
         return [from_columns(row) for row in await self._runs.read(sql.RECORDS_OF if service else sql.RECORDS, service, saga_id)]
 
+    async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        return [from_columns(row) for row in await self._runs.read_each(sql.ORIGIN_OF, [(service, saga) for saga in sagas])]
+
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         statement = sql.PARKED if wanted.parked else sql.SAGAS
         rows = await self._runs.read(statement, wanted.service, wanted.before, wanted.choreography, wanted.limit)

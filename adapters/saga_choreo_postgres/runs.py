@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from saga_choreo_postgres.faults import DRIVER_ERRORS, translated
@@ -21,6 +21,10 @@ class Runs:
     async def read(self, statement: str, *parameters: Any) -> list[Any]:
         """One statement sees one state of the database. Raises StoreConflict, StoreUnavailable."""
         return await self._with("reading", lambda speaker: speaker.fetch(statement, *parameters))
+
+    async def read_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """The same for each of the rows, in one round trip; all answers together."""
+        return await self._with("reading", lambda speaker: speaker.fetch_each(statement, rows))
 
     async def write(self, task: Callable[[Speaker], Awaitable[T]], *, durable: bool = True) -> T:
         """One short transaction. Not `durable`: a crash of the server may undo it."""

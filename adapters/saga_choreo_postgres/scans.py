@@ -39,7 +39,9 @@ class PostgresScans:
         await self._runs.write(lambda speaker: speaker.each(sql.MARK, values), durable=False)
 
     async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
-        return [held_of(row) for row in await self._runs.read(sql.HELD, service, list(definitions), limit)]
+        asked = [(service, definition, limit) for definition in definitions]
+        found = [held_of(row) for row in await self._runs.read_each(sql.HELD, asked)] if asked else []
+        return sorted(found, key=lambda held: held.number)[:limit]
 
     async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
         return [held_of(row) for row in await self._runs.read(sql.UNTOLD, service, before_ms, limit)]

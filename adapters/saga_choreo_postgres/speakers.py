@@ -33,6 +33,10 @@ class Speaker(Protocol):
 
     @property
     def in_transaction(self) -> bool: ...
+    @property
+    def backend(self) -> int:
+        """The server's process of this connection."""
+        ...
 
     async def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> list[Any]:
         """Run one prepared statement; rows can be indexed."""
@@ -65,6 +69,10 @@ class AsyncpgSpeaker:
     @property
     def in_transaction(self) -> bool:
         return self._connection.is_in_transaction()
+
+    @property
+    def backend(self) -> int:
+        return self._connection.get_server_pid()
 
     async def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> list[Any]:
         return await self._connection.fetch(statement, *parameters, timeout=timeout_s)
@@ -100,6 +108,10 @@ class PsycopgSpeaker:
     @property
     def in_transaction(self) -> bool:
         return self._connection.info.transaction_status != self._idle
+
+    @property
+    def backend(self) -> int:
+        return self._connection.info.backend_pid
 
     async def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> list[Any]:
         _ = timeout_s  # the caller's connection has the caller's own limits

@@ -35,11 +35,14 @@ __all__ = [
     "MARK",
     "MARK_TOLD",
     "NEXT_DUE",
+    "ORIGIN_OF",
     "PARKED",
     "QUARANTINED",
     "RECORDS",
     "RECORDS_OF",
     "SAGAS",
+    "START",
+    "START_JOINED",
     "UNANNOUNCED",
     "UNANNOUNCED_NEWEST",
     "UNTOLD",
@@ -55,9 +58,10 @@ _READ = ", ".join("uuid_send(saga_id)" if name == "saga_id" else name for name i
 _SETS = ", ".join(f"{name} = {_PLACE[name]}" for name in _NAMES if name not in (*_KEY, "announced"))
 _IS_KEY = " AND ".join(f"{name} = {_PLACE[name]}" for name in _KEY)
 
+# One saga each, for a batch in one round trip: its plan is made once, and no array type has to be looked up on each connection.
 CLAIM = (
-    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = ANY($2::uuid[]) "  # noqa: S608  (constants only)
-    "ORDER BY saga_id, definition, step FOR NO KEY UPDATE"
+    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 "  # noqa: S608  (constants only)
+    "ORDER BY definition, step FOR NO KEY UPDATE"
 )
 INSERT = (
     f"INSERT INTO saga_record ({', '.join(_NAMES)}) VALUES ({', '.join(_PLACE.values())}) "  # noqa: S608  (constants only)
@@ -67,6 +71,22 @@ INSERT = (
 UPDATE = (
     f"UPDATE saga_record SET {_SETS}, announced = greatest(announced, {_PLACE['announced']}) "  # noqa: S608  (constants only)
     f"WHERE {_IS_KEY} AND version = {_PLACE['version']} - 1 RETURNING 1"
+)
+# A saga's start: its business key, and its origin's record with it if the key is new. `here` is one row, or none where the caller's own
+# connection leads to another database than the store's or commits less durably.
+_START = f"""
+WITH here AS ({{}}),
+added AS (
+  INSERT INTO saga_business_key (service, choreography, key, saga_id, digest)
+  SELECT {", ".join(_PLACE[name] for name in ("service", "choreography", "business_key", "saga_id"))}, $43 FROM here
+  ON CONFLICT DO NOTHING RETURNING 1),
+saved AS (INSERT INTO saga_record ({", ".join(_NAMES)}) SELECT {", ".join(_PLACE.values())} FROM added RETURNING 1)
+SELECT (SELECT count(*) FROM here), (SELECT count(*) FROM saved)
+"""  # noqa: S608  (constants only)
+START = _START.format("SELECT 1")
+START_JOINED = _START.format(
+    "SELECT 1 FROM saga_meta WHERE name = 'incarnation' AND value = $44 "
+    "AND (NOT $45 OR current_setting('synchronous_commit') <> 'off')"
 )
 
 _LETTER = [name for name in LETTER_COLUMNS if name != "number"]
@@ -133,7 +153,7 @@ MARK = (
     "FOR NO KEY UPDATE SKIP LOCKED)"
 )
 _HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = $1 "
-HELD = f"{_HELD}AND definition = ANY($2::text[]) ORDER BY number LIMIT $3"
+HELD = f"{_HELD}AND definition = $2 ORDER BY number LIMIT $3"
 UNTOLD = f"{_HELD}AND NOT told AND received_ms < $2 ORDER BY received_ms, number LIMIT $3"
 MARK_TOLD = "UPDATE saga_held SET told = true WHERE service = $1 AND number = ANY($2::bigint[])"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
@@ -197,6 +217,7 @@ WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definitio
 """  # noqa: S608  (constants only)
 PARKED = SAGAS.replace("WHERE service = owner.service AND ($2", "WHERE parked <> '' AND service = owner.service AND ($2")
 RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 ORDER BY definition, step"  # noqa: S608  (constants only)
+ORIGIN_OF = RECORDS_OF.replace("ORDER BY", f"AND step = {ORIGIN} ORDER BY")
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
     "WHERE key = $1 AND ($2 = '' OR choreography = $2) AND ($3 = '' OR service = $3) ORDER BY saga_id DESC LIMIT 1000"

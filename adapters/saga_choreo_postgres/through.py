@@ -208,8 +208,8 @@ class StepTransaction:
     async def lock(self, wanted: SagaLock) -> SagaLock:
         return await self._toolkits().lock(wanted)
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
-        return await self._toolkits().register(key)
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
+        return await self._toolkits().register(key, record)
 
     async def commit(self) -> None:
         await self._toolkits().commit()

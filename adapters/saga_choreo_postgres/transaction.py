@@ -139,9 +139,9 @@ class PostgresTransaction:
         speaker = await self.writing()
         return await self._ours(work.lock(speaker, wanted), "taking a lock")
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
         speaker = await self.writing()
-        return await self._ours(work.register(speaker, key), "registering a business key")
+        return await self._ours(work.register(speaker, key, record), "registering a business key")
 
     def savepoint(self, *, hopeful: bool = False) -> Savepoint:
         return Savepoint(self, hopeful=hopeful)

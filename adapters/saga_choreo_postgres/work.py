@@ -17,7 +17,19 @@ from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, BusinessKey, Held, Quaran
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.speakers import Speaker
 
-__all__ = ["Outdated", "append", "claim", "clean", "held_of", "letter_values", "lock", "quarantined_of", "register", "save"]
+__all__ = [
+    "NotHere",
+    "Outdated",
+    "append",
+    "claim",
+    "clean",
+    "held_of",
+    "letter_values",
+    "lock",
+    "quarantined_of",
+    "register",
+    "save",
+]
 
 # Between a look that found it taken and the next, somebody may have freed it; each further time is less likely.
 _TRIES = 5
@@ -29,10 +41,16 @@ class Outdated(Exception):
     """A record was changed by somebody else since it was read."""
 
 
+class NotHere(Exception):
+    """The caller's own connection does not lead to the store, or commits less durably."""
+
+
 async def claim(speaker: Speaker, service: str, sagas: Sequence[UUID]) -> list[Record]:
-    if not sagas:
-        return []
-    return [from_columns(values) for values in await speaker.fetch(sql.CLAIM, service, list(set(sagas)))]
+    if len(sagas) == 1:
+        rows = await speaker.fetch(sql.CLAIM, service, sagas[0])
+    else:
+        rows = await speaker.fetch_each(sql.CLAIM, [(service, saga) for saga in sorted(set(sagas))])
+    return [from_columns(values) for values in rows]
 
 
 async def save(speaker: Speaker, records: Sequence[Record]) -> None:
@@ -99,8 +117,19 @@ async def lock(speaker: Speaker, wanted: SagaLock) -> SagaLock:
     raise Outdated(f"the lock {wanted.name!r} was taken and freed again and again by others; try again")
 
 
-async def register(speaker: Speaker, key: BusinessKey) -> BusinessKey:
-    added = await speaker.fetch(sql.ADD_KEY, key.service, key.choreography, key.key, key.saga_id, key.digest)
+async def register(
+    speaker: Speaker, key: BusinessKey, record: Record | None = None, *, incarnation: str = "", durable: bool = False
+) -> BusinessKey:
+    """With `incarnation`: raises NotHere unless the connection leads to that store, and (`durable`) its commits are synced."""
+    if record is None:
+        added = bool(await speaker.fetch(sql.ADD_KEY, key.service, key.choreography, key.key, key.saga_id, key.digest))
+    else:
+        joined = (incarnation, durable) if incarnation else ()
+        rows = await speaker.fetch(sql.START_JOINED if incarnation else sql.START, *_values(record), key.digest, *joined)
+        here, saved = rows[0]
+        if not here:
+            raise NotHere
+        added = bool(saved)
     if added:
         return key
     rows = await speaker.fetch(sql.KEY_OF, key.key, key.choreography, key.service)

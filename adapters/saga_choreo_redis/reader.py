@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from uuid import UUID
 
-from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter
+from saga_choreo.ports import ORIGIN, BusinessKey, Quarantined, Record, SagaFilter
 from saga_choreo_redis.draft import key_field
 from saga_choreo_redis.keys import Keys, saga_of
 from saga_choreo_redis.link import Link
@@ -26,6 +26,9 @@ class RedisReader:
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""
         return (await self._groups([saga_id], await self._services(service)))[0]
+
+    async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        return [record for group in await self._groups(sagas, [service]) for record in group if record.step == ORIGIN]
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         services = await self._services(wanted.service)

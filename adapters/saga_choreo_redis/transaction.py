@@ -107,7 +107,7 @@ class RedisTransaction:
         self._writing().locks[name] = wanted.saga_id
         return wanted
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
         self._require_open()
         name = (key.service, key.choreography, key.key)
         known = self._draft.keys.get(name)
@@ -117,6 +117,8 @@ class RedisTransaction:
         if stored:
             return key_of(*name, stored)
         self._writing().keys[name] = key
+        if record is not None:
+            await self.save([record])
         return key
 
     def savepoint(self, *, hopeful: bool = False) -> _Savepoint:  # noqa: ARG002  (the port's own)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter, from_columns
+from saga_choreo.ports import ORIGIN, BusinessKey, Quarantined, Record, SagaFilter, from_columns
 from saga_choreo_sqlite import statements as sql
 from saga_choreo_sqlite.driver import Connection
 from saga_choreo_sqlite.reads import Reads
@@ -25,6 +25,10 @@ class SqliteReader:
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""
         return await self._reads.run(lambda c: _records(c, saga_id.bytes, _services(c, service)))
+
+    async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        found = await self._reads.run(lambda c: [record for saga in sagas for record in _records(c, saga.bytes, [service])])
+        return [record for record in found if record.step == ORIGIN]
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         return await self._reads.run(lambda c: _sagas(c, wanted))

@@ -99,9 +99,12 @@ class SqliteTransaction:
         connection = await self.writing()
         return self._ours(lambda: work.lock(connection, wanted), "taking a lock")
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
         connection = await self.writing()
-        return self._ours(lambda: work.register(connection, key), "registering a business key")
+        there = self._ours(lambda: work.register(connection, key), "registering a business key")
+        if there is key and record is not None:
+            await self.save([record])
+        return there
 
     def savepoint(self, *, hopeful: bool = False) -> Savepoint:  # noqa: ARG002  (the port's own)
         """One costs next to nothing here, so there is no hoping."""

@@ -161,6 +161,9 @@ class MemoryStore(MemoryUpkeep, MemoryLetters):
         found = [r for r in self._records(service) if r.saga_id == saga_id]
         return sorted(found, key=lambda r: (r.service, r.record_key))
 
+    async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        return [record for record in self._records(service) if record.step == ORIGIN and record.saga_id in set(sagas)]
+
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         groups: dict[UUID, list[Record]] = {}
         for record in self._records(wanted.service):

@@ -67,13 +67,15 @@ class MemoryTransaction:
         for name, more in (counters or {}).items():
             draft.counters[name] = draft.counters.get(name, 0) + more
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
         name: KeyName = (key.service, key.choreography, key.key)
         await self._lock(("key", *name))
         known = self.draft.keys.get(name) or self._tables.keys.get(name)
         if known is not None:
             return known
         self.writing().keys[name] = key
+        if record is not None:
+            await self.save([record])
         return key
 
     async def lock(self, wanted: SagaLock) -> SagaLock:

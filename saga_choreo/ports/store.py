@@ -178,8 +178,9 @@ class Transaction(Protocol):
         """Take the lock, in this transaction, or return it as another saga holds it; the same saga may take it again."""
         ...
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
-        """Insert the business key, or return the one that is there already (with its own saga id and digest)."""
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
+        """Insert the business key, or return the one that is there already (with its own saga id and digest). The `record`, a new
+        one, is saved with a key that is inserted, and only then."""
         ...
 
     def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
@@ -269,6 +270,10 @@ class Reader(Protocol):
     """Reads for people and tools; never takes a write lock. `service` may be empty: any service in the store."""
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]: ...
+
+    async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        """The origin rows that this service has of these sagas, in one look; in any order."""
+        ...
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         """One group of records per saga, newest saga first. `states` are filtered by the caller of this port."""

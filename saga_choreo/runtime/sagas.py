@@ -75,8 +75,11 @@ class SagaHandle:
     async def published(self) -> None:
         """After the caller's commit: publish the start event at once, from this process. Without it the agent's scan finds
         it a little later. A SQLAlchemy session does it by itself. Raises SagaNotFound when the caller's transaction was not committed."""
-        records = [record for record in await self._records() if record.step == ORIGIN]
-        await self._session.relay.publish(self._session.pipeline.publications(records, self._session.clock.time_ns()))
+        await self._resolve()
+        session = self._session
+        if session.published is None:
+            session.published = Together(partial(_publish_together, session), _STARTS_MAX)
+        await session.published.submit(self.saga_id)
 
     async def view(self) -> SagaView:
         """Everything this participant knows of the saga."""
@@ -181,15 +184,22 @@ async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHan
     wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), _digest(what.event))
     if tx is None:
         return await starts_of(session).submit(wanted)
-    ws, transaction = _workspace(session), session.store.join(tx)
-    answer = await _register(session, transaction, ws, wanted)
+    transaction = session.store.join(tx)
+    answer, _ = await _open(session, transaction, wanted)
     if isinstance(answer, KeyConflict):
         raise answer
-    await transaction.save(ws.changed())
     await transaction.commit()  # of the toolkit's part: the rest is the caller's
     if answer.is_new and isinstance(transaction, TellsOfCommit):
         transaction.after_commit(partial(session.soon, answer.published))
     return answer
+
+
+async def _publish_together(session: Session, round_: Sequence[UUID]) -> Sequence[SagaNotFound | None]:
+    """One look at what of these has been committed, and one round of publishing for all that has."""
+    records = await session.store.origins(session.service, round_)
+    await session.relay.publish(session.pipeline.publications(records, session.clock.time_ns()))
+    there = {record.saga_id for record in records}
+    return [None if saga_id in there else _unknown(saga_id) for saga_id in round_]
 
 
 def starts_of(session: Session) -> Together[_Wanted, SagaHandle]:
@@ -202,46 +212,51 @@ def starts_of(session: Session) -> Together[_Wanted, SagaHandle]:
 async def _start_together(session: Session, round_: Sequence[_Wanted]) -> Sequence[SagaHandle | Exception]:
     """One transaction for all. A conflict with another process is tried again; a key that is taken concerns its caller only."""
     for tried in range(_CONFLICTS_MAX):
-        ws = _workspace(session)
         try:
             async with session.store.transaction() as transaction:
-                answers = [await _register(session, transaction, ws, wanted) for wanted in round_]
-                saved = ws.changed()
-                await transaction.save(saved)
+                opened_ = [await _open(session, transaction, wanted) for wanted in round_]
                 await transaction.commit()
         except StoreConflict:
             if tried == _CONFLICTS_MAX - 1:
                 raise
             await session.clock.sleep(0.01 * (1 << tried) * (0.5 + session.clock.chance()))
         else:
+            saved = [record for _, records in opened_ for record in records]
             session.saved(saved)
             await session.publish(session.pipeline.publications(saved, session.clock.time_ns()), ())
-            return answers
+            return [answer for answer, _ in opened_]
     raise AssertionError("the last conflict is raised")
 
 
-def _workspace(session: Session) -> Workspace:
-    now_ms = session.clock.time_ns() // 1_000_000
-    return Workspace(session.service, session.catalog, session.limits, now_ms, session.clock.chance())
-
-
-async def _register(session: Session, transaction: Transaction, ws: Workspace, wanted: _Wanted) -> SagaHandle | KeyConflict:
+async def _open(session: Session, transaction: Transaction, wanted: _Wanted) -> tuple[SagaHandle | KeyConflict, Sequence[Record]]:
+    """Write a saga's first records, unless its key names one already. Returns what its caller gets, and what was written."""
     record = wanted.record
-    if record.key:
-        digest = wanted.digest
-        key = BusinessKey(
-            service=session.service, choreography=record.choreography, key=record.key, saga_id=record.saga_id, digest=digest
-        )
-        there = await transaction.register(key)
-        if there.saga_id != record.saga_id:
-            if there.digest == digest:
-                return SagaHandle(session, there.saga_id, record.key)
-            return KeyConflict(
-                f"key {record.key!r} of choreography {record.choreography!r} already names saga {str(there.saga_id)!r}, which was "
-                "started with another payload; use another key, or the payload of then"
-            )
+    now_ms = session.clock.time_ns() // 1_000_000
+    ws = Workspace(session.service, session.catalog, session.limits, now_ms, session.clock.chance())
     ws.open_origin(record, wanted.known)
-    return SagaHandle(session, record.saga_id, record.key, is_new=True)
+    first, *more = ws.changed()  # in key order: the origin's own row comes first
+    if record.key:
+        there = await transaction.register(_key_of(wanted), first)
+        if there.saga_id != record.saga_id:
+            return _named_already(session, there, wanted), ()
+    await transaction.save(more if record.key else [first, *more])
+    return SagaHandle(session, record.saga_id, record.key, is_new=True), (first, *more)
+
+
+def _key_of(wanted: _Wanted) -> BusinessKey:
+    record = wanted.record
+    return BusinessKey(
+        service=record.service, choreography=record.choreography, key=record.key, saga_id=record.saga_id, digest=wanted.digest
+    )
+
+
+def _named_already(session: Session, there: BusinessKey, wanted: _Wanted) -> SagaHandle | KeyConflict:
+    if there.digest == wanted.digest:
+        return SagaHandle(session, there.saga_id, there.key)
+    return KeyConflict(
+        f"key {there.key!r} of choreography {there.choreography!r} already names saga {str(there.saga_id)!r}, which was "
+        "started with another payload; use another key, or the payload of then"
+    )
 
 
 def _origin_record(session: Session, plan: Plan, what: Start, payload: bytes) -> Record:

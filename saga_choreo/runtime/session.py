@@ -106,8 +106,9 @@ class Session:
         self._stop_by: float | None = None
         # The handlers that run now, by the name of their step.
         self.executing: dict[RecordKey, str] = {}
-        # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
+        # Sagas that are started at the same moment share a transaction, or a look and a round of publishing; `sagas` knows how.
         self.starts: Together[Any, Any] | None = None
+        self.published: Together[UUID, None] | None = None
 
     @property
     def is_working(self) -> bool:
@@ -271,8 +272,9 @@ class Session:
 
     async def close(self) -> None:
         """What was left behind may hold on to a connection for ever: nothing is waited for without a bound."""
-        if self.starts is not None:
-            await self.starts.close()
+        for together in (self.starts, self.published):
+            if together is not None:
+                await together.close()
         for close in (self.broker.close, self.store.close):
             try:
                 async with asyncio.timeout(_CLOSE_S if self._stop_by is not None else None):

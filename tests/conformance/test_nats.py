@@ -72,7 +72,7 @@ def test_a_stream_that_would_drop_messages_is_refused(tmp_path: Path) -> None:
         config = StreamConfig(name="saga_events", subjects=["saga.event.>"], retention=RetentionPolicy.WORK_QUEUE)
         await client.jetstream().add_stream(config)
         await client.close()
-        with pytest.raises(ConfigurationError, match=r"retention is 'workqueue', needed is 'interest'.*discard is 'old'"):
+        with pytest.raises(ConfigurationError, match=r"retention is 'workqueue', needed is 'limits'.*discard is 'old'"):
             await NatsBroker(server.url).open(PAYMENT)
 
     with NatsServer(tmp_path) as server:

@@ -128,9 +128,9 @@ class FaultyTransaction:
         await self._store.boundary()
         return await self._inner.lock(wanted)
 
-    async def register(self, key: BusinessKey) -> BusinessKey:
+    async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
         await self._store.boundary()
-        return await self._inner.register(key)
+        return await self._inner.register(key, record)
 
     def savepoint(self, *, hopeful: bool = False) -> AbstractAsyncContextManager[None]:
         return self._inner.savepoint(hopeful=hopeful)
@@ -252,6 +252,9 @@ class FaultyStore(Generic[S]):
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         return await self.inner.records(saga_id, service)
+
+    async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
+        return await self.inner.origins(service, sagas)
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         return await self.inner.sagas(wanted)
