@@ -6,7 +6,7 @@ import asyncpg
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 
-__all__ = ["DRIVER_ERRORS", "is_theirs", "state_of", "translated"]
+__all__ = ["DRIVER_ERRORS", "is_theirs", "state_of", "swallowed_error", "translated"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresError,
@@ -72,4 +72,11 @@ def translated(error: BaseException, where: str, doing: str) -> SagaError:
         )
     return StoreUnavailable(
         f"PostgreSQL at {where!r} could not be used while {doing} ({said}); check that it runs and can be reached"
+    )
+
+
+def swallowed_error(where: str) -> SagaError:
+    return SagaError(
+        f"a statement of the step failed at {where!r} and the handler swallowed the error: PostgreSQL refuses all that follows, so what "
+        "the step wrote was undone; let the error pass, or put the statement in a savepoint of its own"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, ORIGIN
+from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, ORIGIN, Cause, Outcome, State
 
 __all__ = [
     "ADD_DEFINITION",
@@ -16,6 +16,7 @@ __all__ = [
     "ADD_KEY",
     "ADD_LOCK",
     "CLAIM",
+    "COMPLETE",
     "COUNTERS",
     "DEFINITIONS",
     "DUE",
@@ -29,6 +30,7 @@ __all__ = [
     "HELD",
     "HOLDERS",
     "INSERT",
+    "IS_COMPLETED",
     "KEYS",
     "KEY_OF",
     "LOCK_OF",
@@ -72,21 +74,34 @@ UPDATE = (
     f"UPDATE saga_record SET {_SETS}, announced = greatest(announced, {_PLACE['announced']}) "  # noqa: S608  (constants only)
     f"WHERE {_IS_KEY} AND version = {_PLACE['version']} - 1 RETURNING 1"
 )
+# What `completed` does to a record, in its own words.
+COMPLETE = (
+    "UPDATE saga_record SET inputs = NULL, results = NULL, kept = NULL, undo_result = NULL, due_ms = NULL, nudges = 0, "  # noqa: S608  (constants only)
+    f"outcome = '{Outcome.COMPLETED}', cause = '{Cause.NONE}', version = version + 1, announced = version + 1, changed_ms = $8, "
+    "failure = CASE WHEN error = '' THEN NULL ELSE failure END "
+    "WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 "
+    f"AND outcome = '{Outcome.OPEN}' AND state IN ('{State.DONE}', '{State.SKIPPED}') AND NOT abort AND lock_name = '' "
+    "AND origin = $5 AND deadline_ms IS NOT DISTINCT FROM $6::bigint AND greatest(announced, $7::bigint) >= version "
+    "RETURNING saga_id, step"
+)
+IS_COMPLETED = (
+    f"SELECT saga_id, bool_and(outcome = '{Outcome.COMPLETED}') FROM saga_record "  # noqa: S608  (constants only)
+    "WHERE service = $1 AND saga_id = $2 GROUP BY saga_id"
+)
 # A saga's start: its business key, and its origin's record with it if the key is new. `here` is one row, or none where the caller's own
 # connection leads to another database than the store's or commits less durably.
-_START = f"""
-WITH here AS ({{}}),
+_START = f"""WITH here AS ({{}}),
 added AS (
   INSERT INTO saga_business_key (service, choreography, key, saga_id, digest)
-  SELECT {", ".join(_PLACE[name] for name in ("service", "choreography", "business_key", "saga_id"))}, $43 FROM here
+  SELECT {_PLACE["service"]}, {_PLACE["choreography"]}, $43, {_PLACE["saga_id"]}, $44 FROM here
   ON CONFLICT DO NOTHING RETURNING 1),
 saved AS (INSERT INTO saga_record ({", ".join(_NAMES)}) SELECT {", ".join(_PLACE.values())} FROM added RETURNING 1)
 SELECT (SELECT count(*) FROM here), (SELECT count(*) FROM saved)
 """  # noqa: S608  (constants only)
 START = _START.format("SELECT 1")
 START_JOINED = _START.format(
-    "SELECT 1 FROM saga_meta WHERE name = 'incarnation' AND value = $44 "
-    "AND (NOT $45 OR current_setting('synchronous_commit') <> 'off')"
+    "SELECT 1 FROM saga_meta WHERE name = 'incarnation' AND value = $45 "
+    "AND (NOT $46 OR current_setting('synchronous_commit') <> 'off')"
 )
 
 _LETTER = [name for name in LETTER_COLUMNS if name != "number"]

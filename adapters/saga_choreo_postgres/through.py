@@ -7,14 +7,14 @@ a handler is such a one: what the toolkit does by itself stays on its own pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
+from saga_choreo.ports import BusinessKey, Completion, Held, Quarantined, Record, SagaLock, UserTx
 from saga_choreo_postgres.faults import is_theirs, state_of, translated
 from saga_choreo_postgres.joined import JoinedTransaction, speaker_of
 from saga_choreo_postgres.pool import Pool
@@ -192,6 +192,9 @@ class StepTransaction:
 
     async def save(self, records: Sequence[Record]) -> None:
         await self._toolkits().save(records)
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        return await self._toolkits().complete(service, ends, now_ms)
 
     async def append(
         self,

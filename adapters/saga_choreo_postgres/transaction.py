@@ -13,15 +13,15 @@ server dies while COMMIT is under way, nobody knows (StoreUnavailable): it is ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
+from saga_choreo.ports import BusinessKey, Completion, Held, Quarantined, Record, SagaLock, UserTx
 from saga_choreo_postgres import work
-from saga_choreo_postgres.faults import DRIVER_ERRORS, is_theirs, state_of, translated
+from saga_choreo_postgres.faults import DRIVER_ERRORS, is_theirs, state_of, swallowed_error, translated
 from saga_choreo_postgres.pool import Pool, Session
 from saga_choreo_postgres.speakers import AsyncpgSpeaker, Speaker
 from saga_choreo_postgres.user import PostgresUser
@@ -121,6 +121,10 @@ class PostgresTransaction:
         if records:
             speaker = await self.writing()
             await self._ours(work.save(speaker, records), "saving records")
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        speaker = await self.writing()
+        return await self._ours(work.complete(speaker, service, ends, now_ms), "recording the ends of sagas")
 
     async def append(
         self,
@@ -243,7 +247,7 @@ class PostgresTransaction:
             swallowed = not failed
             await self._undo(depth)
             if swallowed:
-                raise _swallowed(self.where)
+                raise swallowed_error(self.where)
         else:
             self._live = depth - 1
 
@@ -284,7 +288,7 @@ class PostgresTransaction:
             if state_of(error) != "25P02":
                 raise await self._broken(error, "releasing a savepoint") from error
             await self._undo(depth)
-            raise _swallowed(self.where) from error
+            raise swallowed_error(self.where) from error
         self._live = self._there = depth - 1
         self._lent = self._live > 0
 
@@ -361,13 +365,6 @@ class PostgresTransaction:
 def _hoped() -> SagaError:
     return StoreConflict(
         "a step's writes had to be undone without a savepoint: nothing was committed, try again (it sets one then)"
-    )
-
-
-def _swallowed(where: str) -> SagaError:
-    return SagaError(
-        f"a statement of the step failed at {where!r} and the handler swallowed the error: PostgreSQL refuses all that follows, so what "
-        "the step wrote was undone; let the error pass, or put the statement in a savepoint of its own"
     )
 
 

@@ -13,7 +13,18 @@ from uuid import UUID
 import orjson
 
 from saga_choreo.errors import SagaError
-from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
+from saga_choreo.ports import (
+    COLUMNS,
+    LETTER_COLUMNS,
+    BusinessKey,
+    Completion,
+    Held,
+    Quarantined,
+    Record,
+    SagaLock,
+    from_columns,
+    to_columns,
+)
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.speakers import Speaker
 
@@ -23,6 +34,7 @@ __all__ = [
     "append",
     "claim",
     "clean",
+    "complete",
     "held_of",
     "letter_values",
     "lock",
@@ -76,6 +88,19 @@ async def _each(speaker: Speaker, statement: str, records: Sequence[Record]) -> 
     return len(await speaker.fetch_each(statement, [_values(record) for record in records]))
 
 
+async def complete(speaker: Speaker, service: str, ends: Sequence[Completion], now_ms: int) -> set[UUID]:
+    """One round trip for all, and one more for those of which not every record was changed."""
+    ordered = sorted(ends, key=lambda end: end.key)
+    rows = [(service, *end.key, end.origin, end.deadline_ms, end.told, now_ms) for end in ordered]
+    changed = {(row[0], row[1]) for row in await speaker.fetch_each(sql.COMPLETE, rows)}
+    sagas = {end.key.saga_id for end in ends}
+    doubtful = {end.key.saga_id for end in ends if (end.key.saga_id, end.key.step) not in changed}
+    if not doubtful:
+        return sagas
+    looked = await speaker.fetch_each(sql.IS_COMPLETED, [(service, saga) for saga in sorted(doubtful)])
+    return sagas - doubtful | {UUID(bytes=row[0].bytes) for row in looked if row[1]}
+
+
 def _values(record: Record) -> list[Any]:
     values = list(to_columns(record))
     values[1] = record.saga_id
@@ -125,7 +150,7 @@ async def register(
         added = bool(await speaker.fetch(sql.ADD_KEY, key.service, key.choreography, key.key, key.saga_id, key.digest))
     else:
         joined = (incarnation, durable) if incarnation else ()
-        rows = await speaker.fetch(sql.START_JOINED if incarnation else sql.START, *_values(record), key.digest, *joined)
+        rows = await speaker.fetch(sql.START_JOINED if incarnation else sql.START, *_values(record), key.key, key.digest, *joined)
         here, saved = rows[0]
         if not here:
             raise NotHere

@@ -8,14 +8,14 @@ When the process dies before `commit` nothing of the transaction was written; in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 from uuid import UUID
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
+from saga_choreo.ports import BusinessKey, Completion, Held, Quarantined, Record, SagaLock, UserTx, completed_among
 from saga_choreo_redis.draft import Commit, Draft, LockName, SagaName, key_field
 from saga_choreo_redis.keys import Keys, place_in
 from saga_choreo_redis.link import Link
@@ -73,6 +73,11 @@ class RedisTransaction:
                     f"{record.version - 1}; nothing was saved: claim again and decide anew"
                 )
             self._writing().records[(*_saga(record), record.definition, record.step)] = record
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        changed, ended = completed_among(await self.claim(service, [end.key.saga_id for end in ends]), ends, now_ms)
+        await self.save(changed)
+        return ended
 
     async def append(
         self,

@@ -9,7 +9,7 @@ When the process dies anywhere before `commit`, nothing of it remains; SQLite ro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 from uuid import UUID
@@ -17,7 +17,7 @@ from uuid import UUID
 import apsw
 
 from saga_choreo.errors import SagaError, StoreConflict
-from saga_choreo.ports import BusinessKey, Clock, Held, Quarantined, Record, SagaLock, UserTx
+from saga_choreo.ports import BusinessKey, Clock, Completion, Held, Quarantined, Record, SagaLock, UserTx, completed_among
 from saga_choreo_sqlite import work
 from saga_choreo_sqlite.driver import Connection
 from saga_choreo_sqlite.faults import WriterHeldTooLong, is_outage, translated
@@ -81,6 +81,11 @@ class SqliteTransaction:
         if records:
             connection = await self.writing()
             self._ours(lambda: work.save(connection, records), "saving records")
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        changed, ended = completed_among(await self.claim(service, [end.key.saga_id for end in ends]), ends, now_ms)
+        await self.save(changed)
+        return ended
 
     async def append(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict
 from saga_choreo.memory.tables import Draft, KeyName, LockName, Locks, Place, Tables
-from saga_choreo.ports import BusinessKey, Held, Quarantined, Record, SagaLock, UserTx
+from saga_choreo.ports import BusinessKey, Completion, Held, Quarantined, Record, SagaLock, UserTx, completed_among
 
 __all__ = ["JoinedMemoryTransaction", "MemoryTransaction", "MemoryTransactionBlock"]
 
@@ -48,6 +48,11 @@ class MemoryTransaction:
             await self._lock((service, saga_id))
         for record in records:
             self._save_one(record)
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        changed, ended = completed_among(await self.claim(service, [end.key.saga_id for end in ends]), ends, now_ms)
+        await self.save(changed)
+        return ended
 
     async def append(
         self,

@@ -15,7 +15,19 @@ from uuid import UUID
 
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 
-__all__ = ["ORIGIN", "ORIGIN_NAME", "Failure", "Record", "RecordKey", "Resolution", "Row", "pack_payloads", "unpack_payloads"]
+__all__ = [
+    "ORIGIN",
+    "ORIGIN_NAME",
+    "Completion",
+    "Failure",
+    "Record",
+    "RecordKey",
+    "Resolution",
+    "Row",
+    "completed",
+    "pack_payloads",
+    "unpack_payloads",
+]
 
 # The step number of the origin row: virtual source and sink of the saga, one row at the service that started it.
 ORIGIN = -1
@@ -132,6 +144,38 @@ class Record:
 # Frozen slots are written through their descriptors; the constructor would look up each one by its name.
 _PUTS: dict[str, Callable[[Record, Any], None]] = {one.name: Record.__dict__[one.name].__set__ for one in fields(Record)}
 _VALUES = operator.attrgetter(*_PUTS)
+
+
+class Completion(NamedTuple):
+    """The good end of a saga, for one of its records: who says so, and the version of the record that is known to be published."""
+
+    key: RecordKey
+    origin: str
+    deadline_ms: int | None
+    told: int = 0
+
+
+def completed(record: Record, end: Completion, now_ms: int) -> Record | None:
+    """What the saga's good end makes of a record that has nothing more to do or to say (rule 28): it is ended, its payloads are
+    freed, nothing is due. None for every other record, of which more has to be looked at: `core.transitions` decides then."""
+    row = record.row
+    plain = row.outcome is Outcome.OPEN and row.state in (State.DONE, State.SKIPPED) and not row.abort and not record.lock
+    agrees = (record.origin, record.deadline_ms) == (end.origin, end.deadline_ms)  # S11
+    if not plain or not agrees or max(record.announced, end.told) < record.version:
+        return None
+    return record.but(
+        row=row._replace(outcome=Outcome.COMPLETED, cause=Cause.NONE),
+        inputs={},
+        results={},
+        kept=None,
+        undo_result=None,
+        due_ms=None,
+        nudges=0,
+        version=record.version + 1,
+        announced=record.version + 1,
+        changed_ms=now_ms,
+        failure=record.failure if record.error else None,
+    )
 
 
 def pack_payloads(payloads: Mapping[int, bytes]) -> bytes | None:

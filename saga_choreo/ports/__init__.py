@@ -5,7 +5,18 @@ Everything of `model` that an adapter touches is re-exported, so that an adapter
 """
 
 from saga_choreo.model.envelope import Channel, ChannelKind
-from saga_choreo.model.record import ORIGIN, Failure, Record, RecordKey, Resolution, Row, pack_payloads, unpack_payloads
+from saga_choreo.model.record import (
+    ORIGIN,
+    Completion,
+    Failure,
+    Record,
+    RecordKey,
+    Resolution,
+    Row,
+    completed,
+    pack_payloads,
+    unpack_payloads,
+)
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
@@ -37,6 +48,7 @@ from saga_choreo.ports.store import (
     TellsOfCommit,
     Transaction,
     UserTx,
+    completed_among,
 )
 from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
@@ -59,6 +71,7 @@ __all__ = [
     "ChannelKind",
     "Clock",
     "Column",
+    "Completion",
     "Delivery",
     "Epoch",
     "Failure",
@@ -92,6 +105,8 @@ __all__ = [
     "Transaction",
     "Upkeep",
     "UserTx",
+    "completed",
+    "completed_among",
     "from_columns",
     "pack_payloads",
     "to_columns",

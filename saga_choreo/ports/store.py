@@ -6,13 +6,14 @@ one), `Scans` (relay and timers), `Reader` (people and tools). One object usuall
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Completion, Record, RecordKey, completed
+from saga_choreo.model.states import Outcome
 
 __all__ = [
     "AnnouncedMark",
@@ -28,6 +29,7 @@ __all__ = [
     "TellsOfCommit",
     "Transaction",
     "UserTx",
+    "completed_among",
 ]
 
 
@@ -128,6 +130,16 @@ class SagaFilter:
     parked: bool = False
 
 
+def completed_among(records: Sequence[Record], ends: Sequence[Completion], now_ms: int) -> tuple[list[Record], frozenset[UUID]]:
+    """What `Transaction.complete` is to do with all records of these sagas: the ones to save, and the sagas to return."""
+    now = {record.record_key: record for record in records}
+    changed = {end.key: completed(now[end.key], end, now_ms) for end in ends if end.key in now}
+    saved = {key: record for key, record in changed.items() if record is not None}
+    now |= saved
+    left = {key.saga_id for key, record in now.items() if record.row.outcome is not Outcome.COMPLETED}
+    return [saved[key] for key in sorted(saved)], frozenset(key.saga_id for key in now) - left
+
+
 class UserTx(Protocol):
     """What a handler gets as `ctx.tx`: the transaction its step's record is written in. Parameters are positional."""
 
@@ -159,6 +171,12 @@ class Transaction(Protocol):
 
     async def save(self, records: Sequence[Record]) -> None:
         """Write records. `version` must be one more than the stored one (or 1 for a new record), else StoreConflict."""
+        ...
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        """Make of the records of these keys what `completed(record, end, now_ms)` does, where it is not None. Returns sagas of which the
+        service has records, all of them ended as completed now (`completed_among`); what is to become of the others is for the caller to
+        find out, as if they had not been asked for."""
         ...
 
     async def append(

@@ -68,6 +68,10 @@ class Announcing:
             if self.known.get(mark.key) == mark.version:
                 del self.known[mark.key]
 
+    def forget(self, keys: Sequence[RecordKey]) -> None:
+        for key in keys:
+            self.known.pop(key, None)
+
     def covers(self, record: Record) -> bool:
         """This version is published already, or on its way."""
         key = record.record_key

@@ -6,7 +6,7 @@ Everything received ends as applied, ignored (a duplicate), held, or quarantined
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from saga_choreo.core.stale import stale_answer
 from saga_choreo.errors import DecodeError
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.ids import started_ms
-from saga_choreo.model.record import Record, Row
+from saga_choreo.model.record import Completion, Record, RecordKey, Row
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
 from saga_choreo.ports.store import Held, Quarantined
@@ -102,6 +102,7 @@ class Sorted:
         self._foreign: set[int] = set()
         self._ended_by: dict[int, UUID] = {}
         self.sagas: tuple[UUID, ...] = ()
+        self.completed: frozenset[UUID] = frozenset()
 
     def read(self, batch: Sequence[Arrival]) -> None:
         wanted: dict[UUID, None] = {}
@@ -116,6 +117,35 @@ class Sorted:
                 wanted[envelope.saga_id] = None
         self.sagas = tuple(sorted(wanted))
 
+    def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int]) -> list[Completion]:
+        """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end."""
+        good: dict[UUID, tuple[Envelope, Known]] = {}
+        other: set[UUID] = set()
+        for arrival in batch:
+            envelope = self._envelopes[id(arrival)]
+            if isinstance(envelope, DecodeError):
+                continue
+            known = self._catalog.get(envelope.definition)
+            if known is not None and arrival.delivery is not None and self._is_good_end(envelope):
+                good[envelope.saga_id] = (envelope, known)
+            else:
+                other.add(envelope.saga_id)
+        ends: list[Completion] = []
+        for saga_id, (envelope, known) in good.items():
+            if saga_id not in other:
+                keys = (RecordKey(saga_id, envelope.definition, step.index) for step in known.own)
+                ends += [Completion(key, envelope.origin, envelope.deadline_ms, announced.get(key, 0)) for key in keys]
+        return ends
+
+    def _is_good_end(self, envelope: Envelope) -> bool:
+        is_now = started_ms(envelope.saga_id) <= self._now_ms + int(self._limits.clock_bound_s * 1000)
+        return envelope.outcome is Outcome.COMPLETED and not envelope.reason and is_now
+
+    def note_completed(self, sagas: Collection[UUID]) -> None:
+        """These have ended here by what `completions` said: nothing is left to be claimed or applied."""
+        self.completed = frozenset(sagas)
+        self.sagas = tuple(saga_id for saga_id in self.sagas if saga_id not in self.completed)
+
     def apply(self, arrival: Arrival, ws: Workspace) -> bool:
         """Apply one arrival to the workspace. Returns whether what becomes due should run in the slow lane."""
         envelope = self._envelopes[id(arrival)]
@@ -123,6 +153,8 @@ class Sorted:
             arrival.replay.code = arrival.replay.detail = ""  # of a try that was rolled back
         if isinstance(envelope, DecodeError):
             self._quarantine(arrival, envelope.code, str(envelope))
+            return False
+        if envelope.saga_id in self.completed:
             return False
         known = self._catalog.get(envelope.definition)
         if known is None:

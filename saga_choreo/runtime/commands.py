@@ -56,6 +56,9 @@ class _StoreOnly:
     def saved(self, records: Sequence[Record]) -> None:
         del records
 
+    def completed(self, keys: Sequence[RecordKey]) -> None:
+        del keys
+
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
         del endings
         return frozenset()

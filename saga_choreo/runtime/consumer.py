@@ -40,6 +40,7 @@ class Consumer:
         self._outcome_came = asyncio.Event()
         self._batch_ended = asyncio.Event()
         self._trouble_s = 0.0
+        self._last_size, self._last_began = 0, 0.0
         self.in_flight = 0
 
     @property
@@ -90,6 +91,7 @@ class Consumer:
                 self._outcomes += outcomes
                 self._outcome_came.set()
             rest = [one for one in deliveries if one.channel.kind is not ChannelKind.OUTCOME] if outcomes else deliveries
+            self._last_size, self._last_began = len(rest), self._clock.monotonic()
             if rest:
                 self.in_flight += 1
                 group.create_task(self._batch(rest))
@@ -104,7 +106,8 @@ class Consumer:
 
     async def _let_gather(self) -> None:
         """While batches are worked on, messages gather for the next one, the longer the more there are: so batches grow with the
-        load, and a third one sets out only where handlers wait. Where nothing is under way, the first message that comes goes at once."""
+        load, and a third one sets out only where handlers wait. After a batch of several the next one sets out a little later than that
+        one did, since more are on their way. Where nothing is under way, the first message that comes goes at once."""
         if self.in_flight:
             self._batch_ended.clear()
             try:
@@ -112,6 +115,8 @@ class Consumer:
                     await self._batch_ended.wait()
             except TimeoutError:
                 pass
+        if self._last_size > 1 and (early_s := self._last_began + self._limits.batch_gather_s - self._clock.monotonic()) > 0:
+            await self._clock.sleep(early_s)
 
     async def _wait_and_receive(self) -> Sequence[Delivery]:
         if self._trouble_s:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol, assert_never
+from uuid import UUID
 
 from saga_choreo.core.rows import Duty
 from saga_choreo.errors import SagaError, StoreConflict
@@ -27,6 +28,7 @@ from saga_choreo.runtime.operations import (
     Broke,
     Claim,
     Commit,
+    Complete,
     Ending,
     Execute,
     Executed,
@@ -76,6 +78,10 @@ class Surroundings(Protocol):
         """These records are committed."""
         ...
 
+    def completed(self, keys: Sequence[RecordKey]) -> None:
+        """The sagas of these records are committed as completed, with all their records here."""
+        ...
+
     async def tell(self, endings: Sequence[Ending]) -> frozenset[Any]: ...
 
     @property
@@ -98,6 +104,7 @@ class Driver:
         self._around = around
         self._open: tuple[AbstractAsyncContextManager[Transaction], Transaction] | None = None
         self._saved: list[Record] = []
+        self._ended: list[RecordKey] = []
         self._permits: dict[RecordKey, Permit] = {}
         self._answers: dict[RecordKey, Executed] = {}
         self._leased: RecordKey | None = None
@@ -134,6 +141,8 @@ class Driver:
                 self._open = (context, await context.__aenter__())
             case Claim(sagas=sagas):
                 return await self._transaction().claim(around.service, sagas)
+            case Complete():
+                return await self._complete(operation)
             case Admit():
                 return await self._admit(operation)
             case Execute():
@@ -157,6 +166,11 @@ class Driver:
             case _:
                 assert_never(operation)
         return None
+
+    async def _complete(self, operation: Complete) -> Collection[UUID]:
+        ended = await self._transaction().complete(self._around.service, operation.ends, operation.now_ms)
+        self._ended = [end.key for end in operation.ends if end.key.saga_id in ended]
+        return ended
 
     def _transaction(self) -> Transaction:
         assert self._open is not None, "the pipeline begins a transaction before it uses one"
@@ -230,12 +244,14 @@ class Driver:
 
     async def _commit(self) -> None:
         await self._transaction().commit()
-        saved, self._saved = self._saved, []
+        saved, ended = self._saved, self._ended
         await self._leave()
         self._around.saved(saved)
+        if ended:
+            self._around.completed(ended)
 
     async def _leave(self) -> None:
-        self._saved = []
+        self._saved, self._ended = [], []
         if self._open is not None:
             context, self._open = self._open[0], None
             await context.__aexit__(None, None, None)

@@ -10,12 +10,15 @@ a while, its lease taken over, finds another number when it settles, and what it
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from saga_choreo.core.rows import is_finished
+from saga_choreo.errors import SagaError
 from saga_choreo.model.record import Record, RecordKey, Row
+from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.operations import Begin, Claim, Commit, Now, Operation, Rollback, Save
 from saga_choreo.runtime.timing import Limits
@@ -23,6 +26,8 @@ from saga_choreo.runtime.workspace import Workspace
 
 __all__ = ["Leases", "lease_of"]
 
+_log = logging.getLogger("saga_choreo.leases")
+Renewal = Generator[Operation, Any, list[RecordKey]]
 # A lease is looked after this often, and renewed once a fifth of it is over: two renewals may fail before it ends.
 _BEATS = 4
 _FRESH = 0.8
@@ -61,7 +66,7 @@ class Leases:
         fresh_ms = now_ms + int(1000 * _FRESH * self._limits.lease_s)
         return [claimed for claimed in self._held.values() if claimed.lease_ms is not None and claimed.lease_ms < fresh_ms]
 
-    def renewal(self, claimed: Sequence[Record]) -> Generator[Operation, Any, list[RecordKey]]:
+    def renewal(self, claimed: Sequence[Record]) -> Renewal:
         """Renew these leases in one commit; none is ever shortened. Returns the attempts that do not count any more: ended, or
         taken over. They are held no longer."""
         now_ns, chance = yield Now()
@@ -88,6 +93,19 @@ class Leases:
         for key in lost:
             self.let_go(key)
         return lost
+
+    async def renew_for_ever(self, clock: Clock, run: Callable[[Renewal], Awaitable[list[RecordKey]]]) -> None:
+        """Keep alive what runs here. An attempt that was taken over meanwhile is not cut short: its answer will not count."""
+        while True:
+            await clock.sleep(self.every_s)
+            ageing = self.ageing(clock.time_ns() // 1_000_000)
+            if not ageing:
+                continue
+            try:
+                for key in await run(self.renewal(ageing)):
+                    _log.info("saga %s, step %d: its attempt here has ended, or does not count any more", key.saga_id, key.step)
+            except SagaError as error:
+                _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
 
 
 def _still_counts(now: Row, claimed: Row) -> bool:

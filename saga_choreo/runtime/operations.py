@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from saga_choreo.core.rows import Duty
-from saga_choreo.model.record import Failure, Record, RecordKey
+from saga_choreo.model.record import Completion, Failure, Record, RecordKey
 from saga_choreo.model.retry import Retry
 from saga_choreo.model.states import Cause, Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
@@ -27,6 +27,7 @@ __all__ = [
     "Broke",
     "Claim",
     "Commit",
+    "Complete",
     "Ending",
     "Execute",
     "Executed",
@@ -61,6 +62,15 @@ class Claim:
     """Lock and load the service's records of these sagas. Answer: the records."""
 
     sagas: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Record the good end of sagas in one go, where nothing else is to be done. Answer: the sagas that have ended here by that, with all
+    their records; the others are to be claimed and looked at."""
+
+    ends: Sequence[Completion]
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,4 +227,4 @@ class Tell:
     endings: Sequence[Ending]
 
 
-Operation = Now | Begin | Claim | Admit | Execute | Save | Commit | Rollback | Pause | Publish | Ack | Release | Tell
+Operation = Now | Begin | Claim | Complete | Admit | Execute | Save | Commit | Rollback | Pause | Publish | Ack | Release | Tell

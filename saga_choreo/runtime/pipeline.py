@@ -37,6 +37,7 @@ from saga_choreo.runtime.operations import (
     Broke,
     Claim,
     Commit,
+    Complete,
     Execute,
     Executed,
     HeldBack,
@@ -51,7 +52,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.settling import at_own_deadline, goes_fast, hand_back, hold_back, is_undo, settle, word_on
+from saga_choreo.runtime.settling import at_own_deadline, goes_fast, hand_back, hold_back, is_same_attempt, is_undo, settle, word_on
 from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of, without_handler_ms
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
@@ -68,8 +69,12 @@ _TELL_AGAIN_S = 2.0
 class Pipeline:
     """The work of one service. Holds no state of its own: the catalog, the limits and the relay's knowledge are given."""
 
-    def __init__(self, service: str, catalog: Catalog, limits: Limits, announced: Mapping[RecordKey, int]) -> None:
+    def __init__(
+        self, service: str, catalog: Catalog, limits: Limits, announced: Mapping[RecordKey, int], *, tells: bool = True
+    ) -> None:
+        """`tells`: somebody here is told how each saga ended, with what its records say."""
         self.service = service
+        self._tells = tells
         self._catalog = catalog
         self._limits = limits
         self._announced = announced
@@ -105,6 +110,9 @@ class Pipeline:
         ws, began_ns = yield from self._workspace()
         sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms)
         yield Begin()
+        ends = [] if self._tells else sorted_.completions(batch, self._announced)
+        if ends:
+            sorted_.note_completed((yield Complete(ends, ws.now_ms)))
         if sorted_.sagas:
             ws.load((yield Claim(sorted_.sagas)))
         done = 0
@@ -125,7 +133,7 @@ class Pipeline:
     def _finish(self, ws: Workspace, sorted_: Sorted, done: Sequence[Arrival]) -> Generator[Operation, Any, None]:
         records = ws.changed()
         extras = sorted_.extras(done)
-        if records or extras.is_something:
+        if records or sorted_.completed or extras.is_something:
             yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
         else:
@@ -319,14 +327,16 @@ class Pipeline:
         record = ws.get(key)
         if (
             record is None
-            or not _is_same_attempt(record.row, claimed.row)
+            or not is_same_attempt(record.row, claimed.row)
             or duty(record.row, known.plan.step(key.step)) is not what
         ):
             yield Rollback()  # aborted meanwhile, or taken over: what the handler wrote is undone
             return
         _, chance = yield Now()
-        # What becomes due by this is left to the timers: its faults are not this attempt's.
-        settle(ws, key, known, what, answer, chance)
+        settle(ws, key, known, what, answer, chance)  # what becomes due by this is the timers', not this attempt's
+        yield from self._keep(ws)
+
+    def _keep(self, ws: Workspace) -> Generator[Operation, Any, None]:
         records = ws.changed()
         yield Save(records, unlock=ws.freed())
         yield Commit()
@@ -364,10 +374,7 @@ class Pipeline:
             return answer if answer is not None else record.row
         if runs:
             yield from self._run_duties(ws, slow=False)
-        records = ws.changed()
-        yield Save(records, unlock=ws.freed())
-        yield Commit()
-        yield from self._announce(ws.said(records))
+        yield from self._keep(ws)
         return answer
 
     def publications(self, records: Sequence[Record], now_ns: int) -> list[Publication]:
@@ -389,8 +396,3 @@ class Pipeline:
         hand_back(ws, key, known)
         yield Save(ws.changed())
         yield Commit()
-
-
-def _is_same_attempt(now: Row, claimed: Row) -> bool:
-    """The key number counts too: a person's retry begins to count attempts anew."""
-    return (now.attempt, now.key_no) == (claimed.attempt, claimed.key_no)

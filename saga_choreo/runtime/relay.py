@@ -112,6 +112,10 @@ class Relay:
         """What the store has written down need not be remembered."""
         self._announcing.saved(records)
 
+    def forget(self, keys: Sequence[RecordKey]) -> None:
+        """These have ended, and the store says that they are published."""
+        self._announcing.forget(keys)
+
     async def flush(self, *, old: bool = False) -> None:
         """Write down what is published, or the older part of it only: one bulk update."""
         marks = self._announcing.old_marks() if old else self._announcing.marks()

@@ -17,7 +17,8 @@ from weakref import WeakValueDictionary
 from saga_choreo import __version__
 from saga_choreo.errors import SagaError, StopCutShort, StoreUnavailable
 from saga_choreo.model.ids import saga_id_at
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Record, RecordKey, Row
+from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.alarms import ParkedLog
@@ -88,7 +89,7 @@ class Session:
         self.incarnation = self.agent = clock.entropy(4).hex()
         self.version = f"{__version__} release {part.release}" if part.release else __version__
         self.relay = Relay(service, broker, store, clock, limits)
-        self.pipeline = Pipeline(service, catalog, limits, self.relay.announced)
+        self.pipeline = Pipeline(service, catalog, limits, self.relay.announced, tells=bool(callbacks))
         self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
@@ -171,7 +172,7 @@ class Session:
                 background.create_task(self.relay.mark_for_ever()),
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
-                background.create_task(self._renew_for_ever()),
+                background.create_task(self.leases.renew_for_ever(self.clock, lambda steps: Driver(self).run(steps))),
                 background.create_task(self._beat_for_ever()),
                 background.create_task(self.standing.look_for_ever()),
                 background.create_task(self.epochs.run()),
@@ -299,6 +300,12 @@ class Session:
             if watched := self._watched.get(record.saga_id):
                 watched.see(record.row)
 
+    def completed(self, keys: Sequence[RecordKey]) -> None:
+        self.relay.forget(keys)
+        for key in keys:
+            if watched := self._watched.get(key.saga_id):
+                watched.see(Row(outcome=Outcome.COMPLETED))
+
     def watched(self, saga_id: UUID) -> Watched:
         """Kept up to date for as long as somebody holds it."""
         return self._watched.setdefault(saga_id, Watched())
@@ -365,19 +372,6 @@ class Session:
 
     async def _send_copies(self, letters: Sequence[Outgoing]) -> bool:
         return await self.relay.publish((), letters)
-
-    async def _renew_for_ever(self) -> None:
-        """Keep alive what runs here. An attempt that was taken over meanwhile is not cut short: its answer will not count."""
-        while True:
-            await self.clock.sleep(self.leases.every_s)
-            ageing = self.leases.ageing(self.clock.time_ns() // 1_000_000)
-            if not ageing:
-                continue
-            try:
-                for key in await Driver(self).run(self.leases.renewal(ageing)):
-                    _log.info("saga %s, step %d: its attempt here has ended, or does not count any more", key.saga_id, key.step)
-            except SagaError as error:
-                _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
 
     async def _beat_for_ever(self) -> None:
         """Best effort: a word that does not get through is followed by the next one."""

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 from saga_choreo.core.facts import Declined, Failed, Resolved, Succeeded, UndoFailed, Undone, WentPending
 from saga_choreo.core.graph import StepPlan
 from saga_choreo.core.rows import Duty
-from saga_choreo.model.record import Record, RecordKey, Resolution
+from saga_choreo.model.record import Record, RecordKey, Resolution, Row
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
@@ -22,6 +22,7 @@ __all__ = [
     "goes_fast",
     "hand_back",
     "hold_back",
+    "is_same_attempt",
     "is_undo",
     "HELD",
     "settle",
@@ -220,6 +221,11 @@ def died_too_often(record: Record, known: Known, what: Duty, now_ms: int) -> boo
         return True
     retry = options.undo_retry if is_undo(what) else options.retry
     return retry.is_used_up(record.row.attempt, 0.0 if record.lease_ms is None else _tried_s(record, now_ms))
+
+
+def is_same_attempt(now: Row, claimed: Row) -> bool:
+    """The key number counts too: a person's retry begins to count attempts anew."""
+    return (now.attempt, now.key_no) == (claimed.attempt, claimed.key_no)
 
 
 def at_own_deadline(step: StepPlan) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from saga_choreo.testing.store_letters import LETTER_BEHAVIOURS
 from saga_choreo.testing.store_locks import LOCK_BEHAVIOURS
 from saga_choreo.testing.store_processes import PROCESS_BEHAVIOURS
 from saga_choreo.testing.store_records import RECORD_BEHAVIOURS
+from saga_choreo.testing.store_sagas import SAGA_BEHAVIOURS
 from saga_choreo.testing.store_tables import TABLE_BEHAVIOURS
 from saga_choreo.testing.store_upkeep import UPKEEP_BEHAVIOURS
 from saga_choreo.testing.store_user import USER_BEHAVIOURS
@@ -30,6 +31,7 @@ __all__ = ["STORE_BEHAVIOURS", "AnyStore", "Behaviour", "OwnConnection", "StoreH
 STORE_BEHAVIOURS: tuple[Behaviour, ...] = (
     *RECORD_BEHAVIOURS,
     *TABLE_BEHAVIOURS,
+    *SAGA_BEHAVIOURS,
     *LOCK_BEHAVIOURS,
     *LETTER_BEHAVIOURS,
     *USER_BEHAVIOURS,

@@ -21,6 +21,7 @@ from saga_choreo.runtime.operations import (
     Begin,
     Claim,
     Commit,
+    Complete,
     Execute,
     Executed,
     Now,
@@ -143,6 +144,8 @@ class Run:
             case Claim(sagas=sagas):
                 self._in_store_time(self._claim, self._store.keys_of(sagas))
                 return _WAITING
+            case Complete():
+                return frozenset[Any]()  # any store may answer so; those of layer c do more
             case Admit():
                 answer = self._admission.ask(operation, self._open(), self.go)
                 return _WAITING if answer is None else answer

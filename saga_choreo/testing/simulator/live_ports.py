@@ -6,7 +6,7 @@ Every call is a place where the process may die; then the call never returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -18,7 +18,7 @@ from saga_choreo.errors import BrokerUnavailable, StoreConflict, StoreUnavailabl
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.memory.transaction import MemoryTransaction
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import Completion, Record, RecordKey
 from saga_choreo.ports.broker import BrokerFeatures, Delivery, Notice, Outgoing, Topology
 from saga_choreo.ports.store import (
     AnnouncedMark,
@@ -112,6 +112,10 @@ class FaultyTransaction:
     async def save(self, records: Sequence[Record]) -> None:
         await self._store.boundary()
         await self._inner.save(records)
+
+    async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
+        await self._store.boundary()
+        return await self._inner.complete(service, ends, now_ms)
 
     async def append(
         self,
