@@ -24,6 +24,7 @@ from saga_choreo.ports.store import Held, Quarantined
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.letters import harmless, letter_of, message_of
 from saga_choreo.runtime.operations import Ending
+from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.workspace import Workspace
 
@@ -85,7 +86,8 @@ class Extras:
 
 
 class Sorted:
-    """A decoded batch. `sagas` are the ones to lock; `apply` is called for each arrival in turn."""
+    """A decoded batch. `sagas` are the ones to lock, without those that are presumed to be new; `apply` is called for each arrival in
+    turn."""
 
     def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int) -> None:
         self._service = service
@@ -104,8 +106,8 @@ class Sorted:
         self.sagas: tuple[UUID, ...] = ()
         self.completed: frozenset[UUID] = frozenset()
 
-    def read(self, batch: Sequence[Arrival]) -> None:
-        wanted: dict[UUID, None] = {}
+    def read(self, batch: Sequence[Arrival], presuming: Presuming) -> None:
+        wanted: dict[UUID, bool] = {}
         for arrival in batch:
             try:
                 envelope = decode(arrival.channel, arrival.headers, arrival.body)
@@ -113,9 +115,11 @@ class Sorted:
                 self._envelopes[id(arrival)] = error
                 continue
             self._envelopes[id(arrival)] = envelope
-            if self._catalog.get(envelope.definition) is not None:
-                wanted[envelope.saga_id] = None
-        self.sagas = tuple(sorted(wanted))
+            known = self._catalog.get(envelope.definition)
+            if known is not None:
+                is_new = presuming.is_new(envelope, known, arrival.delivery, self._now_ms)
+                wanted[envelope.saga_id] = wanted.get(envelope.saga_id, True) and is_new
+        self.sagas = tuple(sorted(saga_id for saga_id, is_new in wanted.items() if not is_new))
 
     def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int]) -> list[Completion]:
         """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end."""
@@ -320,8 +324,10 @@ def _ghost(service: str, envelope: Envelope, step: int) -> Record:
     )
 
 
-def sort_arrivals(service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int) -> Sorted:
+def sort_arrivals(
+    service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int, presuming: Presuming
+) -> Sorted:
     """Decode a batch; nothing is touched yet."""
     sorted_ = Sorted(service, catalog, limits, now_ms)
-    sorted_.read(batch)
+    sorted_.read(batch, presuming)
     return sorted_

@@ -52,6 +52,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
+from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.settling import at_own_deadline, goes_fast, hand_back, hold_back, is_same_attempt, is_undo, settle, word_on
 from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of, without_handler_ms
 from saga_choreo.runtime.workspace import Said, Workspace, everything
@@ -67,7 +68,7 @@ _TELL_AGAIN_S = 2.0
 
 
 class Pipeline:
-    """The work of one service. Holds no state of its own: the catalog, the limits and the relay's knowledge are given."""
+    """The work of one service. Holds no state of its own but guesses: the catalog, the limits and the relay's knowledge are given."""
 
     def __init__(
         self, service: str, catalog: Catalog, limits: Limits, announced: Mapping[RecordKey, int], *, tells: bool = True
@@ -78,6 +79,7 @@ class Pipeline:
         self._catalog = catalog
         self._limits = limits
         self._announced = announced
+        self._presuming = Presuming(service)
 
     def handle(self, arrivals: Sequence[Arrival]) -> Steps:
         """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
@@ -100,7 +102,8 @@ class Pipeline:
                 if conflicts >= _CONFLICTS_MAX:
                     raise
                 size = 1 if conflicts > 1 else size
-                _, chance = yield Now()
+                now_ns, chance = yield Now()
+                self._presuming.was_wrong(now_ns // 1_000_000)
                 yield Pause(0.01 * conflicts * (0.5 + chance))
                 continue
             rest, slow = rest[done:], False
@@ -108,7 +111,7 @@ class Pipeline:
     def _share(self, batch: Sequence[Arrival], *, slow: bool) -> Generator[Operation, Any, int]:
         """One transaction for as many of these as fit the budget (at least one). Returns how many were done."""
         ws, began_ns = yield from self._workspace()
-        sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms)
+        sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms, self._presuming)
         yield Begin()
         ends = [] if self._tells else sorted_.completions(batch, self._announced)
         if ends:
@@ -130,12 +133,19 @@ class Pipeline:
         now_ns, chance = yield Now()
         return Workspace(self.service, self._catalog, self._limits, now_ns // 1_000_000, chance, self._announced), now_ns
 
+    def _claimed(self, saga_id: UUID) -> Generator[Operation, Any, Workspace]:
+        ws, _ = yield from self._workspace()
+        yield Begin()
+        ws.load((yield Claim((saga_id,))))
+        return ws
+
     def _finish(self, ws: Workspace, sorted_: Sorted, done: Sequence[Arrival]) -> Generator[Operation, Any, None]:
         records = ws.changed()
         extras = sorted_.extras(done)
         if records or sorted_.completed or extras.is_something:
             yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
+            self._presuming.saw(record.saga_id for record in records)
         else:
             yield Rollback()
         untold: frozenset[UUID] = (yield Tell(extras.endings)) if extras.endings else frozenset()
@@ -192,9 +202,7 @@ class Pipeline:
 
     def work(self, key: RecordKey) -> Generator[Operation, Any, bool]:
         """A record that is due: its deadline, its next attempt, or its next repeated announcement (then True)."""
-        ws, _ = yield from self._workspace()
-        yield Begin()
-        ws.load((yield Claim((key.saga_id,))))
+        ws = yield from self._claimed(key.saga_id)
         record, known = ws.get(key), self._catalog.get(key.definition)
         if record is None or known is None or record.due_ms is None or record.due_ms > ws.now_ms:
             yield Rollback()
@@ -216,9 +224,7 @@ class Pipeline:
 
     def _note_error(self, key: RecordKey, error: str) -> Generator[Operation, Any, None]:
         """A step that cannot run in the fast lane goes on in the slow one, where its attempts are counted."""
-        ws, _ = yield from self._workspace()
-        yield Begin()
-        ws.load((yield Claim((key.saga_id,))))
+        ws = yield from self._claimed(key.saga_id)
         if ws.get(key) is not None:
             ws.touch(key, error=error)
             yield Save(ws.changed())
@@ -355,9 +361,7 @@ class Pipeline:
     ) -> Generator[Operation, Any, Row | Refusal | None]:
         """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first.
         `changes` are the record's other fields; without `runs`, what becomes due is left to the service's agents."""
-        ws, _ = yield from self._workspace()
-        yield Begin()
-        ws.load((yield Claim((saga_id,))))
+        ws = yield from self._claimed(saga_id)
         found = sorted(ws.of_saga(saga_id), key=lambda record: record.step)
         record = next((one for one in found if step in (None, one.step) and definition in ("", one.definition)), None)
         known = None if record is None else self._catalog.get(record.definition)
@@ -385,9 +389,7 @@ class Pipeline:
 
     def give_back(self, key: RecordKey) -> Generator[Operation, Any, None]:
         """An attempt that was cancelled because the agent stops: it does not count, and another may begin at once."""
-        ws, _ = yield from self._workspace()
-        yield Begin()
-        ws.load((yield Claim((key.saga_id,))))
+        ws = yield from self._claimed(key.saga_id)
         record = ws.get(key)
         known = self._catalog.get(key.definition)
         if record is None or known is None or record.lease_ms is None or record.row.pending:
