@@ -62,5 +62,7 @@ def event_ref(event: type[Event] | EventRef | str, version: int = 1) -> EventRef
             return event
         case str():
             return EventRef(event, version)
+        case type() if isinstance(ref := getattr(event, "event", None), EventRef):
+            return ref
         case _:
-            return event.event
+            raise TypeError(f"{event!r} is no event; give a subclass of Event, or a name such as 'order.created'")

@@ -327,6 +327,10 @@ def test_why_an_optional_step_was_skipped_is_not_told_as_the_reason_of_what_foll
     rig = Rig(form(optional=True))
     rig.answers = [Rejected("no thanks")]
     rig.handle(envelope(rig.choreography))
-    assert (rig.record("charge").reason, rig.record("book").row.state, rig.record("book").reason) == ("no thanks", State.SKIPPED, "")
+    assert (rig.record("charge").reason, rig.record("book").row.state, rig.record("book").reason) == (
+        "no thanks",
+        State.SKIPPED,
+        "",
+    )
     rig.handle(envelope(rig.choreography, **{**ABORT, "reason": "card declined"}))
     assert rig.record("book").reason == "card declined"
