@@ -41,9 +41,9 @@ def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def reason_option(what: str, *, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--reason`; the command gets it with something in it, or empty where it is not required and not given."""
-    # An explicit default, even None, would count as given.
-    optional = {} if required else {"default": ""}
-    return click.option("--reason", required=required, callback=_said, help=what, **optional)
+    if required:  # an explicit default, even None, would count as given
+        return click.option("--reason", required=True, callback=_said, help=what)
+    return click.option("--reason", default="", callback=_said, help=what)
 
 
 def _said(ctx: click.Context, option: click.Parameter, text: str) -> str:

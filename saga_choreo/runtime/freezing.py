@@ -37,7 +37,7 @@ def freeze(
         except DefinitionError as error:
             faults += error.findings or (str(error),)
         faults += _open_faults(service, rest, opened)
-        if not faults and opened[0].start is not None and opened[0].participants == {service}:
+        if not faults and opened[0].start is not None and opened[0].participants == frozenset({service}):
             # Nobody else has a say in it, so what is wrong with it need not wait for the first saga.
             alone = assemble(opened[0].name, opened[0].version, opened[0].start, [rest])
             faults += [f"{finding.code}: {finding.message}" for finding in findings(alone)]
