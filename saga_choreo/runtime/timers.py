@@ -142,7 +142,7 @@ class Timers:
 
     async def _pay_for_nudge(self) -> None:
         """Repeated announcements keep to a budget: each holds its place in `slow_at_once` for its share of a second."""
-        await self._clock.sleep(self._limits.slow_at_once / self._limits.nudges_per_s / 2)
+        await self._clock.sleep(self._limits.slow_at_once / self._limits.nudges_per_s)
 
     async def _sleep(self) -> None:
         """Until the next due record, at most a second, or until told of an earlier one."""

@@ -13,6 +13,8 @@ from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.runtime.plugins import make_store
 from saga_choreo.runtime.timers import Timers
 from saga_choreo.runtime.timing import Limits
+from saga_choreo.testing.simulator.streams import Streams
+from saga_choreo.testing.virtual_loop import VirtualLoop
 
 
 def _due(saga_id: UUID) -> Record:
@@ -58,3 +60,28 @@ def test_an_unexpected_error_over_one_record_is_told_and_stops_neither_the_other
         assert str(bad) in caplog.text
 
     asyncio.run(scenario())
+
+
+def test_repeated_announcements_keep_to_their_budget() -> None:
+    limits, seconds, announced = Limits(), 10, list[RecordKey]()
+
+    async def work(key: RecordKey) -> bool:
+        announced.append(key)
+        return True
+
+    async def scenario() -> None:
+        store = make_store(f"memory://{uuid4().hex}")
+        await store.open()
+        async with store.transaction() as transaction:
+            await transaction.save([_due(saga_id_at(1, bytes([n]) * 10)) for n in range(200)])
+            await transaction.commit()
+        timers = Timers("s", store, SystemClock(), limits, work)
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(timers.run(group))
+            await asyncio.sleep(seconds)
+            loop.cancel()
+            await timers.stop(0.0)
+
+    VirtualLoop(Streams(1).named("schedule")).run(scenario())
+    budget = limits.nudges_per_s * seconds
+    assert 0.9 * budget <= len(announced) <= budget + limits.slow_at_once
