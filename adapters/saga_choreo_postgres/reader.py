@@ -8,6 +8,7 @@ from uuid import UUID
 
 from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter, from_columns
 from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.days import day_of, on_day
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.speakers import Speaker
 from saga_choreo_postgres.work import quarantined_of
@@ -20,7 +21,8 @@ class PostgresReader:
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""
-        return [from_columns(row) for row in await self._runs.read(sql.RECORDS_OF if service else sql.RECORDS, service, saga_id)]
+        statement = on_day(sql.RECORDS_OF if service else sql.RECORDS, day_of(saga_id))
+        return [from_columns(row) for row in await self._runs.read(statement, service, saga_id)]
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         statement = sql.PARKED if wanted.parked else sql.SAGAS

@@ -33,12 +33,16 @@ class Runs:
 
         return await self._with("writing", inside)
 
-    async def _with(self, doing: str, task: Callable[[Speaker], Awaitable[T]]) -> T:
+    async def session(self, doing: str, task: Callable[[Speaker], Awaitable[T]]) -> T:
+        """A connection without a transaction, and who fails on it gives nothing back of it: locks of the session go with it."""
+        return await self._with(doing, task, alone=True)
+
+    async def _with(self, doing: str, task: Callable[[Speaker], Awaitable[T]], *, alone: bool = False) -> T:
         connection = await self._pool.acquire()
         try:
             return await task(AsyncpgSpeaker(connection))
         except BaseException as error:
-            if connection.is_in_transaction():
+            if alone or connection.is_in_transaction():
                 connection.terminate()
             if isinstance(error, DRIVER_ERRORS):
                 raise translated(error, self._pool.where, doing) from error

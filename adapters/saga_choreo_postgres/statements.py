@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, ORIGIN
+from saga_choreo_postgres.days import DAY
 
 __all__ = [
     "ADD_DEFINITION",
@@ -20,12 +21,14 @@ __all__ = [
     "DEFINITIONS",
     "DUE",
     "DUE_NEWEST",
+    "ENDED",
     "FORGET_HELD",
     "FORGET_ITEMS",
     "FORGET_JOBS",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
-    "FORGET_RECORDS",
+    "FORGET_RECORD",
+    "FORGETTABLE",
     "HELD",
     "HOLDERS",
     "INSERT",
@@ -56,7 +59,7 @@ _SETS = ", ".join(f"{name} = {_PLACE[name]}" for name in _NAMES if name not in (
 _IS_KEY = " AND ".join(f"{name} = {_PLACE[name]}" for name in _KEY)
 
 CLAIM = (
-    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = ANY($2::uuid[]) "  # noqa: S608  (constants only)
+    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = ANY($2::uuid[]) {DAY} "  # noqa: S608  (constants only)
     "ORDER BY saga_id, definition, step FOR NO KEY UPDATE"
 )
 INSERT = (
@@ -66,7 +69,7 @@ INSERT = (
 # `announced` may have been raised since this record was read, which is no change of version: it is never lowered.
 UPDATE = (
     f"UPDATE saga_record SET {_SETS}, announced = greatest(announced, {_PLACE['announced']}) "  # noqa: S608  (constants only)
-    f"WHERE {_IS_KEY} AND version = {_PLACE['version']} - 1 RETURNING 1"
+    f"WHERE {_IS_KEY} {DAY} AND version = {_PLACE['version']} - 1 RETURNING 1"
 )
 
 _LETTER = [name for name in LETTER_COLUMNS if name != "number"]
@@ -126,28 +129,31 @@ UNANNOUNCED = (
     f"AND changed_ms < CASE step WHEN {ORIGIN} THEN $3::bigint ELSE $2::bigint END ORDER BY changed_ms LIMIT $4 OFFSET $5"
 )
 UNANNOUNCED_NEWEST = UNANNOUNCED.replace("ORDER BY changed_ms", "ORDER BY changed_ms DESC")
-# A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this.
+# A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this. Its place
+# in the table (ctid) is an address within one day only, hence the key beside it.
+_MARKED = f"service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 {DAY}"
 MARK = (
-    "UPDATE saga_record SET announced = least(version, $5::bigint) WHERE ctid = (SELECT ctid FROM saga_record "
-    "WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 AND announced < least(version, $5::bigint) "
-    "FOR NO KEY UPDATE SKIP LOCKED)"
+    "UPDATE saga_record SET announced = least(version, $5::bigint) WHERE ctid = (SELECT ctid FROM saga_record "  # noqa: S608  (constants only)
+    f"WHERE {_MARKED} AND announced < least(version, $5::bigint) FOR NO KEY UPDATE SKIP LOCKED) AND {_MARKED}"
 )
 _HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = $1 "
 HELD = f"{_HELD}AND definition = ANY($2::text[]) ORDER BY number LIMIT $3"
 UNTOLD = f"{_HELD}AND NOT told AND received_ms < $2 ORDER BY received_ms, number LIMIT $3"
 MARK_TOLD = "UPDATE saga_held SET told = true WHERE service = $1 AND number = ANY($2::bigint[])"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
-FORGET_RECORDS = f"""
-DELETE FROM saga_record WHERE ctid = ANY(ARRAY(
-  SELECT ctid FROM saga_record
-  WHERE service = $1 AND saga_id < $2 AND announced >= version AND parked = ''
-    AND CASE step WHEN {ORIGIN} THEN state IN ('OD', 'OC', 'OT') ELSE outcome <> '' AND state NOT IN ('R', 'CR') END
-  ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1
-"""  # noqa: S608  (constants only)
+ENDED = (
+    f"(announced >= version AND parked = '' AND CASE step WHEN {ORIGIN} THEN state IN ('OD', 'OC', 'OT') "
+    "ELSE outcome <> '' AND state NOT IN ('R', 'CR') END)"
+)
+FORGETTABLE = (
+    f"SELECT saga_id, definition, step FROM saga_record WHERE service = $1 AND saga_id < $2 AND {ENDED} "  # noqa: S608  (constants only)
+    "ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED"
+)
+FORGET_RECORD = f"DELETE FROM saga_record WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 {DAY}"  # noqa: S608  (constants only)
 FORGET_KEYS = """
 DELETE FROM saga_business_key WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM saga_business_key AS k WHERE service = $1 AND saga_id < $2
-    AND NOT EXISTS (SELECT 1 FROM saga_record AS r WHERE r.service = k.service AND r.saga_id = k.saga_id)
+    AND NOT EXISTS (SELECT 1 FROM saga_record AS r WHERE r.service = k.service AND r.saga_id = k.saga_id AND r.saga_id < $2)
   ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1
 """
 FORGET_QUARANTINED = """
@@ -180,7 +186,7 @@ owner (service) AS (SELECT service FROM found WHERE service IS NOT NULL AND ($1 
 """
 RECORDS = (
     f"{_SERVICES} SELECT {_READ.replace('service,', 'r.service,', 1)} FROM owner "  # noqa: S608  (constants only)
-    "JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = $2) AS r ON true "
+    f"JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = $2 {DAY}) AS r ON true "
     "ORDER BY r.service, definition, step"
 )
 SAGAS = f"""
@@ -196,7 +202,7 @@ JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_i
 WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definition, step
 """  # noqa: S608  (constants only)
 PARKED = SAGAS.replace("WHERE service = owner.service AND ($2", "WHERE parked <> '' AND service = owner.service AND ($2")
-RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 ORDER BY definition, step"  # noqa: S608  (constants only)
+RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 {DAY} ORDER BY definition, step"  # noqa: S608  (constants only)
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
     "WHERE key = $1 AND ($2 = '' OR choreography = $2) AND ($3 = '' OR service = $3) ORDER BY saga_id DESC LIMIT 1000"

@@ -7,6 +7,7 @@ primary key, while the plan of a join with arrays is made once and may be a scan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import orjson
 from saga_choreo.errors import SagaError
 from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, BusinessKey, Held, Quarantined, Record, SagaLock, from_columns, to_columns
 from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.days import day_of, on_day
 from saga_choreo_postgres.speakers import Speaker
 
 __all__ = ["Outdated", "append", "claim", "clean", "held_of", "letter_values", "lock", "quarantined_of", "register", "save"]
@@ -32,7 +34,10 @@ class Outdated(Exception):
 async def claim(speaker: Speaker, service: str, sagas: Sequence[UUID]) -> list[Record]:
     if not sagas:
         return []
-    return [from_columns(values) for values in await speaker.fetch(sql.CLAIM, service, list(set(sagas)))]
+    wanted = list(set(sagas))
+    days = set(map(day_of, wanted))
+    statement = on_day(sql.CLAIM, days.pop()) if len(days) == 1 else sql.CLAIM
+    return [from_columns(values) for values in await speaker.fetch(statement, service, wanted)]
 
 
 async def save(speaker: Speaker, records: Sequence[Record]) -> None:
@@ -54,8 +59,11 @@ async def save(speaker: Speaker, records: Sequence[Record]) -> None:
 async def _each(speaker: Speaker, statement: str, records: Sequence[Record]) -> int:
     """How many rows were written."""
     if len(records) == 1:
-        return len(await speaker.fetch(statement, *_values(records[0])))
-    return len(await speaker.fetch_each(statement, [_values(record) for record in records]))
+        return len(await speaker.fetch(on_day(statement, day_of(records[0].saga_id)), *_values(records[0])))
+    written = 0
+    for day, some in groupby(records, key=lambda record: day_of(record.saga_id)):  # nearly always one
+        written += len(await speaker.fetch_each(on_day(statement, day), [_values(record) for record in some]))
+    return written
 
 
 def _values(record: Record) -> list[Any]:
