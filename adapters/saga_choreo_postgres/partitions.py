@@ -13,11 +13,11 @@ from typing import Literal
 
 import asyncpg
 
-from saga_choreo_postgres.days import DAY_MS, Partition, missing, ms_of, name_of, parsed, start_of
+from saga_choreo_postgres.days import DAY_MS, Partition, missing, ms_of, name_of, over, parsed, start_of
 from saga_choreo_postgres.speakers import Speaker
 from saga_choreo_postgres.statements import ENDED
 
-__all__ = ["BOUND_OF", "Dropped", "drop", "make_days", "partitions", "pinning", "today"]
+__all__ = ["BOUND_OF", "Dropped", "drop", "make_days", "partitions", "remarks", "today"]
 
 # kept: a service wants it for longer. pinned: nobody does, but for a saga that is not over.
 Dropped = Literal["dropped", "kept", "pinned", "busy"]
@@ -42,6 +42,8 @@ _NOW_MS = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _IN_DEFAULT = "SELECT EXISTS (SELECT FROM saga_record_default WHERE saga_id >= $1 AND saga_id < $2)"
 # A lock that was not given in time, a statement that took too long, somebody else who waits for us.
 _IN_THE_WAY = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
+_MAKE_THEM = "agents that may create tables make partitions ahead; see to the grants, or run: saga-choreo store migrate"
+_NOT_OVER = "of sagas that are not over although they started before the horizon; see: saga-choreo sagas stuck"
 # As in the migration that made the default one.
 _STORAGE = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000, autovacuum_analyze_scale_factor = 0.05"
 # In saga_meta, under this and the service's name: the time (ms) before which it needs no saga that has ended.
@@ -73,10 +75,9 @@ async def today(speaker: Speaker) -> int:
     return int((await speaker.fetch(_NOW_MS))[0][0]) // DAY_MS
 
 
-async def make_days(speaker: Speaker) -> bool:
-    """Today's partition and some ahead, where they are missing. A day whose records lie in the default partition already stays there.
+async def make_days(speaker: Speaker, day: int) -> bool:
+    """The partition of that day and some ahead, where they are missing. A day whose records lie in the default partition stays there.
     False: somebody was in the way; the transaction can only be rolled back then, and the next time will do."""
-    day = await today(speaker)
     if not missing(await partitions(speaker), day):
         return True
     try:
@@ -131,7 +132,21 @@ async def _needed(speaker: Speaker, partition: Partition) -> Literal["kept", "pi
     return "pinned" if (await speaker.fetch(_STAYS.format(partition.name), timeout_s=None))[0][0] else None
 
 
-async def pinning(speaker: Speaker, partition: Partition) -> list[tuple[str, int]]:
+async def remarks(speaker: Speaker) -> list[tuple[str, str, str]]:
+    """What people should look at: (code, service, what it is about)."""
+    day = await today(speaker)
+    days = await partitions(speaker)
+    found = [
+        ("no_partition", "", f"{name_of(one)!r} is not there, so its records go to the default partition: {_MAKE_THEM}")
+        for one in missing(days, day)[:1]
+    ]
+    for one in over(days, start_of(day)):
+        for service, count in await _pinning(speaker, one):
+            found.append(("pinned", service, f"partition {one.name!r} is kept for {count} records {_NOT_OVER}"))
+    return found
+
+
+async def _pinning(speaker: Speaker, partition: Partition) -> list[tuple[str, int]]:
     """Services that would have this partition dropped, but for so many records of sagas that are not over. For people: it reads all of it."""
     bounds = await speaker.fetch(_SERVICES.format(partition.name), BOUND_OF)
     done = {service for service, bound_ms in bounds if bound_ms is not None and bound_ms >= ms_of(partition.end)}

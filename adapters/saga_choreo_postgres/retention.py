@@ -16,7 +16,7 @@ from uuid import UUID
 from saga_choreo.errors import SagaError, StoreUnavailable
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.days import DAY_MS, Partition, day_of, ms_of, on_day, over, sweep_to
-from saga_choreo_postgres.partitions import BOUND_OF, Dropped, drop, make_days, partitions
+from saga_choreo_postgres.partitions import BOUND_OF, Dropped, drop, make_days, partitions, today
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.speakers import Speaker
 
@@ -59,7 +59,7 @@ class PostgresRetention:
     async def make_days(self) -> None:
         """Partitions ahead of time, where this user may make them: otherwise records go to the default one, which always works."""
         try:
-            await self._runs.write(make_days)
+            await self._runs.write(_make_days)
         except StoreUnavailable:
             raise
         except SagaError as error:
@@ -111,6 +111,10 @@ class PostgresRetention:
         if what not in self._told:
             self._told.add(what)
             _log.warning("%s", text)
+
+
+async def _make_days(speaker: Speaker) -> None:
+    await make_days(speaker, await today(speaker))
 
 
 async def _forget_records(speaker: Speaker, service: str, bound: UUID, limit: int) -> int:

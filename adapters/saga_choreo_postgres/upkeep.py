@@ -10,6 +10,8 @@ from uuid import UUID
 
 from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
 from saga_choreo_postgres import schema
+from saga_choreo_postgres.moving import DAYS_SINCE
+from saga_choreo_postgres.partitions import remarks
 from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.speakers import Speaker
@@ -51,6 +53,7 @@ class PostgresUpkeep:
             settings = await settings_of(self._runs)
             version, oldest = await self._runs.write(versions)
             identity = (await self.epoch("")).identity if version else ""
+            findings = await self._runs.write(remarks) if version >= DAYS_SINCE else []
         finally:
             await self._pool.close()
         return StoreState(
@@ -62,6 +65,7 @@ class PostgresUpkeep:
             settings=settings,
             unsafe=unsafe_of(settings),
             identity=identity,
+            findings=tuple(findings),
         )
 
     async def keys(self, before: UUID | None, limit: int) -> Sequence[BusinessKey]:

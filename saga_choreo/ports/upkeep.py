@@ -28,7 +28,8 @@ class Epoch:
 class StoreState:
     """`version` is that of the tables (0: there are none), `wanted` what this code makes of them by the migrations in `pending`.
     `works`: this code can work with them as they are. `settings` decide about durability, as read back; `unsafe` are those of them
-    with which a crash may undo what was confirmed. `identity` is empty while there are no tables."""
+    with which a crash may undo what was confirmed. `identity` is empty while there are no tables. `findings`: what else somebody
+    should look at, as (code, service, what it is about)."""
 
     name: str
     version: int
@@ -38,6 +39,7 @@ class StoreState:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     unsafe: Mapping[str, str] = field(default_factory=dict[str, str])
     identity: str = ""
+    findings: tuple[tuple[str, str, str], ...] = ()
 
 
 @runtime_checkable
