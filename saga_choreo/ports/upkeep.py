@@ -63,3 +63,8 @@ class Upkeep(Protocol):
         """Raise the position by one, and above `at_least`, in a durable commit. A `note` is kept with it: who accepted a store that
         went back, and why."""
         ...
+
+    async def load(self, service: str, open_max: int, unannounced_max: int) -> tuple[int, int]:
+        """How much is under way: sagas that the service started and that have not ended (of those, origin rows with a `due_ms`), and
+        its records with `announced < version`; each is counted up to its bound only."""
+        ...

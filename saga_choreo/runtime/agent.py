@@ -278,9 +278,10 @@ class Agent(StepDecorators):
         payload gives the same saga; with another payload KeyConflict. `deadline` replaces the choreography's own; `choreography`
         names one where several start with this event.
 
-        Raises NotReady while some owner has not announced the definition, DefinitionMismatch when it has announced another one,
-        DefinitionError for an event that starts nothing here or a choreography that is not well-formed as it is assembled (with
-        all findings), ValueError for a deadline that is over or beyond the horizon, ResultTooLarge.
+        Raises NotReady while some owner has not announced the definition, Overloaded (a NotReady) while too much is under way,
+        DefinitionMismatch when an owner has announced another definition, DefinitionError for an event that starts nothing here or a
+        choreography that is not well-formed as it is assembled (with all findings), ValueError for a deadline that is over or beyond
+        the horizon, ResultTooLarge.
         """
         session = self._opened()
         carrier: dict[str, str] = {}

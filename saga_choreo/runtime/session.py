@@ -20,6 +20,7 @@ from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.admission import Admission
 from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.binding import binding_of
@@ -108,6 +109,7 @@ class Session:
         self.executing: dict[RecordKey, str] = {}
         # Sagas that are started at the same moment share a transaction; `sagas` knows what is in it.
         self.starts: Together[Any, Any] | None = None
+        self.admission = Admission(service, store, clock, limits)
 
     @property
     def is_working(self) -> bool:

@@ -44,6 +44,9 @@ class Limits:
     unannounced_after_s: float = 2.0
     start_unannounced_after_s: float = 0.2
     scan_every_s: float = 0.25
+    # No saga is started while so many of the service's own are open, or so many of its records wait to be published.
+    open_sagas_max: int = 1_000_000
+    unannounced_max: int = 2_000_000
     outcome_wait_s: float = 0.2
     outcome_max: int = 500
     # One `on_outcome` callback may take so long; after that it has failed, and is called again.
