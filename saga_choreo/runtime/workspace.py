@@ -290,7 +290,9 @@ class Workspace:
                 freed |= {"results": {}, "kept": None, "undo_result": None}
         if record.failure is not None and not record.error:  # it has succeeded since
             freed["failure"] = None
-        return record.but(version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock, **freed)
+        # Said again, and nothing has changed: people ask since when a saga waits.
+        changed_ms = stored.changed_ms if stored is not None and record.nudges > stored.nudges else self.now_ms
+        return record.but(version=version, announced=announced, due_ms=due, changed_ms=changed_ms, lock=lock, **freed)
 
     def _deadline_own(self, record: Record, step: StepPlan, known: Known) -> int | None:
         """Counted from the commit in which the last in-edge is resolved (or, where a tool made it, from the agent's next one)."""
