@@ -19,6 +19,7 @@ __all__ = [
     "KeyConflict",
     "LetterNotFound",
     "NotReady",
+    "Overloaded",
     "PublishRefused",
     "Refused",
     "Reject",
@@ -95,6 +96,10 @@ class NotReady(SagaError):
     """A saga cannot be started yet: some owner has not announced that it holds the definition."""
 
     retryable = True
+
+
+class Overloaded(NotReady):
+    """A saga cannot be started yet: too many are open, or too much waits to be published. Nothing was written."""
 
 
 class SagaNotFound(SagaError):

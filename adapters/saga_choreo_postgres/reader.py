@@ -8,9 +8,10 @@ from uuid import UUID
 
 from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter, from_columns
 from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.days import day_of, on_day
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.speakers import Speaker
-from saga_choreo_postgres.work import quarantined_of
+from saga_choreo_postgres.work import by_day, quarantined_of
 
 __all__ = ["PostgresReader"]
 
@@ -20,10 +21,13 @@ class PostgresReader:
 
     async def records(self, saga_id: UUID, service: str = "") -> Sequence[Record]:
         """By service, then in key order."""
-        return [from_columns(row) for row in await self._runs.read(sql.RECORDS_OF if service else sql.RECORDS, service, saga_id)]
+        statement = on_day(sql.RECORDS_OF if service else sql.RECORDS, day_of(saga_id))
+        return [from_columns(row) for row in await self._runs.read(statement, service, saga_id)]
 
     async def origins(self, service: str, sagas: Sequence[UUID]) -> Sequence[Record]:
-        return [from_columns(row) for row in await self._runs.read_each(sql.ORIGIN_OF, [(service, saga) for saga in sagas])]
+        asked = [(service, saga) for saga in sorted(sagas)]
+        rows = await self._runs.asking(lambda speaker: by_day(speaker, sql.ORIGIN_OF, asked)) if asked else []
+        return [from_columns(row) for row in rows]
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         statement = sql.PARKED if wanted.parked else sql.SAGAS

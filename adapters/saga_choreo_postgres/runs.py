@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from saga_choreo_postgres.faults import DRIVER_ERRORS, translated
@@ -22,9 +22,9 @@ class Runs:
         """One statement sees one state of the database. Raises StoreConflict, StoreUnavailable."""
         return await self._with("reading", lambda speaker: speaker.fetch(statement, *parameters))
 
-    async def read_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """The same for each of the rows, in one round trip; all answers together."""
-        return await self._with("reading", lambda speaker: speaker.fetch_each(statement, rows))
+    async def asking(self, task: Callable[[Speaker], Awaitable[T]]) -> T:
+        """Several statements, each of which sees a state of its own."""
+        return await self._with("reading", task)
 
     async def write(self, task: Callable[[Speaker], Awaitable[T]], *, durable: bool = True) -> T:
         """One short transaction. Not `durable`: a crash of the server may undo it."""
@@ -37,12 +37,16 @@ class Runs:
 
         return await self._with("writing", inside)
 
-    async def _with(self, doing: str, task: Callable[[Speaker], Awaitable[T]]) -> T:
+    async def session(self, doing: str, task: Callable[[Speaker], Awaitable[T]]) -> T:
+        """A connection without a transaction, and who fails on it gives nothing back of it: locks of the session go with it."""
+        return await self._with(doing, task, alone=True)
+
+    async def _with(self, doing: str, task: Callable[[Speaker], Awaitable[T]], *, alone: bool = False) -> T:
         connection = await self._pool.acquire()
         try:
             return await task(AsyncpgSpeaker(connection))
         except BaseException as error:
-            if connection.is_in_transaction():
+            if alone or connection.is_in_transaction():
                 connection.terminate()
             if isinstance(error, DRIVER_ERRORS):
                 raise translated(error, self._pool.where, doing) from error

@@ -1,12 +1,14 @@
-"""What relay, timers and retention look for: bounded scans over partial indexes."""
+"""What relay and timers look for: bounded scans over partial indexes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from uuid import UUID
 
 from saga_choreo.ports import AnnouncedMark, Held, Record, RecordKey, from_columns
 from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.days import day_of, on_day
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.speakers import Speaker
 from saga_choreo_postgres.work import held_of
@@ -36,11 +38,17 @@ class PostgresScans:
         if not marks:
             return
         values = sorted((service, m.key.saga_id, m.key.definition, m.key.step, m.version) for m in marks)
-        await self._runs.write(lambda speaker: speaker.each(sql.MARK, values), durable=False)
+
+        async def work(speaker: Speaker) -> None:
+            for day, some in groupby(values, key=lambda one: day_of(one[1])):
+                await speaker.each(on_day(sql.MARK, day), list(some))
+
+        await self._runs.write(work, durable=False)
 
     async def held(self, service: str, definitions: Sequence[str], limit: int) -> Sequence[Held]:
         asked = [(service, definition, limit) for definition in definitions]
-        found = [held_of(row) for row in await self._runs.read_each(sql.HELD, asked)] if asked else []
+        rows = await self._runs.asking(lambda speaker: speaker.fetch_each(sql.HELD, asked)) if asked else []
+        found = map(held_of, rows)
         return sorted(found, key=lambda held: held.number)[:limit]
 
     async def untold(self, service: str, before_ms: int, limit: int) -> Sequence[Held]:
@@ -50,19 +58,3 @@ class PostgresScans:
         """Not synced to the disk by itself: a mark that a crash loses means one more copy, no more."""
         if numbers:
             await self._runs.write(lambda speaker: speaker.fetch(sql.MARK_TOLD, service, list(numbers)), durable=False)
-
-    async def forget(self, service: str, before: UUID, limit: int) -> int:
-        """Counts every row it deletes, at most `limit`. Quarantined messages, and held ones that were told, go by the time
-        they were received; a business key goes once no record of its saga is left."""
-        started_ms = before.int >> 80  # a UUIDv7 begins with its Unix time in milliseconds
-
-        async def work(speaker: Speaker) -> int:
-            gone = 0
-            by_saga = ((sql.FORGET_RECORDS, before), (sql.FORGET_KEYS, before))
-            by_time = (sql.FORGET_QUARANTINED, sql.FORGET_HELD, sql.FORGET_ITEMS, sql.FORGET_JOBS)
-            for statement, bound in (*by_saga, *((statement, started_ms) for statement in by_time)):
-                if gone < limit:
-                    gone += len(await speaker.fetch(statement, service, bound, limit - gone))
-            return gone
-
-        return await self._runs.write(work, durable=False)

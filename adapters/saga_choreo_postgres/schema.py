@@ -2,7 +2,7 @@
 
 All tables are named `saga_*`: they live in the user's own database, in the first schema of the search path. A migration runs in one
 transaction under an advisory lock and looks at the version again inside, so several processes may start at once; one that dies
-half-way leaves nothing.
+half-way leaves nothing that the next does not put right.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import resources
 
 from saga_choreo.errors import StoreVersionError
+from saga_choreo_postgres.moving import DAYS_SINCE, prepare
 from saga_choreo_postgres.speakers import Speaker
 
 __all__ = ["SCHEMA_VERSION", "check_version", "identity", "migrate", "names_after", "oldest_version", "stored_version"]
@@ -67,8 +68,17 @@ def check_version(found: int, where: str, *, exact: bool, oldest: int = 0) -> No
 
 
 async def migrate(speaker: Speaker, where: str, incarnation: str) -> None:
-    """Bring the tables up to date inside the open transaction. The incarnation names this database for good, once."""
-    await speaker.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    """Bring the tables up to date, on a connection without a transaction. The incarnation names this database for good, once."""
+    await speaker.fetch("SELECT pg_advisory_lock($1)", _LOCK)
+    if 0 < await stored_version(speaker) < DAYS_SINCE:
+        await prepare(speaker)
+    await speaker.say("BEGIN")
+    await _migrate(speaker, where, incarnation)
+    await speaker.say("COMMIT")
+    await speaker.fetch("SELECT pg_advisory_unlock($1)", _LOCK)
+
+
+async def _migrate(speaker: Speaker, where: str, incarnation: str) -> None:
     found = await stored_version(speaker)
     check_version(found, where, exact=False)
     for script in _MIGRATIONS[found:]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from saga_choreo.ports import COLUMNS, LETTER_COLUMNS, ORIGIN, Cause, Outcome, State
+from saga_choreo_postgres.days import DAY
 
 __all__ = [
     "ADD_DEFINITION",
@@ -21,12 +22,14 @@ __all__ = [
     "DEFINITIONS",
     "DUE",
     "DUE_NEWEST",
+    "ENDED",
     "FORGET_HELD",
     "FORGET_ITEMS",
     "FORGET_JOBS",
     "FORGET_KEYS",
     "FORGET_QUARANTINED",
-    "FORGET_RECORDS",
+    "FORGET_RECORD",
+    "FORGETTABLE",
     "HELD",
     "HOLDERS",
     "INSERT",
@@ -62,7 +65,7 @@ _IS_KEY = " AND ".join(f"{name} = {_PLACE[name]}" for name in _KEY)
 
 # One saga each, for a batch in one round trip: its plan is made once, and no array type has to be looked up on each connection.
 CLAIM = (
-    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 "  # noqa: S608  (constants only)
+    f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 {DAY} "  # noqa: S608  (constants only)
     "ORDER BY definition, step FOR NO KEY UPDATE"
 )
 INSERT = (
@@ -72,21 +75,21 @@ INSERT = (
 # `announced` may have been raised since this record was read, which is no change of version: it is never lowered.
 UPDATE = (
     f"UPDATE saga_record SET {_SETS}, announced = greatest(announced, {_PLACE['announced']}) "  # noqa: S608  (constants only)
-    f"WHERE {_IS_KEY} AND version = {_PLACE['version']} - 1 RETURNING 1"
+    f"WHERE {_IS_KEY} {DAY} AND version = {_PLACE['version']} - 1 RETURNING 1"
 )
 # What `completed` does to a record, in its own words.
 COMPLETE = (
     "UPDATE saga_record SET inputs = NULL, results = NULL, kept = NULL, undo_result = NULL, due_ms = NULL, nudges = 0, "  # noqa: S608  (constants only)
     f"outcome = '{Outcome.COMPLETED}', cause = '{Cause.NONE}', version = version + 1, announced = version + 1, changed_ms = $8, "
     "failure = CASE WHEN error = '' THEN NULL ELSE failure END "
-    "WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 "
+    f"WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 {DAY} "
     f"AND outcome = '{Outcome.OPEN}' AND state IN ('{State.DONE}', '{State.SKIPPED}') AND NOT abort AND lock_name = '' "
     "AND origin = $5 AND deadline_ms IS NOT DISTINCT FROM $6::bigint AND greatest(announced, $7::bigint) >= version "
     "RETURNING saga_id, step"
 )
 IS_COMPLETED = (
     f"SELECT saga_id, bool_and(outcome = '{Outcome.COMPLETED}') FROM saga_record "  # noqa: S608  (constants only)
-    "WHERE service = $1 AND saga_id = $2 GROUP BY saga_id"
+    f"WHERE service = $1 AND saga_id = $2 {DAY} GROUP BY saga_id"
 )
 # A saga's start: its business key, and its origin's record with it if the key is new. `here` is one row, or none where the caller's own
 # connection leads to another database than the store's or commits less durably.
@@ -161,28 +164,31 @@ UNANNOUNCED = (
     f"AND changed_ms < CASE step WHEN {ORIGIN} THEN $3::bigint ELSE $2::bigint END ORDER BY changed_ms LIMIT $4 OFFSET $5"
 )
 UNANNOUNCED_NEWEST = UNANNOUNCED.replace("ORDER BY changed_ms", "ORDER BY changed_ms DESC")
-# A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this.
+# A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this. Its place
+# in the table (ctid) is an address within one day only, hence the key beside it.
+_MARKED = f"service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 {DAY}"
 MARK = (
-    "UPDATE saga_record SET announced = least(version, $5::bigint) WHERE ctid = (SELECT ctid FROM saga_record "
-    "WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 AND announced < least(version, $5::bigint) "
-    "FOR NO KEY UPDATE SKIP LOCKED)"
+    "UPDATE saga_record SET announced = least(version, $5::bigint) WHERE ctid = (SELECT ctid FROM saga_record "  # noqa: S608  (constants only)
+    f"WHERE {_MARKED} AND announced < least(version, $5::bigint) FOR NO KEY UPDATE SKIP LOCKED) AND {_MARKED}"
 )
 _HELD = "SELECT service, definition, channel, headers, body, received_ms, number, told FROM saga_held WHERE service = $1 "
 HELD = f"{_HELD}AND definition = $2 ORDER BY number LIMIT $3"
 UNTOLD = f"{_HELD}AND NOT told AND received_ms < $2 ORDER BY received_ms, number LIMIT $3"
 MARK_TOLD = "UPDATE saga_held SET told = true WHERE service = $1 AND number = ANY($2::bigint[])"
 # A record that still runs, undoes, waits for a person or has something to say is never forgotten, whatever its age.
-FORGET_RECORDS = f"""
-DELETE FROM saga_record WHERE ctid = ANY(ARRAY(
-  SELECT ctid FROM saga_record
-  WHERE service = $1 AND saga_id < $2 AND announced >= version AND parked = ''
-    AND CASE step WHEN {ORIGIN} THEN state IN ('OD', 'OC', 'OT') ELSE outcome <> '' AND state NOT IN ('R', 'CR') END
-  ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1
-"""  # noqa: S608  (constants only)
+ENDED = (
+    f"(announced >= version AND parked = '' AND CASE step WHEN {ORIGIN} THEN state IN ('OD', 'OC', 'OT') "
+    "ELSE outcome <> '' AND state NOT IN ('R', 'CR') END)"
+)
+FORGETTABLE = (
+    f"SELECT saga_id, definition, step FROM saga_record WHERE service = $1 AND saga_id < $2 AND {ENDED} "  # noqa: S608  (constants only)
+    "ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED"
+)
+FORGET_RECORD = f"DELETE FROM saga_record WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 {DAY}"  # noqa: S608  (constants only)
 FORGET_KEYS = """
 DELETE FROM saga_business_key WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM saga_business_key AS k WHERE service = $1 AND saga_id < $2
-    AND NOT EXISTS (SELECT 1 FROM saga_record AS r WHERE r.service = k.service AND r.saga_id = k.saga_id)
+    AND NOT EXISTS (SELECT 1 FROM saga_record AS r WHERE r.service = k.service AND r.saga_id = k.saga_id AND r.saga_id < $2)
   ORDER BY saga_id LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1
 """
 FORGET_QUARANTINED = """
@@ -215,7 +221,7 @@ owner (service) AS (SELECT service FROM found WHERE service IS NOT NULL AND ($1 
 """
 RECORDS = (
     f"{_SERVICES} SELECT {_READ.replace('service,', 'r.service,', 1)} FROM owner "  # noqa: S608  (constants only)
-    "JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = $2) AS r ON true "
+    f"JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = $2 {DAY}) AS r ON true "
     "ORDER BY r.service, definition, step"
 )
 SAGAS = f"""
@@ -231,7 +237,7 @@ JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_i
 WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definition, step
 """  # noqa: S608  (constants only)
 PARKED = SAGAS.replace("WHERE service = owner.service AND ($2", "WHERE parked <> '' AND service = owner.service AND ($2")
-RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 ORDER BY definition, step"  # noqa: S608  (constants only)
+RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 {DAY} ORDER BY definition, step"  # noqa: S608  (constants only)
 ORIGIN_OF = RECORDS_OF.replace("ORDER BY", f"AND step = {ORIGIN} ORDER BY")
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "

@@ -6,11 +6,12 @@ of several services may share a database, a schema too: every row names its serv
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreUnavailable
+from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreConflict, StoreUnavailable
 from saga_choreo.ports import StoreFeatures, Transaction
 from saga_choreo_postgres import schema
 from saga_choreo_postgres.joined import joined
@@ -18,6 +19,7 @@ from saga_choreo_postgres.letters import PostgresLetters
 from saga_choreo_postgres.place import place_of
 from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.reader import PostgresReader
+from saga_choreo_postgres.retention import PostgresRetention
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.scans import PostgresScans
 from saga_choreo_postgres.through import Factory, StepTransaction
@@ -29,9 +31,10 @@ __all__ = ["PostgresStore"]
 # Batches that an agent runs beside each other: while one waits for its fsync, others work.
 _WRITERS = 4
 _SERVER_MIN = 130_000
+_MIGRATE_TRIES, _MIGRATE_PAUSE_S = 5, 0.5
 
 
-class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep, PostgresLetters):
+class PostgresStore(PostgresScans, PostgresRetention, PostgresReader, PostgresUpkeep, PostgresLetters):
     """`?durability=relaxed` accepts a server whose commits a crash may undo; `?pool_max=` bounds the connections of this object;
     `?search_path=` names the schema of the tables. `tx` makes the connection or session that a step's transaction is on."""
 
@@ -45,6 +48,7 @@ class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep, PostgresLette
         self._features = StoreFeatures(name="postgresql", writers=writers, durable=full, placeholder="$1", letters=True)
         self._incarnation = ""
         self._server: dict[str, str] = {}
+        self._needed, self._told = {}, set()
 
     @property
     def features(self) -> StoreFeatures:
@@ -107,10 +111,24 @@ class PostgresStore(PostgresScans, PostgresReader, PostgresUpkeep, PostgresLette
         schema.check_version(found, self._place.shown, exact=not migrate, oldest=oldest)
         if found < schema.SCHEMA_VERSION:
             new = os.urandom(16).hex()
-            await self._runs.write(lambda speaker: schema.migrate(speaker, self._place.shown, new))
+            await self._migrate(new)
+        if migrate:
+            await self.make_days()
         rows = await self._runs.read("SELECT value FROM saga_meta WHERE name = 'incarnation'")
         self._incarnation = str(rows[0][0]) if rows else "unnamed"
         self._server = await self._runs.write(schema.identity)
+
+    async def _migrate(self, incarnation: str) -> None:
+        """Agents of the release before may be at work, and a migration does not wait long for them."""
+        for left in range(_MIGRATE_TRIES - 1, -1, -1):
+            try:
+                await self._runs.session("migrating", lambda speaker: schema.migrate(speaker, self._place.shown, incarnation))
+            except StoreConflict:
+                if not left:
+                    raise
+                await asyncio.sleep(_MIGRATE_PAUSE_S)
+            else:
+                return
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._place.shown!r}, durability={self._place.durability!r})"

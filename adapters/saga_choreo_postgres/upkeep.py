@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
+from saga_choreo.ports import ORIGIN, BusinessKey, Epoch, SagaLock, StoreState
 from saga_choreo_postgres import schema
+from saga_choreo_postgres.moving import DAYS_SINCE
+from saga_choreo_postgres.partitions import remarks
 from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.runs import Runs
 from saga_choreo_postgres.speakers import Speaker
@@ -27,6 +29,11 @@ _PUT_META = "INSERT INTO saga_meta (name, value) VALUES ($1, $2) ON CONFLICT (na
 _RAISE = (
     "INSERT INTO saga_meta AS m (name, value) VALUES ($1, ($2::bigint + 1)::text) ON CONFLICT (name) DO UPDATE "
     "SET value = (greatest(m.value::bigint, $2::bigint) + 1)::text RETURNING m.value"
+)
+_LOAD = (
+    "SELECT (SELECT count(*) FROM (SELECT 1 FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL "
+    "AND step = $4 LIMIT $2) AS started), "
+    "(SELECT count(*) FROM (SELECT 1 FROM saga_record WHERE service = $1 AND announced < version LIMIT $3) AS unsaid)"
 )
 
 
@@ -51,6 +58,7 @@ class PostgresUpkeep:
             settings = await settings_of(self._runs)
             version, oldest = await self._runs.write(versions)
             identity = (await self.epoch("")).identity if version else ""
+            findings = await self._runs.write(remarks) if version >= DAYS_SINCE else []
         finally:
             await self._pool.close()
         return StoreState(
@@ -62,6 +70,7 @@ class PostgresUpkeep:
             settings=settings,
             unsafe=unsafe_of(settings),
             identity=identity,
+            findings=tuple(findings),
         )
 
     async def keys(self, before: UUID | None, limit: int) -> Sequence[BusinessKey]:
@@ -85,6 +94,10 @@ class PostgresUpkeep:
             return await _epoch(speaker, service)
 
         return await self._runs.write(work)
+
+    async def load(self, service: str, open_max: int, unannounced_max: int) -> tuple[int, int]:
+        ((open_, unannounced),) = await self._runs.read(_LOAD, service, open_max, unannounced_max, ORIGIN)
+        return int(open_), int(unannounced)
 
 
 async def _meta(speaker: Speaker, name: str) -> str:

@@ -7,6 +7,7 @@ primary key, while the plan of a join with arrays is made once and may be a scan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -26,12 +27,14 @@ from saga_choreo.ports import (
     to_columns,
 )
 from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.days import day_of, on_day
 from saga_choreo_postgres.speakers import Speaker
 
 __all__ = [
     "NotHere",
     "Outdated",
     "append",
+    "by_day",
     "claim",
     "clean",
     "complete",
@@ -58,10 +61,7 @@ class NotHere(Exception):
 
 
 async def claim(speaker: Speaker, service: str, sagas: Sequence[UUID]) -> list[Record]:
-    if len(sagas) == 1:
-        rows = await speaker.fetch(sql.CLAIM, service, sagas[0])
-    else:
-        rows = await speaker.fetch_each(sql.CLAIM, [(service, saga) for saga in sorted(set(sagas))])
+    rows = await by_day(speaker, sql.CLAIM, [(service, saga) for saga in sorted(set(sagas))])
     return [from_columns(values) for values in rows]
 
 
@@ -69,35 +69,39 @@ async def save(speaker: Speaker, records: Sequence[Record]) -> None:
     ordered = records if len(records) == 1 else sorted(records, key=lambda record: (record.service, record.record_key))
     new = [record for record in ordered if record.version == 1]
     changed = [record for record in ordered if record.version != 1]
-    if changed and await _each(speaker, sql.UPDATE, changed) != len(changed):
+    if changed and len(await by_day(speaker, sql.UPDATE, list(map(_values, changed)))) != len(changed):
         raise Outdated(
             f"one of {len(changed)} records is not at the version it was read at any more (or does not exist), the first is "
             f"{_named(changed[0])}; nothing was saved: claim again and decide anew"
         )
-    if new and await _each(speaker, sql.INSERT, new) != len(new):
+    if new and len(await by_day(speaker, sql.INSERT, list(map(_values, new)))) != len(new):
         raise Outdated(
             f"a record that is new here exists already (one of {len(new)}, the first is {_named(new[0])}); "
             "nothing was saved: claim again and decide anew"
         )
 
 
-async def _each(speaker: Speaker, statement: str, records: Sequence[Record]) -> int:
-    """How many rows were written."""
-    if len(records) == 1:
-        return len(await speaker.fetch(statement, *_values(records[0])))
-    return len(await speaker.fetch_each(statement, [_values(record) for record in records]))
+async def by_day(speaker: Speaker, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """Run it once for each of the rows, in which a saga's id comes second; all answers together. A round trip for each day, and nearly
+    always all sagas are of one."""
+    if len(rows) == 1:
+        return await speaker.fetch(on_day(statement, day_of(rows[0][1])), *rows[0])
+    found: list[Any] = []
+    for day, some in groupby(rows, key=lambda row: day_of(row[1])):
+        found += await speaker.fetch_each(on_day(statement, day), list(some))
+    return found
 
 
 async def complete(speaker: Speaker, service: str, ends: Sequence[Completion], now_ms: int) -> set[UUID]:
     """One round trip for all, and one more for those of which not every record was changed."""
     ordered = sorted(ends, key=lambda end: end.key)
     rows = [(service, *end.key, end.origin, end.deadline_ms, end.told, now_ms) for end in ordered]
-    changed = {(row[0], row[1]) for row in await speaker.fetch_each(sql.COMPLETE, rows)}
+    changed = {(row[0], row[1]) for row in await by_day(speaker, sql.COMPLETE, rows)}
     sagas = {end.key.saga_id for end in ends}
     doubtful = {end.key.saga_id for end in ends if (end.key.saga_id, end.key.step) not in changed}
     if not doubtful:
         return sagas
-    looked = await speaker.fetch_each(sql.IS_COMPLETED, [(service, saga) for saga in sorted(doubtful)])
+    looked = await by_day(speaker, sql.IS_COMPLETED, [(service, saga) for saga in sorted(doubtful)])
     return sagas - doubtful | {UUID(bytes=row[0].bytes) for row in looked if row[1]}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
+from saga_choreo.ports import ORIGIN, BusinessKey, Epoch, SagaLock, StoreState
 from saga_choreo_redis.draft import key_field
 from saga_choreo_redis.keys import Keys, saga_of
 from saga_choreo_redis.link import Link
@@ -19,6 +19,7 @@ __all__ = ["SCHEMA_VERSION", "RedisUpkeep"]
 
 # How the keys are laid out. A store of a newer one is refused.
 SCHEMA_VERSION = 1
+_AT_ONCE = 1_000
 
 
 class RedisUpkeep:
@@ -76,3 +77,13 @@ class RedisUpkeep:
         words = [f"epoch:{service}", at_least, f"accepted:{service}", note]
         position = await self._link.run(ADVANCE, [self._keys("meta")], words)
         return replace(await self.epoch(service), position=position)
+
+    async def load(self, service: str, open_max: int, unannounced_max: int) -> tuple[int, int]:
+        unannounced = sum(await self._link.read_all([("ZCARD", self._keys(name, service)) for name in ("untold", "starts")]))
+        due, found, cursor = self._keys("due", service), set[bytes](), b"0"
+        while len(found) < open_max:  # a scan may name a member twice
+            cursor, members = await self._link.read("ZSCAN", due, cursor, "MATCH", f"*:{ORIGIN}", "COUNT", _AT_ONCE)
+            found.update(members[::2])
+            if cursor in (b"0", 0):
+                break
+        return min(len(found), open_max), min(unannounced, unannounced_max)

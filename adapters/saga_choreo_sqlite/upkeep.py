@@ -8,7 +8,7 @@ from uuid import UUID
 
 import apsw
 
-from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
+from saga_choreo.ports import ORIGIN, BusinessKey, Epoch, SagaLock, StoreState
 from saga_choreo_sqlite import schema
 from saga_choreo_sqlite.connect import open_reader
 from saga_choreo_sqlite.driver import Connection
@@ -22,6 +22,11 @@ _KEYS = "SELECT service, choreography, key, saga_id, digest FROM saga_business_k
 _LOCKS = "SELECT service, name, saga_id FROM saga_lock ORDER BY service, name LIMIT ?"
 _META = "SELECT value FROM saga_meta WHERE name = ?"
 _PUT_META = "INSERT INTO saga_meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+_LOAD = (
+    "SELECT (SELECT count(*) FROM (SELECT 1 FROM saga_record WHERE service = ?1 AND due_ms IS NOT NULL "
+    "AND step = ?4 LIMIT ?2)), "
+    "(SELECT count(*) FROM (SELECT 1 FROM saga_record WHERE service = ?1 AND announced < version LIMIT ?3))"
+)
 _AFTER_ALL = b"\xff" * 17
 
 
@@ -83,6 +88,12 @@ class SqliteUpkeep:
             return _epoch(connection, service)
 
         return await self._writer.run(work)
+
+    async def load(self, service: str, open_max: int, unannounced_max: int) -> tuple[int, int]:
+        ((open_, unannounced),) = await self._reads.run(
+            lambda c: list(c.execute(_LOAD, (service, open_max, unannounced_max, ORIGIN)))
+        )
+        return int(open_), int(unannounced)
 
 
 def _meta(connection: Connection, name: str) -> str:

@@ -17,6 +17,7 @@ def asyncapi() -> None:
     \b
     Examples:
       saga-choreo asyncapi export shop.choreography > asyncapi.json
+      saga-choreo asyncapi export --prefix prod shop.order:agent shop.payment:agent
     """
 
 

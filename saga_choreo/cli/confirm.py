@@ -14,7 +14,7 @@ from saga_choreo.cli.exits import CliError, ExitCode
 from saga_choreo.cli.output import talk
 from saga_choreo.cli.table import clean
 
-__all__ = ["Consent", "confirm", "consent_options", "require_writable"]
+__all__ = ["Consent", "confirm", "consent_options", "reason_option", "require_writable"]
 
 _SHOWN_MAX = 5
 
@@ -37,6 +37,19 @@ def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def reason_option(what: str, *, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--reason`; the command gets it with something in it, or empty where it is not required and not given."""
+    if required:  # an explicit default, even None, would count as given
+        return click.option("--reason", required=True, callback=_said, help=what)
+    return click.option("--reason", default="", callback=_said, help=what)
+
+
+def _said(ctx: click.Context, option: click.Parameter, text: str) -> str:
+    if not text.strip() and ctx.get_parameter_source("reason") is click.core.ParameterSource.COMMANDLINE:
+        raise click.BadParameter("it is empty; say why in a few words, as in --reason 'ticket 4411'", ctx, option)
+    return text
 
 
 def confirm(action: str, items: Sequence[str], consent: Consent, *, quiet: bool = False) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from saga_choreo.cli.confirm import Consent, consent_options
+from saga_choreo.cli.confirm import Consent, consent_options, reason_option
 from saga_choreo.cli.output import Output, output_options
 from saga_choreo.cli.sagas import store_option
 from saga_choreo.cli.selecting import Selection, filter_options, ids_argument, selection_of, selection_options
@@ -16,12 +16,12 @@ from saga_choreo.cli.selecting import Selection, filter_options, ids_argument, s
 __all__ = ["dlq"]
 
 
+_operator_option = click.option("--operator", default="", metavar="NAME", help="Who says it; default: your user name here.")
+
+
 def _who_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Who wants it, and why: kept with what is changed."""
-    for add in (
-        click.option("--operator", default="", metavar="NAME", help="Who says it; default: your user name here."),
-        click.option("--reason", required=True, help="Why; kept with what is changed."),
-    ):
+    for add in (_operator_option, reason_option("Why; kept with what is changed.")):
         command = add(command)
     return command
 
@@ -186,15 +186,17 @@ def restore_command(**said: Any) -> None:
 
 @dlq.command("purge")
 @_shelf_options
+@_operator_option
+@reason_option("Why; shown with the plan and in the result, since nothing of the message is kept.", required=False)
 def purge_command(**said: Any) -> None:
     """Delete archived messages for good. What is not archived is left alone.
 
     \b
     Examples:
       saga-choreo dlq purge --until 90d --expect-count 120
-      saga-choreo dlq purge m17 --yes
+      saga-choreo dlq purge m17 --reason "older than we must keep" --yes --json >> purged.json
     """
-    _shelve("purge", "archived", operator="", reason="", **said)
+    _shelve("purge", "archived", **said)
 
 
 def _shelve(

@@ -40,7 +40,8 @@ class LazyGroup(click.Group):
         return sorted({*super().list_commands(ctx), *self.lazy})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = self.lazy.get(cmd_name)
+        # A noun in the singular is understood, and not listed.
+        place = self.lazy.get(cmd_name) or self.lazy.get(f"{cmd_name}s")
         if place is None:
             return super().get_command(ctx, cmd_name)
         command = getattr(import_module(place.module), place.attribute)

@@ -146,7 +146,7 @@ def show_letter(store_url: str | None, out: Output, letter_id: str) -> None:
     for name, body in bodies:
         text = body[:_BODY_SHOWN].decode("utf-8", "backslashreplace")
         more = f" ... and {len(body) - _BODY_SHOWN} bytes more; see --json" if len(body) > _BODY_SHOWN else ""
-        click.echo(f"{name + ':':<16}{clean(text)}{more}")
+        click.echo(f"{name + ':':<15} {clean(text)}{more}")
     why = f" ({planned.judged.why})" if planned.judged.why else ""
     click.echo(f"{'replay now:':<16}{planned.judged.verdict.value}{clean(why)}")
 

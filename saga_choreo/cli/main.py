@@ -79,6 +79,9 @@ def _usage(error: click.ClickException) -> CliError:
 
 
 def _report(error: BaseException, args: Sequence[str]) -> ExitCode:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a command: its help is the answer, and no error
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
     failure = _usage(error) if isinstance(error, click.ClickException) else describe(error)
     is_bug = failure.code == "SAGA-E0199"
     if is_bug or "--debug" in args:

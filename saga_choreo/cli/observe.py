@@ -10,7 +10,7 @@ import click
 
 from saga_choreo.cli.exits import CliError, ExitCode
 from saga_choreo.cli.output import Output, emit_json, emit_rows, talk
-from saga_choreo.cli.reading import find_saga, with_store
+from saga_choreo.cli.reading import find_saga, ids_by_key, with_store
 from saga_choreo.cli.table import clean
 from saga_choreo.cli.views import Plans, plans_from, saga_row, step_rows
 from saga_choreo.cli.when import shown
@@ -51,8 +51,8 @@ def _cursor(cursor: str) -> UUID | None:
 
 
 async def _by_key(store: Reader, key: str, wanted: SagaFilter, plans: Plans) -> tuple[list[dict[str, Any]], UUID | None]:
-    found = await store.key(wanted.service, wanted.choreography, key)
-    ids = sorted({entry.saga_id for entry in found if wanted.before is None or entry.saga_id < wanted.before}, reverse=True)
+    found = await ids_by_key(store, key, wanted.service, wanted.choreography)
+    ids = sorted((saga_id for saga_id in found if wanted.before is None or saga_id < wanted.before), reverse=True)
     groups = [await store.records(saga_id, wanted.service) for saga_id in ids[: wanted.limit]]
     return [row for group in groups if group and _matches(row := saga_row(group, plans), wanted)], None
 

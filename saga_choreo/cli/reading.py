@@ -15,12 +15,15 @@ from saga_choreo.ports import Reader, Record, SagaFilter
 from saga_choreo.runtime.plugins import WholeStore, make_store
 from saga_choreo.runtime.settings import read_settings
 
-__all__ = ["find_saga", "store_url_of", "with_store"]
+__all__ = ["find_saga", "ids_by_key", "store_url_of", "with_store"]
 
 _T = TypeVar("_T")
 _HEX = frozenset("0123456789abcdef")
 # With fewer digits a prefix says nothing: the first ones of a UUIDv7 change once in months.
 _PREFIX_MIN = 4
+_PAGE = 200
+# Only where a saga was started its key is in a table; elsewhere a look must not read a whole store.
+_LOOKED_AT_MAX = 20_000
 
 
 @asynccontextmanager
@@ -65,7 +68,10 @@ async def find_saga(store: Reader, word: str) -> Sequence[Record]:
         )
     records = await store.records(candidates[0]) if candidates else ()
     if not records:
-        raise SagaNotFound(f"no saga {word!r} is known to this participant's store; look for it with: saga-choreo sagas list")
+        raise SagaNotFound(
+            f"no saga {word!r} is known to this participant's store (a key is looked for in its newest {_LOOKED_AT_MAX} sagas, unless it "
+            "was started here); look for it with: saga-choreo sagas list, or give its id"
+        )
     return records
 
 
@@ -74,10 +80,34 @@ async def _candidates(store: Reader, word: str) -> list[UUID]:
     is_hex = bool(digits) and set(digits) <= _HEX
     if is_hex and len(digits) == 32:
         return [UUID(digits)]
-    by_key = {found.saga_id for found in await store.key("", "", word)}
-    if by_key:
-        return sorted(by_key)
-    return await _by_prefix(store, digits) if is_hex and _PREFIX_MIN <= len(digits) < 32 else []
+    registered = {found.saga_id for found in await store.key("", "", word)}
+    if registered:
+        return sorted(registered)
+    by_prefix = await _by_prefix(store, digits) if is_hex and _PREFIX_MIN <= len(digits) < 32 else []
+    return by_prefix or sorted(await _by_record(store, word, "", ""))
+
+
+async def ids_by_key(store: Reader, key: str, service: str = "", choreography: str = "") -> set[UUID]:
+    """Sagas with this business key: all that were started here, else those among the newest that only took part here."""
+    registered = {found.saga_id for found in await store.key(service, choreography, key)}
+    return registered or await _by_record(store, key, service, choreography)
+
+
+async def _by_record(store: Reader, key: str, service: str, choreography: str) -> set[UUID]:
+    """Sagas with parked steps first: they are few, and mostly the ones that are asked for."""
+    for parked in (True, False):
+        found: set[UUID] = set()
+        before: UUID | None = None
+        for _ in range(0, _LOOKED_AT_MAX, _PAGE):
+            wanted = SagaFilter(service=service, choreography=choreography, limit=_PAGE, before=before, parked=parked)
+            groups = await store.sagas(wanted)
+            found |= {group[0].saga_id for group in groups if group and group[0].key == key}
+            if len(groups) < _PAGE:
+                break
+            before = groups[-1][0].saga_id
+        if found:
+            return found
+    return set()
 
 
 async def _by_prefix(store: Reader, digits: str) -> list[UUID]:

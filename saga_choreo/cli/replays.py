@@ -95,6 +95,8 @@ def _agreed(planned: Sequence[Planned], order: ReplayOrder, consent: Consent, ou
             + ("; --force tries all the same" if any(one.judged.may_force for one in staying) else ""),
             details={"verdicts": dict(Counter(one.judged.verdict.value for one in staying))},
         )
+    if not moving:
+        return confirm("replay nothing", [], consent, quiet=quiet)
     rate = f"{order.rate_per_min / 60:g} a second" if order.rate_per_min else "as fast as it goes"
     services = ", ".join(sorted({one.letter.service for one in moving}))
     action = f"replay for {services}, {rate}, as {order.operator} ({order.reason})"

@@ -40,7 +40,7 @@ def shelve(store_url: str | None, out: Output, verb: str, selection: Selection, 
         if not fit:
             raise CliError(ExitCode.NOT_FOUND, f"there is no message to {verb}", hint="look with: saga-choreo dlq list --state all")
         plan = [f"{one.id}  {one.service}  {one.key}  {one.code}: {one.detail}" for one in fit]
-        action = f"{verb} messages as {operator} ({reason})" if reason else f"{verb} messages for good"
+        action = f"{verb} messages{' for good' if verb == 'purge' else ''} as {operator}{f' ({reason})' if reason else ''}"
         if not confirm(action, plan, consent, quiet=quiet):
             return fit, None
         match verb:
@@ -54,7 +54,9 @@ def shelve(store_url: str | None, out: Output, verb: str, selection: Selection, 
     fit, done = with_store(store_url, work)
     result = "planned" if done is None else _DONE[verb]
     if done is not None or quiet:
-        emit_rows([letter_row(one) | {"result": result} for one in fit], _COLUMNS, out)
+        # Who did it and why is nowhere else, once a message is purged.
+        said = {"operator": operator, "note": reason} if done is not None else {}
+        emit_rows([letter_row(one) | said | {"result": result} for one in fit], _COLUMNS, out)
     if done is not None and done < len(fit):
         raise CliError(
             ExitCode.PARTIAL, f"{len(fit) - done} of {len(fit)} were changed by somebody else meanwhile", hint="look again"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from saga_choreo.cli.confirm import Consent, consent_options
+from saga_choreo.cli.confirm import Consent, consent_options, reason_option
 from saga_choreo.cli.exits import CliError, ExitCode
 from saga_choreo.cli.output import Output, output_options
 from saga_choreo.cli.sagas import store_option
@@ -23,7 +23,7 @@ def _word_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for add in (
         output_options("table", "json", "jsonl", "name"),
         consent_options,
-        click.option("--reason", required=True, help="Why; kept with the step and told with the notice."),
+        reason_option("Why; kept with the step and told with the notice."),
         click.option("--operator", default="", metavar="NAME", help="Who says it; default: your user name here."),
         store_option,
         click.argument("step"),

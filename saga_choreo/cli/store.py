@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from saga_choreo.cli.confirm import Consent, consent_options
+from saga_choreo.cli.confirm import Consent, consent_options, reason_option
 from saga_choreo.cli.output import Output, output_options
 from saga_choreo.cli.sagas import store_option
 
@@ -77,7 +77,7 @@ def check_command(out: Output, store_url: str | None, late_s: int, limit: int, l
 @store.command("accept-epoch")
 @store_option
 @click.option("--service", required=True, help="The service whose agents have stopped.")
-@click.option("--reason", required=True, help="Why the store may be worked with as it is; kept in it.")
+@reason_option("Why the store may be worked with as it is; kept in it.")
 @consent_options
 @output_options("table", "json", "jsonl", "name")
 def accept_command(

@@ -36,7 +36,7 @@ def migrate_store(url: str | None, out: Output, *, dry_run: bool) -> None:
                 f"the saga tables at {redacted(found)!r} have schema version {before.version}, this saga_choreo knows up to "
                 f"{before.wanted}; upgrade saga_choreo here"
             )
-        if dry_run or not before.pending:
+        if dry_run or not (before.pending or before.findings):
             return before, before
         store = make_store(found)
         await store.open(migrate=True)
@@ -51,7 +51,10 @@ def migrate_store(url: str | None, out: Output, *, dry_run: bool) -> None:
     click.echo(f"version {before.version}, this saga-choreo works with {before.wanted}")
     for name in before.pending if dry_run else _done(before, after):
         click.echo(f"{'would run' if dry_run else 'done'}: {name}")
-    if not before.pending:
+    mended = [detail for _, _, detail in before.findings if not dry_run and detail not in {one[2] for one in after.findings}]
+    for detail in mended:
+        click.echo(f"put right: {detail}")
+    if not (before.pending or mended):
         click.echo("nothing to do")
 
 
@@ -107,6 +110,7 @@ def _of_state(state: StoreState) -> list[dict[str, Any]]:
     for name, value in sorted(state.unsafe.items()):
         detail = f"{name} is {value!r}: a crash may undo what was confirmed"
         found.append(Contradiction("durability", "", "", "", detail))
+    found += [Contradiction(code, service, "", "", detail) for code, service, detail in state.findings]
     return [asdict(one) for one in found]
 
 

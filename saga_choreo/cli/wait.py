@@ -39,6 +39,7 @@ async def _ended(store: Reader, word: str, timeout_s: float | None) -> Sequence[
     look_s = _LOOK_FIRST_S
     while True:
         records = await find_saga(store, word)
+        word = str(records[0].saga_id)  # a key is looked for once
         if any(record.row.outcome is not Outcome.OPEN for record in records):
             return records
         if give_up is not None and time.monotonic() >= give_up:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from saga_choreo.memory.tables import Tables
-from saga_choreo.ports import BusinessKey, Epoch, SagaLock, StoreState
+from saga_choreo.ports import ORIGIN, BusinessKey, Epoch, SagaLock, StoreState
 
 __all__ = ["MemoryUpkeep"]
 
@@ -35,3 +35,8 @@ class MemoryUpkeep:
         if note:
             tables.notes[service] = note
         return await self.epoch(service)
+
+    async def load(self, service: str, open_max: int, unannounced_max: int) -> tuple[int, int]:
+        records = [r for (owner, _), rows in self._committed().records.items() if owner == service for r in rows.values()]
+        open_ = sum(r.step == ORIGIN and r.due_ms is not None for r in records)
+        return min(open_, open_max), min(sum(r.announced < r.version for r in records), unannounced_max)

@@ -28,7 +28,8 @@ class Epoch:
 class StoreState:
     """`version` is that of the tables (0: there are none), `wanted` what this code makes of them by the migrations in `pending`.
     `works`: this code can work with them as they are. `settings` decide about durability, as read back; `unsafe` are those of them
-    with which a crash may undo what was confirmed. `identity` is empty while there are no tables."""
+    with which a crash may undo what was confirmed. `identity` is empty while there are no tables. `findings`: what else somebody
+    should look at, as (code, service, what it is about)."""
 
     name: str
     version: int
@@ -38,6 +39,7 @@ class StoreState:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     unsafe: Mapping[str, str] = field(default_factory=dict[str, str])
     identity: str = ""
+    findings: tuple[tuple[str, str, str], ...] = ()
 
 
 @runtime_checkable
@@ -60,4 +62,9 @@ class Upkeep(Protocol):
     async def advance(self, service: str, at_least: int = 0, note: str = "") -> Epoch:
         """Raise the position by one, and above `at_least`, in a durable commit. A `note` is kept with it: who accepted a store that
         went back, and why."""
+        ...
+
+    async def load(self, service: str, open_max: int, unannounced_max: int) -> tuple[int, int]:
+        """How much is under way: sagas that the service started and that have not ended (of those, origin rows with a `due_ms`), and
+        its records with `announced < version`; each is counted up to its bound only."""
         ...

@@ -278,9 +278,10 @@ class Agent(StepDecorators):
         payload gives the same saga; with another payload KeyConflict. `deadline` replaces the choreography's own; `choreography`
         names one where several start with this event.
 
-        Raises NotReady while some owner has not announced the definition, DefinitionMismatch when it has announced another one,
-        DefinitionError for an event that starts nothing here or a choreography that is not well-formed as it is assembled (with
-        all findings), ValueError for a deadline that is over or beyond the horizon, ResultTooLarge.
+        Raises NotReady while some owner has not announced the definition, Overloaded (a NotReady) while too much is under way,
+        DefinitionMismatch when an owner has announced another definition, DefinitionError for an event that starts nothing here or a
+        choreography that is not well-formed as it is assembled (with all findings), ValueError for a deadline that is over or beyond
+        the horizon, ResultTooLarge.
         """
         session = self._opened()
         carrier: dict[str, str] = {}
@@ -370,7 +371,7 @@ class Agent(StepDecorators):
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
         """Sagas this service knows, newest first: started here, or with a step here. It knows its own steps of them only. With
         `state` at most the newest 10,000 are looked at."""
-        session, wanted = self._opened(), None if state is None else SagaState(state)
+        session, wanted = self._opened(), None if state is None else _state(state)
         views: list[SagaView] = []
         before: UUID | None = None
         for _ in range(0, _LOOKED_AT_MAX, limit):
@@ -385,3 +386,10 @@ class Agent(StepDecorators):
                 break
             before = groups[-1][0].saga_id
         return views[:limit]
+
+
+def _state(word: SagaState | str) -> SagaState:
+    try:
+        return SagaState(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is no state of a saga; use one of: {', '.join(SagaState)}") from None

@@ -8,6 +8,7 @@ from saga_choreo.core.wellformed import findings
 from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import Choreography, Undo
 from saga_choreo.ports.store import StoreFeatures
+from saga_choreo.runtime.declare.assemble import assemble
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.declarations import Declarations
 from saga_choreo.runtime.part import Part
@@ -36,6 +37,10 @@ def freeze(
         except DefinitionError as error:
             faults += error.findings or (str(error),)
         faults += _open_faults(service, rest, opened)
+        if not faults and opened[0].start is not None and opened[0].participants == frozenset({service}):
+            # Nobody else has a say in it, so what is wrong with it need not wait for the first saga.
+            alone = assemble(opened[0].name, opened[0].version, opened[0].start, [rest])
+            faults += [f"{finding.code}: {finding.message}" for finding in findings(alone)]
     if not sagas:
         faults.append("it takes part in no choreography; pass saga=...")
     if faults:

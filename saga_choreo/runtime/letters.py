@@ -13,8 +13,10 @@ from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import ORIGIN_NAME, Record
 from saga_choreo.ports.broker import Outgoing
 
-__all__ = ["channel_of", "envelope_of", "harmless", "letter_of", "message_of", "notice_letter", "receiver_of"]
+__all__ = ["TELLS_WHY", "channel_of", "envelope_of", "harmless", "letter_of", "message_of", "notice_letter", "receiver_of"]
 
+# Messages that tell why: the reason for which an optional step was skipped, say, is not that of the whole saga.
+TELLS_WHY = frozenset({MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.OUTCOME})
 _OUTCOME = Channel(ChannelKind.OUTCOME)
 _DLQ = Channel(ChannelKind.DLQ)
 
@@ -66,7 +68,6 @@ def envelope_of(message: Message, record: Record, plan: Plan, now_ns: int, *, ag
     elif message.kind is MessageKind.UNDONE:
         payload = record.undo_result or b"{}"
     traceparent, _, tracestate = record.trace.partition("\n")
-    tells_why = message.kind in (MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.OUTCOME)
     return Envelope(
         kind=message.kind,
         saga_id=record.saga_id,
@@ -80,7 +81,7 @@ def envelope_of(message: Message, record: Record, plan: Plan, now_ns: int, *, ag
         event=event_of(message, plan),
         key=record.key,
         deadline_ms=record.deadline_ms,
-        reason=record.reason if tells_why else "",
+        reason=record.reason if message.kind in TELLS_WHY else "",
         cause=message.cause,
         outcome=message.outcome,
         debt=message.debt,

@@ -40,7 +40,7 @@ async def complete(session: Session, text: str, answer: object) -> None:
         return
     token, known = _place(session, text)
     bound = known.handlers.get(token.step)
-    if bound is None:
+    if bound is None or bound.only_undoes:
         raise Refused(
             f"this process has no handler for step {known.plan.step(token.step).name!r}, so it cannot check the answer; complete the "
             "step where the agent's handlers are declared"

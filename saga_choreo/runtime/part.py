@@ -2,7 +2,7 @@
 
 An agent meets definitions that it was not given: assembled ones, those of an earlier release that its store still has sagas
 of, those of a later release that another agent of its service works on. Each is bound by the same rule: a step runs here if
-this code declares a step of that name, and declares it just so.
+this code declares a step of that name, and declares it just so, but for older versions of events that it can read.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Part:
             if step.owner != self.service:
                 continue
             declared = self._bound.get(step.name, []) if is_ours else []
-            bound = next((one for one in declared if one.definition == step), None)
+            bound = next((one for one in declared if one.definition == step), None) or _as_before(step, declared)
             if bound is not None:
                 handlers[number] = bound
-            else:
+            if bound is None or bound.only_undoes:
                 misfits.append(_misfit(step, declared))
         return Fit(handlers, tuple(misfits))
 
@@ -99,6 +99,10 @@ class Part:
         if self.open is not None:
             said[self.open.name] = self.open_steps
         return {name: steps for name, steps in said.items() if steps}
+
+
+def _as_before(step: ChoreographyStep, declared: Sequence[BoundStep]) -> BoundStep | None:
+    return next((earlier for one in declared if (earlier := one.as_before(step)) is not None), None)
 
 
 def _misfit(step: ChoreographyStep, declared: Sequence[BoundStep]) -> str:

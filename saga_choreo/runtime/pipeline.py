@@ -179,7 +179,7 @@ class Pipeline:
         """The fast lane: local steps that became due in this transaction. Everything else is left due for the slow lane."""
         while (found := ws.next_duty()) is not None:
             record, _, known, what = found
-            if what not in _LOCAL or known.handlers.get(record.step) is None:
+            if what not in _LOCAL or not known.can(record.step, what):
                 continue
             key = record.record_key
             if slow or known.options(record.step).own_transaction:
@@ -239,7 +239,7 @@ class Pipeline:
         what = duty(record.row, step)
         if what is None:
             return None, (yield from self._nudge(ws, record, known))
-        if record.step not in known.handlers:
+        if not known.can(record.step, what):
             ws.touch(key, error="no handler for this step in this agent")
             ws.retry_at(key, ws.now_ms + without_handler_ms(ws.now_ms - started_ms(key.saga_id)))
             return None, []

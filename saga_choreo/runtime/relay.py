@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from saga_choreo.errors import PublishRefused, SagaError
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Broker, Outgoing
 from saga_choreo.ports.clock import Clock
-from saga_choreo.ports.store import Scans
+from saga_choreo.ports.store import AnnouncedMark, Scans
 from saga_choreo.runtime.announcing import Announcing, unannounced_before
 from saga_choreo.runtime.operations import Publication
 from saga_choreo.runtime.timing import Limits
@@ -37,6 +37,14 @@ _ROUNDS_MAX = 8
 Answer = TypeVar("Answer")
 
 
+class _Page(NamedTuple):
+    """`found`: the longest waiting first. `fresh`: of a full page, the youngest as well."""
+
+    found: Sequence[Record]
+    fresh: Sequence[Record]
+    is_full: bool
+
+
 class Relay:
     """`announced` is what this process knows and the store does not: bounded by what a second's work can publish."""
 
@@ -51,6 +59,7 @@ class Relay:
         self.refused = 0
         self._unknown = 0
         self._skip = 0
+        self._ahead: _Page | None = None
         self._is_busy = False
         self._quiet_until = 0.0
 
@@ -118,7 +127,9 @@ class Relay:
 
     async def flush(self, *, old: bool = False) -> None:
         """Write down what is published, or the older part of it only: one bulk update."""
-        marks = self._announcing.old_marks() if old else self._announcing.marks()
+        await self._write(self._announcing.old_marks() if old else self._announcing.marks())
+
+    async def _write(self, marks: Sequence[AnnouncedMark]) -> None:
         if marks:
             await self._scans.mark_announced(self._service, marks)
             self._announcing.written(marks)
@@ -139,32 +150,48 @@ class Relay:
                 await self._clock.sleep(_TROUBLE_S if found is None else pause_s)
 
     async def scan(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> bool | None:
-        """One look, behind those that no look of this round could publish. Returns whether there may be more; None when there are
-        some and none of them could be published."""
-        before, start_before = unannounced_before(self._clock.time_ns() // 1_000_000, self._limits)
-        found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX, self._skip)
-        fresh: Sequence[Record] = ()
-        is_full = len(found) == _SCAN_MAX
-        if is_full:
-            fresh = await self._scans.unannounced(self._service, before, start_before, _FRESH, newest=True)
-            found = found[: _SCAN_MAX - len(fresh)]
-        page = {record.record_key: record for record in (*found, *fresh)}
-        lost = [record for record in page.values() if not self._announcing.covers(record)]
-        self._is_busy = len(page) - len(lost) >= _BUSY_MIN
-        published, left, unknown = 0, len(found), self._unknown
+        """One page, behind those that no page of this round could publish. Returns whether there may be more; None when there are
+        some and none of them could be published. While a full page is published, the one before is written down and the next read."""
+        page = self._ahead or await self._look(0)
+        self._ahead = None
+        fresh = [record for record in page.fresh if not self._announcing.covers(record)][:_FRESH]
+        found = page.found[: _SCAN_MAX - len(fresh)]
+        lost = {record.record_key: record for record in (*found, *fresh) if not self._announcing.covers(record)}
+        self._is_busy = len(found) + len(fresh) - len(lost) >= _BUSY_MIN
+        unknown = self._unknown
         if lost:
-            await republish(lost)
-            published = sum(self._announcing.covers(record) for record in lost)
+            async with asyncio.TaskGroup() as group:
+                if page.is_full:
+                    group.create_task(self._look_ahead(self._announcing.marks(), len(found)))
+                await republish(list(lost.values()))
+        published = sum(self._announcing.covers(record) for record in lost.values())
         if published:
             _log.info("%d records were not announced by the process that wrote them, and are published now", published)
-            left = sum(not self._announcing.covers(record) for record in found)
-            await self.flush()
         is_outage = not published and self._unknown > unknown  # told of once by `_complain`
-        if is_full and not is_outage:
-            self._skip += left
+        if page.is_full and not is_outage:
+            self._skip += sum(not self._announcing.covers(record) for record in found) if published else len(found)
             return True
-        self._skip = 0
+        await self.flush()
+        self._skip, self._ahead = 0, None
         return None if lost and not published else False
+
+    async def _look(self, behind: int) -> _Page:
+        before, start_before = unannounced_before(self._clock.time_ns() // 1_000_000, self._limits)
+        found = await self._scans.unannounced(self._service, before, start_before, _SCAN_MAX, self._skip + behind)
+        if len(found) < _SCAN_MAX:
+            return _Page(found, (), is_full=False)
+        # Twice as many as are wanted: the youngest of the page before are not written down yet.
+        fresh = await self._scans.unannounced(self._service, before, start_before, 2 * _FRESH, newest=True)
+        return _Page(found, fresh, is_full=True)
+
+    async def _look_ahead(self, marks: Sequence[AnnouncedMark], behind: int) -> None:
+        """`marks` are those of the pages before: none of this one may be written down before the next one is read behind it.
+        A failure only means that the next scan looks for itself."""
+        try:
+            await self._write(marks)
+            self._ahead = await self._look(behind)
+        except SagaError as error:
+            _log.info("the next page of unannounced records is looked for later: %s", error)
 
 
 async def _patiently(work: Callable[[], Awaitable[Answer]], what: str) -> Answer | None:

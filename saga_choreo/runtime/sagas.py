@@ -174,7 +174,7 @@ class _Wanted:
 
 async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHandle:
     """Write the origin row, in the caller's transaction when one is given, else together with others that start at this moment.
-    Raises KeyConflict, ResultTooLarge, NotReady."""
+    Raises KeyConflict, ResultTooLarge, NotReady, Overloaded."""
     payload = _payload(what)
     _check_deadline(known.plan, what, session.limits.horizon_s)
     wait_s = session.limits.ready_timeout_s if tx is None else 0.0
@@ -183,7 +183,9 @@ async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHan
     await session.directory.require(known.plan, wait_s)
     wanted = _Wanted(known, _origin_record(session, known.plan, what, payload), _digest(what.event))
     if tx is None:
+        await session.admission.require()
         return await starts_of(session).submit(wanted)
+    session.admission.require_soon(session.soon)
     transaction = session.store.join(tx)
     answer, _ = await _open(session, transaction, wanted)
     if isinstance(answer, KeyConflict):

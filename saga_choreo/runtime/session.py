@@ -21,6 +21,7 @@ from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Broker, Delivery, Outgoing, Topology
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.admission import Admission
 from saga_choreo.runtime.alarms import ParkedLog
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.binding import binding_of
@@ -110,6 +111,7 @@ class Session:
         # Sagas that are started at the same moment share a transaction, or a look and a round of publishing; `sagas` knows how.
         self.starts: Together[Any, Any] | None = None
         self.published: Together[UUID, None] | None = None
+        self.admission = Admission(service, store, clock, limits)
 
     @property
     def is_working(self) -> bool:

@@ -26,6 +26,8 @@ _UNEXPECTED_S = 5.0
 # Records of definitions that are not known here are passed over; to see past them so many more are asked for, at most.
 _STRANGE_FIRST = 32
 _STRANGE_MAX = 2_000
+# After a repeated announcement its place rests for so many times as long as it took: about 5 % of the time goes to them.
+_NUDGE_REST, _NUDGE_REST_MAX_S = 20.0, 1.0
 
 
 class Timers:
@@ -49,6 +51,7 @@ class Timers:
         self._work = work
         self._knows = knows
         self._strange = 0
+        self._newest_turn = False
         self._running: dict[RecordKey, asyncio.Task[None]] = {}
         self._earlier = asyncio.Event()
         # When the loop sleeps: until when. What was expected since it last looked is not lost when it does not sleep yet.
@@ -107,10 +110,13 @@ class Timers:
         # Records that are being worked on may still be due in the store: ask for that many more.
         wanted = free + len(self._running)
         oldest = await self._due(wanted)
-        if len(oldest) < wanted or free == 1:
+        if len(oldest) < wanted:
             return oldest
         newest = await self._due(wanted, newest=True)
-        fresh = [key for key in newest if key not in self._running][: free // 2]
+        # Mostly one place becomes free at a time: then both ends take turns.
+        self._newest_turn = not self._newest_turn
+        half = free // 2 if free > 1 else int(self._newest_turn)
+        fresh = [key for key in newest if key not in self._running][:half]
         return [*fresh, *(key for key in oldest if key not in fresh)]
 
     async def _due(self, wanted: int, *, newest: bool = False) -> list[RecordKey]:
@@ -127,9 +133,10 @@ class Timers:
             self._strange = min(max(2 * self._strange, _STRANGE_FIRST), _STRANGE_MAX)
 
     async def _one(self, key: RecordKey) -> None:
+        began = self._clock.monotonic()
         try:
             if await self._work(key):
-                await self._pay_for_nudge()
+                await self._pay_for_nudge(self._clock.monotonic() - began)
         except SagaError as error:
             _log.warning("saga %s, step %d: work that is due failed and is tried again: %s", key.saga_id, key.step, error)
             await self._clock.sleep(1.0 + self._clock.chance())
@@ -140,9 +147,11 @@ class Timers:
             self._running.pop(key, None)
             self._earlier.set()
 
-    async def _pay_for_nudge(self) -> None:
-        """Repeated announcements keep to a budget: each holds its place in `slow_at_once` for its share of a second."""
-        await self._clock.sleep(self._limits.slow_at_once / self._limits.nudges_per_s / 2)
+    async def _pay_for_nudge(self, took_s: float) -> None:
+        """Repeated announcements keep to a budget: each holds its place in `slow_at_once` for its share of a second, and for longer
+        where it took long. What is late in an agent that cannot keep up is seldom lost, and saying it again makes it later still."""
+        share_s = self._limits.slow_at_once / self._limits.nudges_per_s
+        await self._clock.sleep(max(share_s, min(_NUDGE_REST * took_s, _NUDGE_REST_MAX_S)))
 
     async def _sleep(self) -> None:
         """Until the next due record, at most a second, or until told of an earlier one."""

@@ -5,7 +5,8 @@ Pure arithmetic. A retry's backoff, a lease and a deadline are durable because t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 from saga_choreo.core.graph import StepPlan
 from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_finished, is_resolved
@@ -15,6 +16,7 @@ from saga_choreo.model.states import Cancel, Parked, State
 __all__ = ["DAY_MS", "Limits", "deadline_of", "deadline_own_of", "due_of", "nudge_after_ms", "without_handler_ms"]
 
 DAY_MS = 86_400_000
+_ABOVE_ZERO = ("slow_timeout_s", "lease_s", "nudge_first_s", "nudges_per_s", "horizon_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,9 @@ class Limits:
     unannounced_after_s: float = 2.0
     start_unannounced_after_s: float = 0.2
     scan_every_s: float = 0.25
+    # No saga is started while so many of the service's own are open, or so many of its records wait to be published.
+    open_sagas_max: int = 1_000_000
+    unannounced_max: int = 2_000_000
     outcome_wait_s: float = 0.2
     outcome_max: int = 500
     # One `on_outcome` callback may take so long; after that it has failed, and is called again.
@@ -60,6 +65,16 @@ class Limits:
     # Messages of a definition that is not known yet: how often they are looked at, and when a copy goes to the dead letters.
     held_look_s: float = 1.0
     held_copy_after_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            least = 1 if one.type == "int" else 0
+            is_number = isinstance(value, int | float) and math.isfinite(value)
+            if not is_number or value < least or (value == 0 and one.name in _ABOVE_ZERO):
+                needed = "above zero" if one.name in _ABOVE_ZERO else f"of {least} or more"
+                raise ValueError(f"the limit {one.name} is {value!r}; give a number {needed}, or leave it out for the default")
 
 
 def deadline_of(record: Record, step: StepPlan) -> int | None:

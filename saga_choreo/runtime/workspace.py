@@ -25,7 +25,7 @@ from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, RecordKey, Row
 from saga_choreo.model.states import Parked, State
 from saga_choreo.ports.store import SagaLock
 from saga_choreo.runtime.catalog import Catalog, Known
-from saga_choreo.runtime.letters import message_of, receiver_of
+from saga_choreo.runtime.letters import TELLS_WHY, message_of, receiver_of
 from saga_choreo.runtime.timing import Limits, due_of
 
 __all__ = ["Applied", "Said", "Workspace", "everything", "is_uncalled"]
@@ -229,7 +229,8 @@ class Workspace:
             if receiver != self.service:
                 self._messages.setdefault(key, []).append(message)
             if receiver in ("", self.service):
-                here.append((message, _carried_by(record)._replace(payload=record.results.get(message.event, b""))))
+                why = record.reason if message.kind in TELLS_WHY else ""
+                here.append((message, _carried_by(record)._replace(payload=record.results.get(message.event, b""), reason=why)))
         return here
 
     def next_duty(self) -> tuple[Record, StepPlan, Known, Duty] | None:
@@ -289,7 +290,9 @@ class Workspace:
                 freed |= {"results": {}, "kept": None, "undo_result": None}
         if record.failure is not None and not record.error:  # it has succeeded since
             freed["failure"] = None
-        return record.but(version=version, announced=announced, due_ms=due, changed_ms=self.now_ms, lock=lock, **freed)
+        # Said again, and nothing has changed: people ask since when a saga waits.
+        changed_ms = stored.changed_ms if stored is not None and record.nudges > stored.nudges else self.now_ms
+        return record.but(version=version, announced=announced, due_ms=due, changed_ms=changed_ms, lock=lock, **freed)
 
     def _deadline_own(self, record: Record, step: StepPlan, known: Known) -> int | None:
         """Counted from the commit in which the last in-edge is resolved (or, where a tool made it, from the agent's next one)."""

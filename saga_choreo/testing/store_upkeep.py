@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from saga_choreo.ports import BusinessKey, SagaLock, Upkeep
-from saga_choreo.testing.store_harness import SERVICE, Behaviour, StoreHarness, saga_id_of
+from saga_choreo.ports import ORIGIN, BusinessKey, SagaLock, Upkeep
+from saga_choreo.testing.store_harness import SERVICE, Behaviour, StoreHarness, make_record, saga_id_of
 
 __all__ = ["UPKEEP_BEHAVIOURS"]
 
@@ -71,10 +71,25 @@ async def _kept(harness: StoreHarness) -> None:
         assert await store.epoch(SERVICE) == told
 
 
+async def _load(harness: StoreHarness) -> None:
+    async with harness.store() as store:
+        assert isinstance(store, Upkeep)
+        assert await store.load(SERVICE, 10, 10) == (0, 0)
+        made = [make_record(number, step=step, due_ms=5, announced=1) for number in range(1, 5) for step in (ORIGIN, 0)]
+        made += [make_record(5, step=ORIGIN, announced=1), make_record(6, due_ms=5), make_record(7), make_record(8)]
+        made.append(make_record(9, service="other", step=ORIGIN, due_ms=5))
+        async with store.transaction() as transaction:
+            await transaction.save(made)
+            await transaction.commit()
+        assert await store.load(SERVICE, 10, 10) == (4, 3), "sagas started here that are open; records to be announced"
+        assert await store.load(SERVICE, 3, 2) == (3, 2), "counted up to the bounds"
+
+
 _NEEDS = ("upkeep",)
 UPKEEP_BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("a store can be looked at before it is made and after", _inspect, (*_NEEDS, "two_clients")),
     Behaviour("all keys and locks can be listed", _listed, _NEEDS),
     Behaviour("an epoch only rises, one by one or above what is asked for", _epochs, _NEEDS),
+    Behaviour("what is under way is counted, up to a bound", _load, _NEEDS),
     Behaviour("an epoch and its note are there after a reopening", _kept, (*_NEEDS, "two_clients")),
 )

@@ -124,6 +124,23 @@ def test_a_job_stops_by_itself_when_too_much_fails_again_and_goes_on_when_told_t
     run(scenario(), 120)
 
 
+def test_a_job_whose_last_letters_all_failed_is_over(place: tuple[str, str]) -> None:
+    async def scenario() -> None:
+        world = World(chain(), *place)
+        async with world.cluster() as cluster:
+            handle = await cluster["shop"].start_saga(Go())
+            await handle.wait(30)
+            like = await stored_messages(cluster, "inventory", handle, "payment")
+            letters = cluster["payment"].dead_letters
+            await letters.bring_in(old_messages(like, 5, time.time_ns() // 1_000_000 - 30 * DAY_MS))
+            planned = await letters.preflight(letters.find())
+            (job,) = await letters.replay(planned, replace(ASK, force=True, stop_percent=20))
+            view = await ended(letters, job.id)
+            assert (view.job.state, dict(view.counts)) == (JobState.DONE, {"failed": 5}), "there is nothing left to stop"
+
+    run(scenario(), 120)
+
+
 def test_a_job_is_paused_and_cancelled(place: tuple[str, str]) -> None:
     async def scenario() -> None:
         world = World(chain(), *place)

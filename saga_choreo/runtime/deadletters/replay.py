@@ -159,8 +159,8 @@ async def job_view(store: LetterStore, job_id: str) -> JobView:
     if not found and len(job_id) >= 4:
         found = [job for job in await store.jobs(limit=1_000) if job.id.startswith(job_id) or job.id.endswith(job_id)]
     if len(found) != 1:
-        what = f"{len(found)} replays" if found else "no replay"
-        raise LetterNotFound(f"{what} in this store go by {job_id!r}; list them with: saga-choreo jobs list")
+        what = f"{len(found)} replays in this store go" if found else "no replay in this store goes"
+        raise LetterNotFound(f"{what} by {job_id!r}; list them with: saga-choreo jobs list")
     return JobView(found[0], await store.item_counts(found[0].id))
 
 

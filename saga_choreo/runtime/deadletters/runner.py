@@ -106,13 +106,13 @@ class Replays:
             return False
         await self._follow(owned)
         counts = await self._store.item_counts(job.id)
+        if is_over(owned, counts):  # there is nothing left to stop
+            await self._end(owned, counts)
+            return True
         why = stops(owned, counts)
         if why:
             await self._change(owned, state=JobState.STOPPED, detail=why)
             _log.warning("replay %s stops: %s; look at them, then: saga-choreo jobs resume %s", job.id, why, job.id)
-            return True
-        if is_over(owned, counts):
-            await self._end(owned, counts)
             return True
         budget = self._budgets.setdefault(job.id, Budget(job.rate_per_min, self._clock.monotonic()))
         return await self._begin(owned, min(room(owned, counts, budget.left(self._clock.monotonic())), _BATCH_MAX), budget)

@@ -154,6 +154,10 @@ def _read(
         elif is_context(hint):
             argument = TheContext()
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if _has_model(hint):
+                raise DeclarationFault(
+                    f"parameter {parameter.name!r} of {name_of(function)} takes any number, which nothing fills; write one parameter per event"
+                )
             continue
         elif parameter.default is not parameter.empty and not _has_model(hint):
             skipped = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from saga_choreo.errors import DefinitionError
@@ -16,16 +16,55 @@ from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.declare.results import Chosen, Handled, Pending
 
-__all__ = ["BoundStep", "Handled"]
+__all__ = ["BoundStep", "Earlier", "Handled"]
+
+Older = Mapping[EventRef, EventRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Older versions of events, each with the one that the code has made of it: of those it reads, and of those it publishes and may
+    have to undo. `undo_of` binds the compensation to what another definition says of the step."""
+
+    reads: Older
+    publishes: Older
+    undo_of: Callable[[ChoreographyStep], Invocation] | None = None
+
+    def lifted(self, step: ChoreographyStep) -> ChoreographyStep:
+        """The step as the code would declare it."""
+        due = step.deadline_event
+        return replace(
+            step,
+            reads=_lifted(step.reads, self.reads),
+            publishes=_lifted(step.publishes, self.publishes),
+            deadline_event=None if due is None else self.publishes.get(due, due),
+        )
+
+
+def _lifted(refs: Sequence[EventRef], older: Older) -> tuple[EventRef, ...]:
+    return tuple(older.get(ref, ref) for ref in refs)
+
 
 _NOTHING = Handled({}, 0)
 _PENDING = Handled({}, 0, pending=True)
 
 
 class BoundStep:
-    """A step of a choreography with the handlers that run it."""
+    """A step of a choreography with the handlers that run it. `only_undoes`: it publishes other versions of its events than the code
+    does, so what it has done can be undone here, and not be done."""
 
-    __slots__ = ("_classes", "_forward", "_lock_of", "_numbers", "_undo", "_what", "definition", "options")
+    __slots__ = (
+        "_classes",
+        "_earlier",
+        "_forward",
+        "_lock_of",
+        "_numbers",
+        "_undo",
+        "_what",
+        "definition",
+        "only_undoes",
+        "options",
+    )
 
     def __init__(
         self,
@@ -35,8 +74,11 @@ class BoundStep:
         undo: Invocation | None,
         classes: Sequence[type[Event]],
         lock_of: LockOf | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
         self.definition = definition
+        self.only_undoes = False
+        self._earlier = earlier
         self.options = options
         self._forward = forward
         self._undo = undo
@@ -50,6 +92,18 @@ class BoundStep:
         """The same step, with these options changed."""
         other = copy(self)
         other.options = replace(self.options, **changes)
+        return other
+
+    def as_before(self, step: ChoreographyStep) -> BoundStep | None:
+        """The same code for a step of an earlier definition, if nothing but older versions of events is different there, which
+        the code's classes can be made from."""
+        earlier = self._earlier
+        if earlier is None or earlier.lifted(step) != self.definition:
+            return None
+        other = copy(self)
+        other.definition = step
+        other.only_undoes = (step.publishes, step.deadline_event) != (self.definition.publishes, self.definition.deadline_event)
+        other._undo = None if earlier.undo_of is None else earlier.undo_of(step)
         return other
 
     @property

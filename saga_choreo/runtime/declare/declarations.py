@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from saga_choreo.errors import DefinitionError
 from saga_choreo.model.breaker import Breaker
 from saga_choreo.model.choreography import AnyEvent, Choreography, ChoreographyStep, Undo, checked_name
-from saga_choreo.model.event import EventRef, event_ref
+from saga_choreo.model.event import Event, EventRef, event_ref, older_of
 from saga_choreo.model.retry import Retry
-from saga_choreo.runtime.declare.annotations import HandlerShape, UndoShape, read_handler, read_undo
-from saga_choreo.runtime.declare.bind import BoundStep
+from saga_choreo.runtime.declare.annotations import EventArgument, HandlerShape, UndoShape, read_handler, read_undo
+from saga_choreo.runtime.declare.bind import BoundStep, Earlier
 from saga_choreo.runtime.declare.decorators import notes_of
 from saga_choreo.runtime.declare.faults import DeclarationFault, raise_faults
 from saga_choreo.runtime.declare.invoke import bound_handler, bound_lock, bound_undo
@@ -229,23 +230,27 @@ class Declarations(StepDecorators):
         if handler is None:
             return None
         declared = Declared.merged(step.said, notes_of(step), handler, undo, found)
+        undoing = step.undoing
+        earlier = _earlier(step.said, handler, undo)
+        if undoing is not None and undo is not None:
+            undo_of = partial(bound_undo, undoing.function, undo, names=undoing.names)
+            earlier = replace(earlier, undo_of=undo_of)
         if shared is None:
             definition = step_of(declared, self.owner, found)
         else:
             definition = shared
-            found += mismatches(declared, shared)
+            found += mismatches(declared, replace(earlier, publishes={}).lifted(shared))
         found += misuses(definition, step.options, handler)
         found += empty_misfits(definition, declared, handler, undo, timed)
-        undoing = step.undoing
         if undo is not None and definition.undo is not Undo.NONE:
             found += undo_misfits(definition, handler, undo)
         if found:
             return None
         forward = bound_handler(step.function, handler, step.name, step.names)
-        back = None if undoing is None or undo is None else bound_undo(undoing.function, undo, definition, undoing.names)
+        back = None if earlier.undo_of is None else earlier.undo_of(definition)
         naming = None if step.options.lock is None else bound_lock(step.options.lock, handler, step.name)
         classes = () if handler.result is None else handler.result.events
-        return BoundStep(definition, step.options, forward, back, classes, naming)
+        return BoundStep(definition, step.options, forward, back, classes, naming, earlier)
 
     def _definition_of(self, step: Step[..., Any]) -> ChoreographyStep:
         faults: list[str] = []
@@ -253,6 +258,21 @@ class Declarations(StepDecorators):
         raise_faults(f"step {step.name!r} of service {self.owner!r}", faults)
         assert bound is not None
         return bound.definition
+
+
+def _earlier(said: Declared, handler: HandlerShape, undo: UndoShape | None) -> Earlier:
+    """What the classes that the code names can be made from, unless it names that version too."""
+    arguments = [parameter.argument for parameter in handler.parameters]
+    read = [event for one in arguments if isinstance(one, EventArgument) for event in one.events]
+    returned = () if handler.result is None else handler.result.events
+    undone = () if undo is None or undo.result is None else undo.result.events
+    timed = () if said.deadline_model is None else (said.deadline_model,)
+    return Earlier(_older(read), _older((*returned, *undone, *timed)))
+
+
+def _older(events: Sequence[type[Event]]) -> dict[EventRef, EventRef]:
+    own = {event.event for event in events}
+    return {ref: event.event for event in events for ref in older_of(event) if ref not in own}
 
 
 def _shapes(step: Step[..., Any], found: list[str]) -> tuple[HandlerShape | None, UndoShape | None]:

@@ -24,7 +24,7 @@ from saga_choreo.runtime.declare.annotations import (
 from saga_choreo.runtime.declare.faults import DeclarationFault
 from saga_choreo.runtime.declare.inject import Dependency, Injection
 from saga_choreo.runtime.declare.options import LockNaming
-from saga_choreo.runtime.declare.payload import decoder_of
+from saga_choreo.runtime.declare.payload import decoder_of, decoders_of
 from saga_choreo.runtime.declare.results import Chosen
 
 __all__ = ["ArgumentSource", "Invocation", "LockOf", "bound_handler", "bound_lock", "bound_undo"]
@@ -165,7 +165,16 @@ def _resolved(number: int) -> ArgumentSource:
 
 
 def _from_inputs(argument: EventArgument, what: str) -> ArgumentSource:
-    decoders = [(event.event, decoder_of(event, f"event {event.event.name!r} v{event.event.version}")) for event in argument.events]
+    own = [event.event for event in argument.events]
+    found = {
+        ref: decoder
+        for event in argument.events
+        for ref, decoder in decoders_of(event).items()
+        if ref not in own or ref == event.event
+    }
+    decoders = sorted(
+        found.items(), key=lambda one: one[0] not in own
+    )  # a class of that very version goes before one that is made from it
     optional = argument.optional
     first, first_decoder = decoders[0]
 
@@ -179,7 +188,7 @@ def _from_inputs(argument: EventArgument, what: str) -> ArgumentSource:
                 return decoder(body)
         if optional:
             return None
-        wanted = " or ".join(str(ref) for ref, _ in decoders)
+        wanted = " or ".join(map(str, own))
         raise DecodeError("input_missing", f"{what} needs {wanted}, and no such event has come; the step must not run yet")
 
     return source
@@ -189,7 +198,8 @@ def _from_results(shape: ResultShape, step: ChoreographyStep) -> ArgumentSource:
     extra = step.deadline_event
     outputs = step.publishes if extra is None or extra in step.publishes else (*step.publishes, extra)
     what = f"the result of step {step.name!r}"
-    decoders = {outputs.index(event.event): decoder_of(event, f"{what}, {event.event.name!r}") for event in shape.events}
+    readable = [(ref, decoder) for event in shape.events for ref, decoder in decoders_of(event, f"{what}, ").items()]
+    decoders = {outputs.index(ref): decoder for ref, decoder in readable if ref in outputs}
     form = shape.form
 
     def source(payloads: Mapping[Any, bytes], _kept: bytes | None, _ctx: StepContext, _resolved: Sequence[Any]) -> Any:

@@ -67,6 +67,7 @@ class StepOptions:
         return self.is_limited or self.lock is not None
 
     def __post_init__(self) -> None:
+        self._check_policies()
         seconds_of("timeout_s", self.timeout_s)
         seconds_of("deadline_s", self.deadline_s)
         if self.concurrency is not None and self.concurrency < 1:
@@ -77,3 +78,13 @@ class StepOptions:
             raise ValueError(f"on_conflict is {self.on_conflict!r}; give 'wait' or 'refuse'")
         if self.on_conflict == "refuse" and self.lock is None:
             raise ValueError("on_conflict='refuse' is said of a step without a lock; give lock=..., or leave it out")
+
+    def _check_policies(self) -> None:
+        """Not all callers run a type checker, and a wrong object would only be met at the first failure."""
+        for what, policy in (("retry", self.retry), ("the compensation's retry", self.undo_retry)):
+            if not isinstance(policy, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]  (see above)
+                raise ValueError(f"{what} is {policy!r}; give a Retry, such as Retry(attempts=5)")
+        if self.breaker is not None and not isinstance(self.breaker, Breaker):  # pyright: ignore[reportUnnecessaryIsInstance]  (see above)
+            raise ValueError(f"breaker is {self.breaker!r}; give a Breaker, such as Breaker(failures=5)")
+        if self.lock is not None and not callable(self.lock):
+            raise ValueError(f"lock is {self.lock!r}; give a function that makes a name from the step's events, or None")

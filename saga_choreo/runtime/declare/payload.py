@@ -6,14 +6,16 @@ carry the value, so it is dropped from the chain of exceptions as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from saga_choreo.errors import DecodeError, ResultTooLarge
+from saga_choreo.model.event import Event, EventRef, Upcast, older_of, upcasts_from
 
-__all__ = ["PAYLOAD_BYTES_MAX", "Decoder", "decoder_of", "encode", "fault_when_empty"]
+__all__ = ["PAYLOAD_BYTES_MAX", "Decoder", "decoder_of", "decoders_of", "encode", "fault_when_empty"]
 
 M = TypeVar("M", bound=BaseModel)
 Decoder = Callable[[bytes], M]
@@ -44,6 +46,37 @@ def decoder_of(model: type[M], what: str) -> Decoder[M]:
         )
 
     return decode
+
+
+def decoders_of(event: type[Event], of: str = "") -> dict[EventRef, Decoder[Event]]:
+    """One for each version that the class reads, its own first."""
+    refs = (event.event, *older_of(event))
+    return {ref: _upcasting(event, f"{of}event {ref.name!r} v{ref.version}", upcasts_from(event, ref.version)) for ref in refs}
+
+
+def _upcasting(event: type[Event], what: str, upcasts: Sequence[Upcast]) -> Decoder[Event]:
+    decode = decoder_of(event, what)
+    if not upcasts:
+        return decode
+
+    def upcast(body: bytes) -> Event:
+        fault = ""
+        try:
+            fields = json.loads(body)
+            for one in upcasts:
+                fields = one(fields)
+            body = json.dumps(fields).encode()
+        except Exception as exc:  # noqa: BLE001  the user's function; its words may show values, so only the kind is told
+            fault = type(exc).__name__
+        if fault:
+            raise DecodeError(
+                "payload_invalid",
+                f"the payload of {what} could not be made one of {str(event.event)!r} ({fault}); correct the upcast of "
+                f"{event.__qualname__!r}, which gets the fields and gives those of the next version",
+            )
+        return decode(body)
+
+    return upcast
 
 
 def _faults(model: type[BaseModel], exc: ValidationError) -> str:

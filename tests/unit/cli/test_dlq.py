@@ -170,8 +170,8 @@ def test_a_command_that_cannot_be_understood_says_how_to_write_it(store: str, ar
 def test_nothing_that_matches_is_said(store: str) -> None:
     done = dlq(store, "replay", "--saga", "ORDER-9", *WHY, "--yes")
     assert (done.returncode, "no dead letter matches" in done.stderr) == (5, True)
-    blank = dlq(store, "replay", "m1", "--reason", " ", "--yes")
-    assert (blank.returncode, "this needs the reason" in blank.stderr) == (1, True)
+    endless = dlq(store, "replay", "m1", "--reason", "w" * 2_000, "--yes", "--force")
+    assert (endless.returncode, "this needs the reason" in endless.stderr) == (1, True)
 
 
 def test_messages_are_archived_restored_and_purged(store: str) -> None:
@@ -186,7 +186,8 @@ def test_messages_are_archived_restored_and_purged(store: str) -> None:
     data(dlq(store, "restore", "m1", *WHY, "--yes", "--json"))
     assert ids(store, "--kind", "message") == ["m1"]
     assert dlq(store, "purge", "--all").returncode == 9
-    assert len(data(dlq(store, "purge", "--all", "--expect-count", "2", "--yes", "--json"))) == 2
+    gone = data(dlq(store, "purge", "--all", "--expect-count", "2", "--operator", "ana", *WHY, "--yes", "--json"))
+    assert [(row["id"], row["operator"], row["note"]) for row in gone] == [("m3", "ana", WHY[1]), ("m2", "ana", WHY[1])]
     assert ids(store, "--state", "all") == ["m1", STEP]
     mixed = dlq(store, "archive", STEP, *WHY, "--yes")
     assert (mixed.returncode, "resolve them with: saga-choreo steps" in mixed.stderr) == (5, True)
@@ -222,3 +223,17 @@ def test_every_verb_has_help_with_two_examples(args: list[str]) -> None:
         shown = in_process(*args, verb, "--help")
         assert shown.returncode == 0
         assert shown.stdout.partition("Examples:")[2].count("saga-choreo ") >= 2, verb
+
+
+@pytest.mark.parametrize("verb", ["replay", "archive", "purge"])
+def test_a_reason_that_says_nothing_is_refused_before_anything_is_planned(store: str, verb: str) -> None:
+    refused = dlq(store, verb, "--all", "--reason", " ", "--yes")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Plan:" not in refused.stderr
+    assert "say why in a few words" in refused.stderr
+
+
+def test_a_dry_run_of_what_cannot_be_replayed_says_so(store: str) -> None:
+    planned = dlq(store, "replay", "m2", *WHY, "--dry-run")
+    assert planned.returncode == 0
+    assert "Plan: replay nothing, 0 in all" in planned.stderr

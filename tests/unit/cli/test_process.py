@@ -96,3 +96,15 @@ def test_a_missing_app_and_a_missing_store_say_what_to_give() -> None:
     assert (graph.returncode, listing.returncode) == (3, 3)
     assert "set SAGA_APP" in graph.stderr
     assert "give --store URL or set SAGA_STORE_URL" in listing.stderr
+
+
+def test_a_group_without_a_command_answers_with_its_help() -> None:
+    for args in ((), ("dlq",)):
+        done = in_process(*args)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("Usage: saga-choreo")
+
+
+def test_a_noun_in_the_singular_is_understood_and_not_listed() -> None:
+    assert in_process("saga", "list", "--help").returncode == 0
+    assert "\n  saga " not in in_process("--help").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,26 @@ def test_a_dry_run_as_json_is_the_plan_as_data(store: str) -> None:
 def test_the_command_works_as_a_process_and_reads_the_store_from_the_environment(store: str) -> None:
     done = saga_choreo("steps", "take", "ORDER-2", "charge", *WHY, "--operator", "ana", "--yes", "-o", "name", SAGA_STORE_URL=store)
     assert (done.returncode, done.stdout.strip()) == (0, str(RUNNING)), done.stderr
+
+
+@pytest.fixture
+def started_elsewhere(store: str) -> str:
+    """The same store as that of a service which only takes part: business keys are registered where a saga was started."""
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as file:
+        file.execute("DELETE FROM saga_business_key")
+    return store
+
+
+def test_a_step_is_found_by_the_key_of_a_saga_that_another_service_started(started_elsewhere: str) -> None:
+    assert steps(started_elsewhere, "show", "ORDER-2", "charge").returncode == 0
+    done = steps(started_elsewhere, "retry", "ORDER-2", "charge", *WHY, "--yes")
+    assert done.returncode == 0, done.stderr
+    unknown = steps(started_elsewhere, "show", "ORDER-9", "charge")
+    assert (unknown.returncode, "newest 20000 sagas" in unknown.stderr) == (5, True)
+
+
+def test_sagas_that_another_service_started_are_shown_by_their_key(started_elsewhere: str) -> None:
+    shown = saga_choreo("sagas", "show", "ORDER-3", "--store", started_elsewhere, "--json")
+    assert shown.returncode == 0, shown.stderr
+    listed = saga_choreo("sagas", "list", "--key", "ORDER-3", "--store", started_elsewhere, "-o", "name")
+    assert listed.stdout.split() == [json.loads(shown.stdout)["id"]]

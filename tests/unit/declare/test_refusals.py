@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from saga_choreo.errors import DefinitionError
-from saga_choreo.model.choreography import all_of
+from saga_choreo.model.choreography import ChoreographyStep, all_of
 from saga_choreo.runtime.declare.declarations import Declarations
 from saga_choreo.runtime.declare.decorators import on_event, publish_event
 from saga_choreo.runtime.declare.options import StepOptions, seconds_of
@@ -86,3 +86,30 @@ def test_a_service_name_that_is_not_valid_is_refused() -> None:
 def test_steps_and_pending_show_what_they_are() -> None:
     assert repr(Declarations("shop").step(handle)) == "<Step 'handle'>"
     assert repr(Pending()) == "Pending()"
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ({"retry": 5}, r"retry is 5; give a Retry"),
+        ({"undo_retry": "often"}, r"the compensation's retry is 'often'"),
+        ({"breaker": True}, r"breaker is True; give a Breaker"),
+        ({"lock": "customer"}, r"lock is 'customer'; give a function"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused_when_it_is_said_and_not_at_the_first_failure(said: dict[str, Any], advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        StepOptions(**said)
+
+
+def test_any_number_of_events_is_no_parameter() -> None:
+    async def gather(order: OrderCreated, *more: StockReserved) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"parameter 'more' of .* takes any number.*one parameter per event"):
+        _ = Declarations("shop").step(gather).definition
+
+
+@pytest.mark.parametrize("wrong", [int, 7, object()])
+def test_what_is_no_event_is_named(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="is no event; give a subclass of Event, or a name"):
+        ChoreographyStep("charge").on_event(wrong)

@@ -169,6 +169,16 @@ def test_what_cannot_be_assembled_is_refused_when_the_agent_is_frozen(agent: Age
     assert any(finding.startswith(fault) for finding in refused.value.findings), refused.value.findings
 
 
+def test_an_agent_alone_in_its_choreography_hears_at_its_start_what_is_wrong_with_it() -> None:
+    agent = named("inventory", Choreography("shop").starts_with(Ordered, participants={"inventory"}))
+
+    @agent.step("count")
+    async def count(order: Ordered) -> None: ...
+
+    with pytest.raises(DefinitionError, match="WF2: step 'count' cannot be undone"):
+        agent.freeze()
+
+
 def test_a_shared_choreography_and_one_to_be_assembled_go_together_in_one_agent() -> None:
     stay = ChoreographyStep("stay").on_event(Ordered).with_compensation().owned_by("inventory")
     agent = with_step(named("inventory", [Choreography("hotel").starts_with(Ordered).step(stay), "shop"]))

@@ -321,3 +321,16 @@ def test_when_a_record_is_due() -> None:
     assert due({}, with_limits=replace(limits, reannounce=False)) is None
     assert deadline_of(record_with({"state": State.DONE}, deadline_ms=1), charge) is None
     assert nudge_after_ms(30, limits, 0.5) == 3_600_000
+
+
+def test_why_an_optional_step_was_skipped_is_not_told_as_the_reason_of_what_follows_it() -> None:
+    rig = Rig(form(optional=True))
+    rig.answers = [Rejected("no thanks")]
+    rig.handle(envelope(rig.choreography))
+    assert (rig.record("charge").reason, rig.record("book").row.state, rig.record("book").reason) == (
+        "no thanks",
+        State.SKIPPED,
+        "",
+    )
+    rig.handle(envelope(rig.choreography, **{**ABORT, "reason": "card declined"}))
+    assert rig.record("book").reason == "card declined"

@@ -236,6 +236,7 @@ def test_what_was_done_is_said_again_when_nobody_answers_and_the_pause_doubles()
     assert again.nudges == 1
     assert (again.due_ms or 0) - rig.now_ms == 2 * first
     assert again.announced == again.version  # a nudge is nothing new
+    assert again.changed_ms == record.changed_ms, "nothing has changed by saying it again: so long the saga waits"
 
 
 def _decoded(rig: Rig) -> list[Envelope]:

@@ -80,11 +80,22 @@ def test_what_is_new_does_not_wait_behind_a_long_backlog() -> None:
     async def scenario(store: MemoryStore) -> None:
         rig = _Rig(store, _Picky([]))
         assert await rig.relay.scan(rig.republish) is True
+        await rig.relay.flush()
         left = {record.saga_id for record in await store.unannounced(SERVICE, 9_999, 9_999, 2_000)}
         assert len(left) == 900 - 256
         assert not left & {make_record(number).saga_id for number in (0, 899)}
 
     _with_records(900, scenario)
+
+
+def test_a_long_backlog_is_published_once_each() -> None:
+    async def scenario(store: MemoryStore) -> None:
+        broker = _Picky([])
+        assert await _Rig(store, broker).round() is False
+        assert broker.asked == 2_100
+        assert list(await store.unannounced(SERVICE, 9_999, 9_999, 3_000)) == []
+
+    _with_records(2_100, scenario)
 
 
 def test_a_broker_that_is_away_is_asked_for_one_page_and_then_left_alone_for_a_while() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from saga_choreo import Limits
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.runtime.settings import Settings, read_settings
 
@@ -50,3 +52,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_word_no_setting_knows_lists_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="SAGA_LOG_LEVEL is 'loud'; set it to one of: debug, info"):
         read_settings({"SAGA_LOG_LEVEL": "loud"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "needed"),
+    [
+        ({"batch_max": 0}, "of 1 or more"),
+        ({"horizon_s": 0.0}, "above zero"),
+        ({"stop_grace_s": -1.0}, "of 0 or more"),
+        ({"lease_s": float("nan")}, "above zero"),
+        ({"alive_every_s": None}, "of 0 or more"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_before_anything_runs(wrong: dict[str, Any], needed: str) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"the limit {name} is .*; give a number {needed}"):
+        Limits(**wrong)
