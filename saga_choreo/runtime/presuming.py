@@ -2,8 +2,8 @@
 
 A claim only finds out that there is no record yet; the insert finds it out again. So the batch presumes it, and where the insert meets a
 record after all, nothing of the batch is committed, and it is done once more with claims. Presumed is only what is usually right:
-of a saga seen lately in this process, or of a message that comes again, the record is claimed; and after one wrong guess everything is, for
-a while.
+of a saga seen lately in this process, or of a message that comes again, the record is claimed; and after a wrong guess everything is, for
+a while, the longer the more guesses were wrong.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["Presuming"]
 
 # Sagas that are remembered: what many agents have in their hands at once, in half a megabyte.
 _SEEN_MAX = 4096
-# After a wrong guess: at worst one batch a minute is done twice.
-_WARY_MS = 60_000
+# After a wrong guess, doubling with each that follows soon: at worst one batch a minute is done twice.
+_WARY_FIRST_MS, _WARY_MAX_MS = 500, 60_000
 # Of an older saga a missing record might mean that it was forgotten (S12): never presumed.
 _AGE_MAX_MS = 3_600_000
 
@@ -30,10 +30,11 @@ class Presuming:
     def __init__(self, service: str) -> None:
         self._service = service
         self._seen: dict[UUID, None] = {}
+        self._wary_ms = _WARY_FIRST_MS
         self._wary_until_ms = 0
 
     def is_new(self, envelope: Envelope, known: Known, delivery: Delivery | None, now_ms: int) -> bool:
-        """Whether this message is presumably the first that its saga has for this service: it is for one step with one in-edge, and no
+        """Asked once a message: whether this message is presumably the first that its saga has for this service: it is for one step with one in-edge, and no
         other record here can have to do with it."""
         if delivery is None or delivery.attempt > 1 or delivery.redelivered or now_ms < self._wary_until_ms:
             return False
@@ -41,7 +42,10 @@ class Presuming:
             return False
         if len(known.own) != 1 or len(known.own[0].in_edges) != 1 or known.options(known.own[0].index).is_guarded:
             return False
-        return envelope.saga_id not in self._seen and abs(now_ms - started_ms(envelope.saga_id)) < _AGE_MAX_MS
+        if envelope.saga_id in self._seen or abs(now_ms - started_ms(envelope.saga_id)) >= _AGE_MAX_MS:
+            return False
+        self.saw((envelope.saga_id,))  # a copy of this message may come while its batch is under way
+        return True
 
     def saw(self, sagas: Iterable[UUID]) -> None:
         """There are records of these now."""
@@ -51,5 +55,7 @@ class Presuming:
             del self._seen[next(iter(self._seen))]
 
     def was_wrong(self, now_ms: int) -> None:
-        """A batch that presumed something met a conflict."""
-        self._wary_until_ms = now_ms + _WARY_MS
+        """A batch met a conflict: probably over what it presumed."""
+        was_long_ago = now_ms - self._wary_until_ms > _WARY_MAX_MS
+        self._wary_ms = _WARY_FIRST_MS if was_long_ago else min(2 * self._wary_ms, _WARY_MAX_MS)
+        self._wary_until_ms = now_ms + self._wary_ms
