@@ -37,7 +37,7 @@ from saga_choreo.runtime.sagas import SagaHandle, Start, start
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
 from saga_choreo.runtime.stuck import stuck_sagas
-from saga_choreo.runtime.telling import OnOutcome
+from saga_choreo.runtime.telling import OnOutcome, check_callback
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import SagaView, view_of
 from saga_choreo.runtime.waiting import StuckSaga
@@ -112,8 +112,9 @@ class Agent(StepDecorators):
         self._limits = limits or self._limits
 
     def on_outcome(self, callback: Callback) -> Callback:
-        """Call this with a `SagaOutcome` when a saga with a step of this service, or started by it, has ended. At least once:
+        """Call this `async def` with a `SagaOutcome` when a saga with a step of this service, or started by it, has ended. At least once:
         it is called again if it raises or takes too long (up to ten times), and may be called again after a crash."""
+        check_callback(callback)
         self._callbacks.append(callback)
         return callback
 
@@ -144,6 +145,7 @@ class Agent(StepDecorators):
         """Check everything that is declared and bind handlers to steps. Raises DefinitionError with all faults at once."""
         if self._part is None:
             self._part = freeze(self._declarations, self._sagas, self._release, own_transactions=self._tx is not None)
+            self._declarations.is_closed = True
         plans = [plan_of(form) for form in self._part.shared]
         fits = [self._part.fit(plan.choreography) for plan in plans]
         return Catalog(
@@ -371,7 +373,7 @@ class Agent(StepDecorators):
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
         """Sagas this service knows, newest first: started here, or with a step here. It knows its own steps of them only. With
         `state` at most the newest 10,000 are looked at."""
-        session, wanted = self._opened(), None if state is None else _state(state)
+        session, wanted, limit = self._opened(), None if state is None else _state(state), max(limit, 1)
         views: list[SagaView] = []
         before: UUID | None = None
         for _ in range(0, _LOOKED_AT_MAX, limit):
