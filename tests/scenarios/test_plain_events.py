@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ SHOP = (
         ChoreographyStep("count").on_event(Charged).kind(read_only=True).owned_by("web"),
     )
 )
+_numbers = itertools.count()
 PLACED = Channel(ChannelKind.EVENT, "plain.placed")
 TILL = Topology(service="till", agent="till-1", events=(), known_events=("plain.placed",), receives=False)
 
@@ -72,11 +74,13 @@ class House:
         return await self.web.saga(key).wait(30)
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(
+    params=["memory", "nats", pytest.param("rabbitmq", marks=pytest.mark.long), pytest.param("kafka", marks=pytest.mark.long)]
+)
 def house(request: pytest.FixtureRequest) -> House:
     if request.param == "memory":
         return House("memory://plain-events", "plain")
-    return House(request.getfixturevalue("nats_url"), "plain")
+    return House(request.getfixturevalue(f"{request.param}_url"), f"plain{next(_numbers)}")
 
 
 def test_a_plain_event_starts_one_saga_however_often_it_comes(house: House) -> None:
