@@ -47,7 +47,8 @@ def topologies_of(targets: Sequence[str]) -> tuple[list[Topology], str]:
 def _of_agent(agent: Participant) -> Topology:
     opened = agent.open_choreography
     plans = [plan_of(form) for form in agent.choreographies]
-    return binding_of(agent.name, plans, agent.own_steps(), () if opened is None else opened.participants)
+    others = () if opened is None else opened.participants
+    return binding_of(agent.name, plans, agent.own_steps(), others, plain=agent.plain_events)
 
 
 def _together(known: Topology | None, more: Topology) -> Topology:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ JOB_COLUMNS = (
 JOB_FIELDS = (*JOB_COLUMNS, "schema", "cancelled", "detail", "wanted", "agent", "rate_per_minute", "changed_at", "finished_at")
 _ITEM_COLUMNS = ("place", "letter", "state", "verdict", "changed_at", "detail")
 _LOOK_EVERY_S = 0.5
+# Agents look for jobs every second.
+_TAKEN_WITHIN_MS = 5_000
 
 
 def job_row(view: JobView) -> dict[str, Any]:
@@ -135,6 +138,7 @@ def watch_jobs(store_url: str | None, out: Output, job_ids: Sequence[str]) -> No
 async def watch(letters: DeadLetters, job_ids: Sequence[str], out: Output) -> list[JobView]:
     """Until all are over, or have stopped by themselves. Progress is told on stderr, to people only."""
     told: dict[str, str] = {}
+    warned: set[str] = set()
     while True:
         views = [await letters.job(job_id) for job_id in job_ids]
         for view in views:
@@ -142,9 +146,17 @@ async def watch(letters: DeadLetters, job_ids: Sequence[str], out: Output) -> li
             if out.format == "table" and told.get(view.job.id) != words:
                 told[view.job.id] = words
                 talk(words)
+            if _is_left_lying(view) and out.format == "table" and view.job.id not in warned:
+                warned.add(view.job.id)
+                talk(f"No agent of {view.job.service!r} has taken it yet; is one running?")
         if all(view.is_over or view.job.state == JobState.STOPPED for view in views):
             return views
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _is_left_lying(view: JobView) -> bool:
+    waited_ms = time.time_ns() // 1_000_000 - view.job.created_ms
+    return view.job.state == JobState.RUNNING and not view.job.owner and not view.is_over and waited_ms > _TAKEN_WITHIN_MS
 
 
 def _in_words(view: JobView) -> str:

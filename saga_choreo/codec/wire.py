@@ -34,9 +34,9 @@ from saga_choreo.codec.notices import NOTICES, cut, notice_identity, read_notice
 from saga_choreo.codec.strict_json import check_object
 from saga_choreo.codec.values import parse_saga_id, parse_time, percent_decode, percent_encode, time_text
 from saga_choreo.errors import DecodeError, ResultTooLarge
-from saga_choreo.model.envelope import Channel, Envelope
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope
 
-__all__ = ["BODY_BYTES_MAX", "KEY_BYTES_MAX", "PROTOCOL_VERSION", "REASON_BYTES_MAX", "checked_key", "decode", "encode"]
+__all__ = ["BODY_BYTES_MAX", "KEY_BYTES_MAX", "PROTOCOL_VERSION", "REASON_BYTES_MAX", "checked_key", "decode", "encode", "is_plain"]
 
 # What every broker accepts in its default settings, with room to spare (the smallest default is 1 MB).
 BODY_BYTES_MAX = 65_536
@@ -166,6 +166,14 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
         tracestate=state if state and _TRACESTATE.fullmatch(state) else "",
         sent_ns=parse_time("ce-time", require(found, "ce-time")),
     )
+
+
+def is_plain(channel: Channel, headers: Mapping[str, str]) -> bool:
+    """An event of a service without an agent: no header says that it is of a saga, and CloudEvents headers, if it has any, name the
+    event of the channel."""
+    said = {name.lower(): value for name, value in headers.items()}
+    is_of_saga = any(name.startswith("ce-saga") for name in said)
+    return channel.kind is ChannelKind.EVENT and not is_of_saga and said.get("ce-type", channel.name) == channel.name
 
 
 @lru_cache(maxsize=CACHED_MAX)

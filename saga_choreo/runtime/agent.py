@@ -14,7 +14,7 @@ from opentelemetry import propagate
 
 from saga_choreo.core.graph import plan_of
 from saga_choreo.core.states import step_state
-from saga_choreo.errors import ConfigurationError, DefinitionError
+from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.choreography import Choreography, ChoreographyStep, checked_name
 from saga_choreo.model.event import Event
 from saga_choreo.model.states import SagaState, StepState
@@ -32,19 +32,21 @@ from saga_choreo.runtime.health import Health, health_of
 from saga_choreo.runtime.outside import complete, decline
 from saga_choreo.runtime.parked import ParkedStep, Published, parked_steps
 from saga_choreo.runtime.part import Part
+from saga_choreo.runtime.plain import PlainStart, PlainStarts, check_plain
 from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store, redacted
-from saga_choreo.runtime.sagas import SagaHandle, Start, start
+from saga_choreo.runtime.sagas import SagaHandle, Start, start, started_by
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
 from saga_choreo.runtime.stuck import stuck_sagas
-from saga_choreo.runtime.telling import OnOutcome
+from saga_choreo.runtime.telling import OnOutcome, check_callback
 from saga_choreo.runtime.timing import Limits
-from saga_choreo.runtime.views import SagaView, view_of
+from saga_choreo.runtime.views import SagaView, state_named, view_of
 from saga_choreo.runtime.waiting import StuckSaga
 
 __all__ = ["Agent"]
 
 Callback = TypeVar("Callback", bound=OnOutcome)
+Started = TypeVar("Started", bound=Event)
 # How many sagas are looked at to find those in a wanted state.
 _LOOKED_AT_MAX = 10_000
 
@@ -95,6 +97,7 @@ class Agent(StepDecorators):
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._callbacks: list[OnOutcome] = []
+        self._plain: list[PlainStart] = []
         self._part: Part | None = None
         self._session: Session | None = None
 
@@ -112,10 +115,22 @@ class Agent(StepDecorators):
         self._limits = limits or self._limits
 
     def on_outcome(self, callback: Callback) -> Callback:
-        """Call this with a `SagaOutcome` when a saga with a step of this service, or started by it, has ended. At least once:
+        """Call this `async def` with a `SagaOutcome` when a saga with a step of this service, or started by it, has ended. At least once:
         it is called again if it raises or takes too long (up to ten times), and may be called again after a crash."""
+        check_callback(callback)
         self._callbacks.append(callback)
         return callback
+
+    def starts_on(self, event: type[Started], *, key: Callable[[Started], str], choreography: str = "") -> None:
+        """Start a saga from each plain event that a service without an agent publishes on the channel of this start event: a JSON
+        object, with or without CloudEvents headers. `key` makes its business key: an event that comes twice starts one saga. One that
+        does not fit, or has the key of another, is quarantined; `choreography` is as for `start_saga`."""
+        self._plain.append(PlainStart(event, key, choreography))
+
+    @property
+    def plain_events(self) -> tuple[str, ...]:
+        """Names of the events that sagas start from when they come without a saga."""
+        return tuple(sorted({one.model.event.name for one in self._plain}))
 
     @property
     def choreographies(self) -> tuple[Choreography, ...]:
@@ -144,6 +159,9 @@ class Agent(StepDecorators):
         """Check everything that is declared and bind handlers to steps. Raises DefinitionError with all faults at once."""
         if self._part is None:
             self._part = freeze(self._declarations, self._sagas, self._release, own_transactions=self._tx is not None)
+            self._declarations.is_closed = True
+            check_plain(self._part, self._plain)
+            self._part.plain = self.plain_events
         plans = [plan_of(form) for form in self._part.shared]
         fits = [self._part.fit(plan.choreography) for plan in plans]
         return Catalog(
@@ -166,7 +184,10 @@ class Agent(StepDecorators):
         several of one agent, and kill them. Raises DefinitionError."""
         catalog = self.freeze()
         assert self._part is not None
-        return Session(self._part, catalog, store, broker, clock, limits, self._callbacks)
+        session = Session(self._part, catalog, store, broker, clock, limits, self._callbacks)
+        if self._plain:
+            session.consumer.handle = PlainStarts(session, self._plain, session.consumer.handle).handle
+        return session
 
     def _make_broker(self, url: str) -> Broker:
         return make_broker(url, prefix=self._prefix)
@@ -290,18 +311,7 @@ class Agent(StepDecorators):
         trace = f"{parent}\n{carrier.get('tracestate', '')}" if parent else ""
         what = Start(event=event, key=key, deadline=deadline, trace=trace)
         wait_s = session.limits.ready_timeout_s if tx is None else 0.0
-        return await start(session, await self._started_by(session, event, choreography, wait_s), what, tx)
-
-    async def _started_by(self, session: Session, event: Event, name: str, wait_s: float) -> Known:
-        opened = session.part.assembles
-        forms = [*session.part.shared, *(() if opened is None else (opened,))]
-        found = [form for form in forms if form.start == event.event and name in ("", form.name)]
-        if len(found) == 1:
-            known = None if found[0] is opened else session.catalog.get(found[0].definition)
-            return known if known is not None else await session.directory.assembled(wait_s)
-        starts = ", ".join(sorted(f"{form.name} ({form.start})" for form in forms)) or "none (it knows its own steps only)"
-        advice = "name one with choreography=..." if found else f"start events here: {starts}"
-        raise DefinitionError(f"event {str(event.event)!r} starts {len(found)} choreographies of agent {self.name!r}; {advice}")
+        return await start(session, await started_by(session, event.event, choreography, wait_s), what, tx, wait_s)
 
     def saga(self, id_or_key: UUID | str) -> SagaHandle:
         """A saga by its id, or by the business key it was started with here. Nothing is looked up yet: the handle's methods
@@ -371,7 +381,7 @@ class Agent(StepDecorators):
     async def sagas(self, *, state: SagaState | str | None = None, choreography: str = "", limit: int = 50) -> list[SagaView]:
         """Sagas this service knows, newest first: started here, or with a step here. It knows its own steps of them only. With
         `state` at most the newest 10,000 are looked at."""
-        session, wanted = self._opened(), None if state is None else _state(state)
+        session, wanted, limit = self._opened(), None if state is None else state_named(state), max(limit, 1)
         views: list[SagaView] = []
         before: UUID | None = None
         for _ in range(0, _LOOKED_AT_MAX, limit):
@@ -386,10 +396,3 @@ class Agent(StepDecorators):
                 break
             before = groups[-1][0].saga_id
         return views[:limit]
-
-
-def _state(word: SagaState | str) -> SagaState:
-    try:
-        return SagaState(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is no state of a saga; use one of: {', '.join(SagaState)}") from None

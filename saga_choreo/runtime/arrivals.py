@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from saga_choreo.codec.wire import decode
+from saga_choreo.codec.wire import decode, is_plain
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.rows import is_finished
 from saga_choreo.core.stale import stale_answer
@@ -102,6 +102,7 @@ class Sorted:
         self._endings: dict[int, Ending] = {}
         self._still_held: set[int] = set()
         self._foreign: set[int] = set()
+        self._plain: set[int] = set()
         self._ended_by: dict[int, UUID] = {}
         self.sagas: tuple[UUID, ...] = ()
         self.completed: frozenset[UUID] = frozenset()
@@ -156,7 +157,10 @@ class Sorted:
         if arrival.replay is not None:
             arrival.replay.code = arrival.replay.detail = ""  # of a try that was rolled back
         if isinstance(envelope, DecodeError):
-            self._quarantine(arrival, envelope.code, str(envelope))
+            if self._catalog.leaves_alone(arrival.channel.name) and is_plain(arrival.channel, arrival.headers):
+                self._plain.add(id(arrival))
+            else:
+                self._quarantine(arrival, envelope.code, str(envelope))
             return False
         if envelope.saga_id in self.completed:
             return False
@@ -293,6 +297,7 @@ class Sorted:
             "redelivered": sum(1 for arrival in done if arrival.delivery is not None and arrival.delivery.redelivered),
             "quarantined": len(quarantined),
             "foreign": sum(1 for i in ids if i in self._foreign),
+            "plain": sum(1 for i in ids if i in self._plain),
             "contradictions": sum(self._alarms.get(i, 0) for i in ids),
         }
         return Extras(

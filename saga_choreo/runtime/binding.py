@@ -20,17 +20,18 @@ def binding_of(
     agent: str = "",
     create: bool = True,
     receives: bool = True,
+    plain: Iterable[str] = (),
 ) -> Topology:
     """What the steps of whole definitions (`plans`) react to, and what `steps` react to that are not part of one yet: a definition
-    that is assembled later needs no other channel."""
+    that is assembled later needs no other channel. `plain` events come from services without an agent."""
     read = {event for plan in plans for event in plan.events_read_by(service)}
     known = {ref.name for plan in plans for step in (plan.origin, *plan.steps) for ref in step.outputs}
     owners = {owner for plan in plans for owner in plan.owners} | {step.owner for step in steps}
     return Topology(
         service=service,
         agent=agent,
-        events=tuple(sorted(read | {ref.name for step in steps for ref in step.reads})),
-        known_events=tuple(sorted(known | {ref.name for step in steps for ref in (*step.reads, *step.publishes)})),
+        events=tuple(sorted(read.union(plain) | {ref.name for step in steps for ref in step.reads})),
+        known_events=tuple(sorted(known.union(plain) | {ref.name for step in steps for ref in (*step.reads, *step.publishes)})),
         owners=tuple(sorted(owners.union(participants))),
         create=create,
         receives=receives,

@@ -46,6 +46,8 @@ class Catalog:
         self._known = {one.plan.definition: one for one in self.given}
         self._foreign: dict[str, None] = {}
         self._fresh: dict[str, None] = {}
+        # Event name -> the services that start sagas from plain ones of it.
+        self.plain: dict[str, set[str]] = {}
 
     def add(self, plan: Plan, handlers: Mapping[int, BoundStep] | None = None) -> Known:
         known = Known(plan, plan.owned_by(self.service), handlers or {})
@@ -70,6 +72,15 @@ class Catalog:
 
     def is_foreign(self, definition: str) -> bool:
         return definition in self._foreign
+
+    def set_plain(self, event: str, service: str) -> None:
+        if event in self.plain or len(self.plain) < _FOREIGN_MAX:
+            self.plain.setdefault(event, set()).add(service)
+
+    def leaves_alone(self, event: str) -> bool:
+        """A plain event of that name is for other services: not one for this to start a saga from, nor a broken message."""
+        services = self.plain.get(event, set())
+        return bool(services) and self.service not in services
 
     def fresh_foreign(self) -> tuple[str, ...]:
         """Foreign definitions whose held messages may not have been dropped yet."""

@@ -34,7 +34,7 @@ class Consumer:
         self._broker = broker
         self._clock = clock
         self._limits = limits
-        self._handle = handle
+        self.handle = handle
         self._slots = asyncio.Semaphore(max(writers, 1))
         self._outcomes: list[Delivery] = []
         self._outcome_came = asyncio.Event()
@@ -137,7 +137,7 @@ class Consumer:
 
     async def _handle_patiently(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            await self._handle(deliveries)
+            await self.handle(deliveries)
         except SagaError as error:
             self._note_trouble(error)
         else:

@@ -92,6 +92,12 @@ class Directory:
             await self._say_it_holds(form)
         for name in self._part.announced():
             await self._announce_steps(name)
+        await self._announce_plain()
+
+    async def _announce_plain(self) -> None:
+        for event in self._part.plain:
+            body = {"event": event, "service": self._part.service}
+            await self._broker.notify(Notice(f"plain.{event}.{self._part.service}", orjson.dumps(body)))
 
     async def announce_for_ever(self) -> None:
         """A `defs` channel that was lost and declared again holds nothing, and whoever starts after that would know of nobody."""
@@ -116,6 +122,7 @@ class Directory:
             last, mine = self._last_steps.get(name), self._own_steps(name)
             if last is None or replace(last, agent=mine.agent).notice() == mine.notice():
                 await self._broker.notify(mine.notice())
+        await self._announce_plain()
 
     async def _announce_steps(self, name: str) -> None:
         await self._broker.notify(self._own_steps(name).notice())
@@ -188,6 +195,9 @@ class Directory:
             service, sign = read_alive(notice)
             self.heard[service] = max(sign, self.heard.get(service, sign))
             return
+        elif word == "plain":
+            event, _, service = rest.rpartition(".")
+            self._catalog.set_plain(event, service)
         elif word in ("epoch", "epoch-asked"):
             self.on_epoch(notice)
         elif word == "steps":

@@ -20,7 +20,7 @@ from saga_choreo.runtime.letters import harmless
 from saga_choreo.runtime.operations import Ack, Begin, Commit, Now, Operation, Publish, Save
 from saga_choreo.runtime.stored import storable
 
-__all__ = ["CODE", "later_s", "set_aside"]
+__all__ = ["CODE", "later_s", "put_in_quarantine", "set_aside"]
 
 _log = logging.getLogger("saga_choreo.agent")
 CODE = "unexpected_error"
@@ -37,10 +37,23 @@ def set_aside(service: str, delivery: Delivery, error: Exception) -> Generator[O
     """Keep it in quarantine, acknowledge it, and send a copy to the dead-letter channel. Dying in between repeats some of that."""
     saga = _saga_of(delivery)
     detail = storable(f"delivered {delivery.attempt} times, and each time {type(error).__name__}: {error}")
+    yield from put_in_quarantine(service, delivery, CODE, detail, saga)
+    _log.critical(
+        "message on %s of saga %r is quarantined (%s): %s; this is probably a bug of saga-choreo: the traceback is in the log above, "
+        "please report it; the saga waits until the message is applied or its sender announces it again",
+        delivery.channel,
+        saga,
+        CODE,
+        detail,
+    )
+
+
+def put_in_quarantine(service: str, delivery: Delivery, code: str, detail: str, saga: str = "") -> Generator[Operation, Any, None]:
+    """The same, quietly."""
     now_ns, _ = yield Now()
     kept = Quarantined(
         service=service,
-        code=CODE,
+        code=code,
         detail=detail,
         channel=str(delivery.channel),
         headers=delivery.headers,
@@ -52,16 +65,8 @@ def set_aside(service: str, delivery: Delivery, error: Exception) -> Generator[O
     yield Save((), [kept], counters={(service, "quarantined"): 1})
     yield Commit()
     yield Ack([delivery])
-    headers = {**harmless(delivery.headers), "saga-quarantine-code": CODE, "saga-quarantine-service": service}
+    headers = {**harmless(delivery.headers), "saga-quarantine-code": code, "saga-quarantine-service": service}
     yield Publish([], [Outgoing(Channel(ChannelKind.DLQ), saga, headers, delivery.body, must_route=False)])
-    _log.critical(
-        "message on %s of saga %r is quarantined (%s): %s; this is probably a bug of saga-choreo: the traceback is in the log above, "
-        "please report it; the saga waits until the message is applied or its sender announces it again",
-        delivery.channel,
-        saga,
-        CODE,
-        detail,
-    )
 
 
 def _saga_of(delivery: Delivery) -> str:

@@ -43,6 +43,8 @@ class Part:
         self.service = service
         self.shared = tuple(shared)
         self.open = open_
+        # Names of events that sagas of this service start from when they come without a saga.
+        self.plain: tuple[str, ...] = ()
         self.release = release
         self._bound: dict[str, list[BoundStep]] = {}
         for one in bound:

@@ -17,7 +17,7 @@ from saga_choreo.core.facts import CancelRequested, Refusal
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.origin import opened
 from saga_choreo.errors import DefinitionError, KeyConflict, Refused, SagaNotFound, StoreConflict, WaitTimeout
-from saga_choreo.model.event import Event
+from saga_choreo.model.event import Event, EventRef
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, SagaState
@@ -31,7 +31,7 @@ from saga_choreo.runtime.together import Together
 from saga_choreo.runtime.views import SagaView, view_of
 from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["SagaHandle", "Start", "find", "start"]
+__all__ = ["SagaHandle", "Start", "find", "start", "started_by"]
 
 _LOOK_FIRST_S = 0.1
 _LOOK_MAX_S = 1.0
@@ -172,12 +172,25 @@ class _Wanted:
     digest: str
 
 
-async def start(session: Session, known: Known, what: Start, tx: Any) -> SagaHandle:
+async def started_by(session: Session, event: EventRef, name: str, wait_s: float) -> Known:
+    """The definition whose sagas this event starts, assembled if need be. Raises DefinitionError, NotReady."""
+    opened = session.part.assembles
+    forms = [*session.part.shared, *(() if opened is None else (opened,))]
+    found = [form for form in forms if form.start == event and name in ("", form.name)]
+    if len(found) == 1:
+        known = None if found[0] is opened else session.catalog.get(found[0].definition)
+        return known if known is not None else await session.directory.assembled(wait_s)
+    starts = ", ".join(sorted(f"{form.name} ({form.start})" for form in forms)) or "none (it knows its own steps only)"
+    advice = "name one with choreography=..." if found else f"start events here: {starts}"
+    raise DefinitionError(f"event {str(event)!r} starts {len(found)} choreographies of agent {session.service!r}; {advice}")
+
+
+async def start(session: Session, known: Known, what: Start, tx: Any, wait_s: float) -> SagaHandle:
     """Write the origin row, in the caller's transaction when one is given, else together with others that start at this moment.
+    Waits so long for owners that have not announced yet.
     Raises KeyConflict, ResultTooLarge, NotReady, Overloaded."""
     payload = _payload(what)
     _check_deadline(known.plan, what, session.limits.horizon_s)
-    wait_s = session.limits.ready_timeout_s if tx is None else 0.0
     if session.serves:
         await session.epochs.require_clear(wait_s)
     await session.directory.require(known.plan, wait_s)

@@ -147,7 +147,7 @@ class Session:
         plans, opened = [known.plan for known in self.catalog.all()], self.part.open
         others = () if opened is None else opened.participants
         how = {"create": self.declares, "receives": serves}
-        return binding_of(self.service, plans, self.part.open_steps, others, agent=self.incarnation, **how)
+        return binding_of(self.service, plans, self.part.open_steps, others, agent=self.incarnation, plain=self.part.plain, **how)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then finish or hand back what is under way. Raises StopCutShort when that is not done in time."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from saga_choreo.core.states import end_state
+from saga_choreo.errors import DefinitionError
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import Outcome, SagaState
 from saga_choreo.runtime.attempt import is_cancelled
+from saga_choreo.runtime.declare.hints import name_of
+from saga_choreo.runtime.declare.step import check_async
 from saga_choreo.runtime.operations import Ending
 
-__all__ = ["OnOutcome", "SagaOutcome", "Telling", "Watched"]
+__all__ = ["OnOutcome", "SagaOutcome", "Telling", "Watched", "check_callback"]
 
 _log = logging.getLogger("saga_choreo.agent")
 
@@ -45,6 +49,18 @@ class Watched:
 
 
 OnOutcome = Callable[[SagaOutcome], Awaitable[None]]
+
+
+def check_callback(callback: OnOutcome) -> None:
+    """Raises DefinitionError for a function that could not be called, and awaited, when the first saga ends."""
+    if inspect.isfunction(callback) or inspect.ismethod(callback):
+        check_async("on_outcome", callback)
+        try:
+            inspect.signature(callback).bind(None)
+        except TypeError as exc:
+            raise DefinitionError(
+                f"on_outcome {name_of(callback)} cannot take one argument ({exc}); give it one, a SagaOutcome"
+            ) from exc
 
 
 class Telling:

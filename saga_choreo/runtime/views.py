@@ -93,3 +93,11 @@ def _step_view(record: Record, plan: Plan | None) -> StepView:
         error=record.error,
         due_ms=record.due_ms,
     )
+
+
+def state_named(word: SagaState | str) -> SagaState:
+    """Raises ValueError."""
+    try:
+        return SagaState(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is no state of a saga; use one of: {', '.join(SagaState)}") from None

@@ -79,6 +79,9 @@ def start(names: Sequence[str]) -> None:
         click.echo(f"export {variable}={shlex.quote(url)}")
     for name, reason in found["missing"].items():
         click.echo(f"# no {name}: {' '.join(reason.split())}")
+    for name in names:
+        if name not in found["missing"] and SERVICES[name].variable not in found["urls"]:
+            click.echo(f"# no {name}: the servers that run were started without it; stop them first: make services-stop")
 
 
 @main.command()

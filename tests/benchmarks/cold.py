@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import nats
+from nats.js.api import StreamConfig
 
 from saga_choreo import Agent
 from saga_choreo_postgres.statements import UNANNOUNCED
@@ -24,7 +26,7 @@ from tests.benchmarks.stage import Stage
 __all__ = ["cold"]
 
 _SETTLE_S, _LOOK_S, _COUNT_EVERY = 3.0, 0.5, 8
-_CLAIM = 256
+_CLAIM, _BARE_PAGES = 256, 12
 _FAR_MS = 1 << 50
 # Sagas that start meanwhile are among what is counted.
 _NEARLY_NONE = 16
@@ -41,6 +43,7 @@ async def cold(stage: Stage, url: str, count: int) -> dict[str, Any]:
     await connection.execute("DELETE FROM saga_record WHERE step <> -1")
     await copies(connection, handle.saga_id, count)
     watch = _Watch(connection, count)
+    before = await _bare_messages_per_s(stage.nats.url)
     resident = resident_bytes()
     async with mine["order"].serving():
         await watch.until_empty(mine["order"])
@@ -48,6 +51,7 @@ async def cold(stage: Stage, url: str, count: int) -> dict[str, Any]:
     return {
         "rows": count,
         "rows_per_s": round(count / watch.seconds),
+        "bare_messages_per_s": {"before": before, "after": await _bare_messages_per_s(stage.nats.url)},
         **_thirds("rows_per_s", watch.rates, 0),
         **_thirds("claim_ms", watch.claims_ms, 2),
         "start_to_published_ms_max": round(max(watch.published_ms), 1),
@@ -56,6 +60,21 @@ async def cold(stage: Stage, url: str, count: int) -> dict[str, Any]:
         "resident_mib": round(resident / 2**20, 1),
         "resident_mib_max": round(watch.resident / 2**20, 1),
     }
+
+
+async def _bare_messages_per_s(url: str) -> int:
+    """What the server takes from a bare client, in pages of the same size: with every message synced to the disk, the relay's limit."""
+    client = await nats.connect(url)
+    stream = client.jetstream(publish_async_max_pending=_CLAIM)
+    name = f"bare{time.time_ns()}"
+    await stream.add_stream(StreamConfig(name=name, subjects=[name]))
+    began = time.perf_counter()
+    for _ in range(_BARE_PAGES):
+        await asyncio.gather(*[await stream.publish_async(name, bytes(1300)) for _ in range(_CLAIM)])
+    seconds = time.perf_counter() - began
+    await stream.delete_stream(name)
+    await client.close()
+    return round(_BARE_PAGES * _CLAIM / seconds)
 
 
 class _Watch:

@@ -17,12 +17,12 @@ _FOLDER = Path(__file__).resolve().parents[2] / ".bench"
 _SAGAS = 600
 # Of the throughput with the fewest open sagas, for the hops under load; one rate for all, so that only the open ones differ.
 _LOADED, _LOADED_S = 0.3, 15.0
+# Title, unit, and what is drawn: figure -> its name.
 _PANELS = (
-    ("sagas_per_s", "sagas a second", "throughput, 200 at once"),
-    ("cpu_ms_per_saga", "ms", "CPU a saga, agents (servers dashed)"),
-    ("hop_p99_ms", "ms", "hop p99 at 30 % of capacity (p50 dashed)"),
+    ("Throughput, 200 at once", "sagas a second", {"sagas_per_s": "sagas"}),
+    ("CPU time a saga", "ms", {"cpu_ms_per_saga": "agents", "servers_cpu_ms_per_saga": "PostgreSQL and NATS"}),
+    ("Hops at 30 % of capacity", "ms", {"hop_p99_ms": "p99", "hop_p50_ms": "median"}),
 )
-_DASHED = {"cpu_ms_per_saga": "servers_cpu_ms_per_saga", "hop_p99_ms": "hop_p50_ms"}
 
 
 def growth(stage: Stage, rounds: int, most: int) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def growth(stage: Stage, rounds: int, most: int) -> list[dict[str, Any]]:
 
 
 def _names() -> list[str]:
-    return [*(name for name, _, _ in _PANELS), *_DASHED.values()]
+    return [name for _, _, drawn in _PANELS for name in drawn]
 
 
 def _middle(runs: list[dict[str, Any]], name: str) -> float:
@@ -66,12 +66,13 @@ def _draw(lines: list[dict[str, Any]], path: Path) -> None:
 
     figure, panels = pyplot.subplots(1, len(_PANELS), figsize=(13, 4), layout="constrained")
     counts = [line["open"] for line in lines]
-    for panel, (name, unit, title) in zip(panels, _PANELS, strict=True):
-        panel.plot(counts, [line[name] for line in lines], marker="o")
-        if dashed := _DASHED.get(name):
-            panel.plot(counts, [line[dashed] for line in lines], marker="o", linestyle="--")
+    for panel, (title, unit, drawn) in zip(panels, _PANELS, strict=True):
+        for name, label in drawn.items():
+            panel.plot(counts, [line[name] for line in lines], marker="o", label=label)
         panel.set(xscale="log", xlabel="further sagas open", ylabel=unit, title=title)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.15 * max(line[name] for line in lines for name in drawn))
         panel.grid(visible=True, alpha=0.3)
-    figure.suptitle(f"The order saga while others are open (PostgreSQL and NATS, median of {lines[0]['rounds']} rounds)")
+        if len(drawn) > 1:
+            panel.legend(loc="best")
+    figure.suptitle(f"What an order saga costs while others are open; median of {lines[0]['rounds']} rounds")
     figure.savefig(path, dpi=120)

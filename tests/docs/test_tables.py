@@ -16,6 +16,7 @@ from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import Parked, State
 from saga_choreo.runtime.hopeless import CODE
+from saga_choreo.runtime.plain import CODES
 from saga_choreo.runtime.settings import LOG_FORMATS, LOG_LEVELS, Settings, read_settings
 from saga_choreo.runtime.timing import Limits
 
@@ -55,7 +56,7 @@ def test_every_exit_code_is_in_the_table_and_no_other() -> None:
 
 def test_every_quarantine_code_is_in_the_table_once_and_no_other() -> None:
     told = [code for row in _rows(_section(OPERATIONS, "Quarantine"))[1:] for code in re.findall(r"`(\w+)`", row[0])]
-    assert sorted(told) == sorted({*(fault.value for fault in Fault), *_quarantine_codes(), CODE})
+    assert sorted(told) == sorted({*(fault.value for fault in Fault), *_quarantine_codes(), *CODES, CODE})
     assert len(_quarantine_codes()) == 4
 
 

@@ -22,6 +22,7 @@ from saga_choreo.runtime.letters import message_of
 
 __all__ = ["Facts", "Judged", "Verdict", "judge_message", "judge_step"]
 
+_UNREADABLE = f"{DecodeError.__module__}.{DecodeError.__qualname__}"
 _ANSWERED = (MessageKind.ABORT, MessageKind.CLEAR)
 
 
@@ -121,5 +122,9 @@ def judge_step(letter: DeadLetter, record: Record | None, facts: Facts) -> Judge
     if not facts.is_held:
         return Judged(
             Verdict.NO_HANDLER, f"no agent of {letter.service!r} has announced handlers for this definition; start one that has"
+        )
+    if letter.code == _UNREADABLE:  # only the service's own code has the model, so whether it fits now is not known here
+        return Judged(
+            Verdict.READY, "what it has received did not fit its handler when it was last tried: run a release that reads it"
         )
     return Judged(Verdict.READY)

@@ -33,8 +33,9 @@ _log = logging.getLogger("saga_choreo.replays")
 _LOOK_EVERY_S = 1.0
 _FOLLOW_EVERY_S = 0.2
 _LEASE_S = 10.0
-# Jobs of one service that are carried out beside each other.
-_JOBS_MAX = 16
+# Jobs of one service that are carried out beside each other, of so many that are not over.
+_JOBS_MAX, _LISTED_MAX = 16, 1_000
+_RESTING = (JobState.PAUSED, JobState.STOPPED)
 _BATCH_MAX = 32
 # A message that was begun so often without an end has killed its agent each time.
 _TRIES_MAX = 3
@@ -79,10 +80,13 @@ class Replays:
 
     async def look(self) -> bool:
         """One round over the service's jobs. Returns whether anything was begun."""
-        jobs = await self._store.jobs(self._service, active=True, limit=_JOBS_MAX)
-        self._mine = {job.id: self._mine[job.id] for job in jobs if job.id in self._mine}
+        listed = await self._store.jobs(self._service, active=True, limit=_LISTED_MAX)
+        self._mine = {job.id: self._mine[job.id] for job in listed if job.id in self._mine}
+        # Those that rest are followed until nothing of them is under way, and take no other's place.
+        going = [job for job in reversed(listed) if job.state not in _RESTING]
+        resting = [job for job in listed if job.state in _RESTING]
         began = False
-        for job in reversed(jobs):
+        for job in (*going[:_JOBS_MAX], *resting[:_JOBS_MAX]):
             began = await self._carry_on(job) or began
         return began
 
@@ -97,8 +101,7 @@ class Replays:
 
     async def _carry_on(self, job: Job) -> bool:
         counts = await self._store.item_counts(job.id)
-        waits = job.state in (JobState.PAUSED, JobState.STOPPED)
-        if waits and not counts.get(ItemState.RUNNING, 0):
+        if job.state in _RESTING and not counts.get(ItemState.RUNNING, 0):
             self._mine.pop(job.id, None)
             return False
         owned = await self._owned(job)

@@ -139,13 +139,20 @@ class Declarations(StepDecorators):
     def __init__(self, owner: str) -> None:
         self.owner = checked_name("service", owner)
         self.steps: list[Step[..., Any]] = []
+        # What is declared after an agent has been checked would be in no definition, and never run.
+        self.is_closed = False
 
     @property
     def declarations(self) -> Declarations:
         return self
 
     def add(self, function: Callable[P, Coroutine[Any, Any, R]], said: Declared, options: StepOptions) -> Step[P, R]:
-        """Declare a step. Raises DefinitionError when its name is not valid."""
+        """Declare a step. Raises DefinitionError when its name is not valid, or it is too late."""
+        if self.is_closed:
+            raise DefinitionError(
+                f"step {said.name!r} is declared after agent {self.owner!r} was checked or opened, so nobody would hear of it; "
+                "declare all steps before that, where the agent is made"
+            )
         try:
             checked_name("step", said.name)
         except ValueError as exc:

@@ -94,6 +94,11 @@ class Step(Generic[P, R]):
                 raise DefinitionError(
                     f"step {self.name!r} has two compensations: {name_of(self.undoing.function)} and {name_of(undo)}; keep one"
                 )
+            if self.frozen is not None:
+                raise DefinitionError(
+                    f"the compensation {name_of(undo)} of step {self.name!r} is declared after its agent was checked or opened; "
+                    "declare it before that, beside its step"
+                )
             self.undoing = Compensation(undo, local_names(undo))
             self.said = replace(self.said, undo_external=external)
             undo_retry = self.options.undo_retry if retry is None else retry

@@ -181,7 +181,7 @@ class LiveProcess(AgentProcess):
 
         async def begin() -> None:
             try:
-                await start(session, known, what, None)
+                await start(session, known, what, None, session.limits.ready_timeout_s)
             except KeyConflict as error:
                 self._world.broken("BUG", f"the same start is called another one: {error}")
             except SagaError as error:

@@ -49,7 +49,8 @@ class OwnProcess(AgentProcess):
         async def begin() -> None:
             try:
                 known = await _started_by(session, event)
-                await start(session, known, Start(event=event, key=key, deadline=deadline, trace=""), None)
+                what = Start(event=event, key=key, deadline=deadline, trace="")
+                await start(session, known, what, None, session.limits.ready_timeout_s)
             except KeyConflict as error:
                 self._world.broken("BUG", f"the same start is called another one: {error}")
             except SagaError as error:

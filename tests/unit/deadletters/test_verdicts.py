@@ -71,6 +71,13 @@ def test_a_step_is_judged(found: Any, known: Facts, verdict: Verdict) -> None:
     assert judged.moves is (verdict is Verdict.READY)
 
 
+def test_of_a_step_whose_payload_did_not_fit_its_handler_is_said_what_has_to_run_first() -> None:
+    unreadable = letter(kind=LetterKind.STEP, code="saga_choreo.errors.DecodeError")
+    judged = judge_step(unreadable, record(PARKED), facts())
+    assert (judged.verdict, judged.moves, "run a release that reads it" in judged.why) == (Verdict.READY, True, True)
+    assert judge_step(letter(kind=LetterKind.STEP), record(PARKED), facts()).why == ""
+
+
 STEP = PLAN.step(0)
 
 

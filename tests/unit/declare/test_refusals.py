@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from saga_choreo import Agent, SagaOutcome
 from saga_choreo.errors import DefinitionError
 from saga_choreo.model.choreography import ChoreographyStep, all_of
 from saga_choreo.runtime.declare.declarations import Declarations
@@ -113,3 +114,35 @@ def test_any_number_of_events_is_no_parameter() -> None:
 def test_what_is_no_event_is_named(wrong: Any) -> None:
     with pytest.raises(TypeError, match="is no event; give a subclass of Event, or a name"):
         ChoreographyStep("charge").on_event(wrong)
+
+
+def test_what_is_declared_after_the_agent_was_checked_is_refused() -> None:
+    agent = Agent("shop", saga="shop")
+
+    @agent.step
+    async def reserve(order: OrderCreated) -> StockReserved: ...
+
+    agent.freeze()
+    with pytest.raises(DefinitionError, match=r"step 'send' is declared after agent 'shop' was checked or opened"):
+
+        @agent.step("send")
+        async def send(stock: StockReserved) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"compensation 'release' of step 'reserve' is declared after its agent was checked"):
+        reserve.compensation(release)
+
+
+async def release() -> None: ...
+
+
+def test_a_callback_that_could_not_be_called_at_the_first_end_is_refused() -> None:
+    agent = Agent("shop", saga="shop")
+
+    def told(outcome: SagaOutcome) -> None: ...
+
+    async def told_nothing() -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"on_outcome .*told' is not an `async def`"):
+        agent.on_outcome(told)  # type: ignore[type-var]  # wrong on purpose
+    with pytest.raises(DefinitionError, match=r"on_outcome .*told_nothing' cannot take one argument .*; give it one"):
+        agent.on_outcome(told_nothing)  # type: ignore[type-var]  # wrong on purpose
