@@ -34,8 +34,8 @@ class Presuming:
         self._wary_until_ms = 0
 
     def is_new(self, envelope: Envelope, known: Known, delivery: Delivery | None, now_ms: int) -> bool:
-        """Asked once a message: whether this message is presumably the first that its saga has for this service: it is for one step with one in-edge, and no
-        other record here can have to do with it."""
+        """Asked once a message: whether this is presumably the first that its saga has for this service. It is for one step with one
+        in-edge, and no other record here can have to do with it."""
         if delivery is None or delivery.attempt > 1 or delivery.redelivered or now_ms < self._wary_until_ms:
             return False
         if envelope.kind is not MessageKind.DONE or envelope.reannounced or envelope.origin == self._service:
