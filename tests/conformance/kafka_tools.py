@@ -57,9 +57,9 @@ class KafkaTools:
         self._server.stop()
         await started(self._server)
 
-    async def drop_topics(self) -> None:
+    async def drop_topics(self, only: str = "") -> None:
         async with self._admin() as client:
-            topics = await self._topics(client)
+            topics = [topic for topic in await self._topics(client) if only in ("", topic)]
             if topics:
                 await client.delete_topics(topics)
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from saga_choreo import SagaState
 
-__all__ = ["Effect", "Verdict", "judge"]
+__all__ = ["MAY_BE_CANCELLED", "Effect", "Verdict", "judge"]
 
+# Instead of the step that refuses: somebody asks for this saga to be undone, at a moment at which it may be too late for that.
+MAY_BE_CANCELLED = "?"
 _STEPS = ("reserve-stock", "charge-payment", "book-shipment", "confirm-order")
 
 
@@ -47,7 +49,9 @@ def judge(refused_at: Mapping[str, str], states: Mapping[str, SagaState | None],
         done = {name for name in _STEPS if counts[saga, name, "do"]}
         if state is None:
             verdict.lost += 1
-        elif step:
+        elif step == MAY_BE_CANCELLED and state is SagaState.CANCELLED:
+            _judge_cancelled(verdict, saga, done, undone[saga])
+        elif step and step != MAY_BE_CANCELLED:
             _judge_refused(verdict, saga, step, state, done, undone[saga])
         elif state is not SagaState.COMPLETED or undone[saga]:
             verdict.violations.append(f"saga {saga} was to complete and is {state}, undone: {sorted(undone[saga])}")
@@ -66,3 +70,12 @@ def _judge_refused(verdict: Verdict, saga: str, step: str, state: SagaState, don
     times = [undone[name] for name in reversed(before)]
     if times != sorted(times):
         verdict.violations.append(f"saga {saga} was not undone in reverse order")
+
+
+def _judge_cancelled(verdict: Verdict, saga: str, done: set[str], undone: Mapping[str, int]) -> None:
+    before = _STEPS[: len(done)]
+    times = [undone[name] for name in reversed(before) if name in undone]
+    if done != set(before) or set(undone) != done or times != sorted(times):
+        verdict.violations.append(
+            f"saga {saga} was cancelled; done: {sorted(done)}, undone: {sorted(undone)}, in reverse order or not"
+        )
