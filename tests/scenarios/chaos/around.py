@@ -36,7 +36,9 @@ class Boundaries:
     def passes(self) -> None:
         self._passed += 1
         if self._count_in:
-            Path(self._count_in).write_text(str(self._passed))
+            # Whoever reads it meanwhile sees the old number or the new one.
+            Path(f"{self._count_in}.new").write_text(str(self._passed))
+            Path(f"{self._count_in}.new").replace(self._count_in)
         if self._passed == self._dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._passed == self._stops_at:

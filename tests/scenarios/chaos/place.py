@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from saga_choreo.errors import SagaError, WaitTimeout
 from saga_choreo.runtime.plugins import make_store
 from saga_choreo.testing.broker_harness import ServerControl
 from saga_choreo.testing.postgres_server import PostgresServer
-from tests.scenarios.chaos.judge import MAY_BE_CANCELLED, Effect, Verdict, judge
+from tests.scenarios.chaos.judge import MAY_BE_UNDONE, Effect, Verdict, judge
 from tests.scenarios.chaos.services import DECLARE, LEDGER, agent_of
 
 __all__ = ["Place", "Process", "until"]
@@ -66,6 +67,12 @@ class Process:
         """By SIGSTOP."""
         return Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
+    @property
+    def is_up(self) -> bool:
+        """It has a handler for SIGTERM."""
+        (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{self.child.pid}/status").read_text())
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
     def kill(self) -> None:
         self.child.kill()
         self.child.wait()
@@ -83,7 +90,7 @@ class Place:
     plain_stores: dict[str, str]
     broker_server: ServerControl | None = None
     database: PostgresServer | None = None
-    # By saga: the step that is to refuse it, or that it may be cancelled.
+    # By saga: the step that is to refuse it, or that it may be undone for another reason.
     started: dict[str, str] = field(default_factory=dict[str, str])
     running: list[Process] = field(default_factory=list[Process])
     random: random.Random = field(default_factory=random.Random)
@@ -156,27 +163,24 @@ class Place:
         await self._client.ready(60.0)
 
     @asynccontextmanager
-    async def under_load(self, sagas: int) -> AsyncGenerator[asyncio.Task[None]]:
+    async def under_load(self, sagas: int) -> AsyncGenerator[asyncio.Task[list[SagaHandle]]]:
         """Sagas are started while the block runs; at its end all are."""
         async with asyncio.TaskGroup() as group:
             task = group.create_task(self.start(sagas))
             await asyncio.sleep(0.3)
             yield task
 
-    async def start(self, sagas: int) -> None:
-        """Every fifth is refused by the last but one step, every seventh by the one before."""
+    async def start(self, sagas: int, *, may_be_undone: bool = False) -> list[SagaHandle]:
+        """Every fifth is refused by the last but one step, every seventh by the one before; or none of them."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def one() -> None:
+        async def one() -> SagaHandle:
             number = next(self._numbers)
             step = "book-shipment" if number % 5 == 4 else "charge-payment" if number % 7 == 6 else ""
             async with gate:
-                await self._start_one(number, step)
+                return await self._start_one(number, MAY_BE_UNDONE if may_be_undone else step)
 
-        await asyncio.gather(*(one() for _ in range(sagas)))
-
-    async def start_to_be_cancelled(self) -> SagaHandle:
-        return await self._start_one(next(self._numbers), MAY_BE_CANCELLED)
+        return await asyncio.gather(*(one() for _ in range(sagas)))
 
     async def _start_one(self, number: int, step: str) -> SagaHandle:
         """The key makes it safe to try again."""
