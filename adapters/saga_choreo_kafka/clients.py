@@ -81,6 +81,12 @@ class Pace:
         self._next = 0.0
         self._changed = asyncio.Event()
         self.closing = False
+        self.losses = 0
+
+    @property
+    def is_well(self) -> bool:
+        """The last attempt at a connection worked, and no connection has ended since."""
+        return self._failed == 0
 
     async def turn(self) -> bool:
         """Wait for one's turn. False when there is nothing to connect for any more."""
@@ -112,6 +118,7 @@ class Pace:
             self.lost()
 
     def lost(self) -> None:
+        self.losses += self._failed == 0
         self._failed += 1
         self._next = asyncio.get_running_loop().time() + self._delay()
 

@@ -7,7 +7,16 @@ Everything of `model` that an adapter touches is re-exported, so that an adapter
 from saga_choreo.model.envelope import Channel, ChannelKind
 from saga_choreo.model.record import ORIGIN, Failure, Record, RecordKey, Resolution, Row, pack_payloads, unpack_payloads
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
-from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports.broker import (
+    Broker,
+    BrokerFeatures,
+    Connection,
+    Delivery,
+    Notice,
+    Outgoing,
+    TellsOfConnection,
+    Topology,
+)
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
 from saga_choreo.ports.letters import (
@@ -59,6 +68,7 @@ __all__ = [
     "ChannelKind",
     "Clock",
     "Column",
+    "Connection",
     "Delivery",
     "Epoch",
     "Failure",
@@ -87,6 +97,7 @@ __all__ = [
     "Store",
     "StoreFeatures",
     "TellsOfCommit",
+    "TellsOfConnection",
     "StoreState",
     "Topology",
     "Transaction",
