@@ -12,6 +12,7 @@ from pathlib import Path
 from saga_choreo import SagaHandle
 from saga_choreo.errors import Refused
 from tests.scenarios.chaos.place import Place, Process, until
+from tests.scenarios.chaos.tools import tools_of
 
 __all__ = [
     "agents_killed",
@@ -219,6 +220,9 @@ async def deliveries_given_up(place: Place, sagas: int) -> int:
             place.replace("payment")
             place.replace("shipping")
             await asyncio.sleep(place.random.uniform(1.0, 2.0))
+    put_aside = tools_of(place).put_aside
+    assert put_aside is not None
+    assert await put_aside(), "the broker gave nothing up"
     return 6
 
 

@@ -59,7 +59,7 @@ class _Bounded:
         found = getattr(self._real, name)
         if name == "transaction":
             return lambda: self._inside(found())
-        if not iscoroutinefunction(found) or name in ("receive", "open", "close", "notify"):
+        if not iscoroutinefunction(found) or name in ("receive", "close"):
             return found
 
         async def bounded(*arguments: Any, **named: Any) -> Any:

@@ -24,6 +24,7 @@ class Tools:
     drop_letters: Callable[[], Awaitable[None]]
     purge: Callable[[], Awaitable[None]]
     blocked: Callable[[], AbstractAsyncContextManager[object]]
+    put_aside: Callable[[], Awaitable[list[bytes]]] | None = None
 
 
 def tools_of(place: Place) -> Tools:
@@ -46,6 +47,7 @@ def tools_of(place: Place) -> Tools:
             drop_letters=lambda: rabbitmq_tools.drop_queue(rabbit, f"{prefix}.dlq"),
             purge=lambda: rabbitmq_tools.purge(rabbit, prefix),
             blocked=lambda: rabbitmq_tools.blocked(rabbit),
+            put_aside=lambda: rabbitmq_tools.put_aside(rabbit, prefix),
         )
     assert place.broker == "kafka"
     kafka = kafka_tools.KafkaTools(cast(KafkaServer, server), prefix)
