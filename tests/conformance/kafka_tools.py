@@ -185,6 +185,9 @@ class _Guarded:
         self._certificate = certificate
         await self._begin_again()
 
+    async def put_out(self) -> None:
+        """Each change does."""
+
     async def _begin_again(self) -> None:
         self.server.stop()
         self.server.settings = self._settings()

@@ -103,6 +103,9 @@ class _Guarded:
         self._certificate = certificate
         await self._read_again()
 
+    async def put_out(self) -> None:
+        self.server.restart()
+
     async def _read_again(self) -> None:
         log = self.server.log
         before = log.read_text(errors="replace").count("Reloaded server configuration")

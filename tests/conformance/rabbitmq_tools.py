@@ -131,6 +131,9 @@ class Guarded:
         self._put(certificate)
         await asyncio.to_thread(self.server.ctl, "eval", "ssl:clear_pem_cache().")
 
+    async def put_out(self) -> None:
+        await disconnect(self.server)
+
 
 @dataclass
 class Place:
