@@ -47,7 +47,7 @@ __all__ = [
 
 # Generous: a loaded two-core machine must not fail a correct adapter. A behaviour that hangs is a failed one.
 WITHIN_S = 20.0
-_BEHAVIOUR_S = 90.0
+_BEHAVIOUR_S = 180.0
 _TOOLS = BrokerTools.names()
 _KNOWN_EVENTS = ("order.created", "order.changed", "order.closed", "order.other", "order.unread", "stock.reserved")
 # One thread that lasts: a server dies with the thread that started it.
