@@ -13,8 +13,8 @@ BIN := .venv/bin
 PYTHON ?=
 COVERAGE_MIN := 90
 PYTEST_ARGS ?=
-# A file's tests stay together, since they share a server. Say PARALLEL= to run one after the other.
-PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# Tests that share a server stay together (tests/conftest.py). Say PARALLEL= to run one after the other.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 STATIC_CHECKS := check-format check-lint check-mypy check-pyright check-imports
 # make 3.81 (macOS) cannot keep the output of parallel jobs apart.

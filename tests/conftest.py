@@ -26,6 +26,15 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("here")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run on one worker, since they share a server; those of several brokers or adapters on one each."""
+    for item in items:
+        params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+        of = params.get("adapter", params.get("broker", ""))
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{of if isinstance(of, str) else ''}"))
+
+
 def missing(server: str, reason: str) -> None:
     """A test that cannot have its server says so; where servers are required, as in the gate, that is a failure."""
     if server in os.environ.get("SAGA_REQUIRE_SERVERS", "").split(","):

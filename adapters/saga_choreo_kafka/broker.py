@@ -14,7 +14,18 @@ from functools import partial
 from typing import Any, TypeVar
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Difference, Notice, Outgoing, Planned, Topology
+from saga_choreo.ports import (
+    BrokerFeatures,
+    Channel,
+    ChannelKind,
+    Connection,
+    Delivery,
+    Difference,
+    Notice,
+    Outgoing,
+    Planned,
+    Topology,
+)
 from saga_choreo_kafka import planning
 from saga_choreo_kafka import topology as channels
 from saga_choreo_kafka.bare import KafkaError
@@ -56,6 +67,14 @@ class KafkaBroker:
     @property
     def features(self) -> BrokerFeatures:
         return BrokerFeatures(name="kafka", balances_backlog=False, refuses_when_full=False, keeps_read=True)
+
+    @property
+    def connection(self) -> Connection:
+        """Of all clients that this object is made of."""
+        pace, publisher = self._pace, self._publisher
+        if pace is None or publisher is None:
+            return Connection(is_up=False)
+        return Connection(pace.is_well and publisher.up.is_set(), pace.losses)
 
     async def open(self, topology: Topology) -> None:
         """Raises BrokerUnavailable within `open_timeout` (8 s), ConfigurationError for missing topics or refused credentials. The

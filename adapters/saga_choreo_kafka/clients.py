@@ -41,6 +41,7 @@ __all__ = [
     "make_consumer",
     "make_producer",
     "probe",
+    "start_consumer",
 ]
 
 # The first attempt comes soon (a server that merely restarted), the later ones at 1.6 s on average: below one a second.
@@ -50,6 +51,9 @@ _RETRY_S = 1.6
 _METADATA_PAUSE_S = 0.1
 _METADATA_AGE_S = 10.0
 _STOP_S = 2.0
+# While what was fetched of some partitions is not taken yet, a fetch leaves these out, and waits `fetch_max_wait_ms` for the others,
+# which are often idle: all that has come to the first ones meanwhile waits with it. aiokafka takes 0.1 s for slow.
+_TAKEN_S = 0.5
 # The clients of one broker object come back one after the other: only the first of them waits.
 _SETTLED_S = 2.0
 _REFUSED = (
@@ -81,6 +85,12 @@ class Pace:
         self._next = 0.0
         self._changed = asyncio.Event()
         self.closing = False
+        self.losses = 0
+
+    @property
+    def is_well(self) -> bool:
+        """The last attempt at a connection worked, and no connection has ended since."""
+        return self._failed == 0
 
     async def turn(self) -> bool:
         """Wait for one's turn. False when there is nothing to connect for any more."""
@@ -112,6 +122,7 @@ class Pace:
             self.lost()
 
     def lost(self) -> None:
+        self.losses += self._failed == 0
         self._failed += 1
         self._next = asyncio.get_running_loop().time() + self._delay()
 
@@ -251,6 +262,12 @@ def make_consumer(
     )
     _tame(consumer._client, pace, on_metadata)
     return consumer
+
+
+async def start_consumer(consumer: Any) -> None:
+    """What it fetches with is made when it starts, from settings that its constructor does not take."""
+    await consumer.start()
+    consumer._fetcher._prefetch_backoff = _TAKEN_S
 
 
 def make_admin(options: Options, name: str, pace: Pace | None = None) -> Any:

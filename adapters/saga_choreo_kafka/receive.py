@@ -1,10 +1,11 @@
 """Consuming: one member of the service's group, its messages held in memory until they are done.
 
 Kafka knows no acknowledgement of a single message and no delay, so both live here: what is overdue or was handed back is delivered again
-from memory, while the partition's committed offset stays below it. Nobody sleeps and nobody is blocked; a partition that holds too much
-is paused. Before a rebalance takes partitions away, what is in flight may finish, and what is done is committed; what is kept over the
-rebalance goes on where it was. Members are dynamic: an agent that ends leaves the group, so others take over at once, not after a
-session; and each start is a new incarnation anyway.
+from memory, while the partition's committed offset stays below it. Nobody sleeps and nobody is blocked: a partition that holds too much
+is asked for nothing more, and what aiokafka has fetched of it waits there (of a paused partition it is thrown away, to be fetched again).
+Before a rebalance takes partitions away, what is in flight may finish, and what is done is committed; what is kept over the rebalance
+goes on where it was. Members are dynamic: an agent that ends leaves the group, so others take over at once, not after a session; and
+each start is a new incarnation anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from saga_choreo.ports import Delivery
 from saga_choreo_kafka.bare import ConsumerRebalanceListener, KafkaError, OffsetAndMetadata, TopicPartition
-from saga_choreo_kafka.clients import Pace, committed_offsets, discard, make_consumer
+from saga_choreo_kafka.clients import Pace, committed_offsets, discard, make_consumer, start_consumer
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
 from saga_choreo_kafka.window import Held, Window
@@ -58,8 +59,9 @@ class Receiver:
         self._consumer: Any = None
         self._windows: dict[TopicPartition, Window] = {}
         self._ready: deque[Held] = deque()
-        # (when, number, held): back in line at that time, unless its number is another one by then.
+        # (when, number, held): back in line at that time, unless its number is another one by then. Handed out ones all wait equally long.
         self._later: list[tuple[float, int, Held]] = []
+        self._handed: deque[tuple[float, int, Held]] = deque()
         self._number = 0
         self._one_at_a_time = asyncio.Lock()
         self._waiter: asyncio.Future[None] | None = None
@@ -101,16 +103,22 @@ class Receiver:
         self._consumer, self._broken = consumer, None
         self._received_at = asyncio.get_running_loop().time()
         consumer.subscribe(self.topics, listener=_Listener(self))
-        await consumer.start()
+        await start_consumer(consumer)
         self.joined.set()
         committing = asyncio.ensure_future(self._keep_committing())
         try:
             while not self._has_resigned and not committing.done() and self._broken is None:
                 room = self._options.prefetch - self._held
-                if room <= 0:
+                roomy = [partition for partition, window in self._windows.items() if len(window.held) < self._most]
+                is_one_full = len(roomy) < len(self._windows)
+                if room <= 0 or (is_one_full and not roomy):
                     await self._change(_POLL_S)
                     continue
-                found = await consumer.getmany(timeout_ms=int(_POLL_S * 1000), max_records=min(room, self._most))
+                found = await consumer.getmany(
+                    *(roomy if is_one_full else ()),
+                    timeout_ms=int(1000 * (_TICK_S if is_one_full else _POLL_S)),
+                    max_records=min(room, self._most),
+                )
                 for partition, records in found.items():
                     await self._take(partition, records)
             if self._broken is not None:
@@ -178,8 +186,6 @@ class Receiver:
             window = self._windows.get(partition)
             if window is not None and window.agrees_with(committed):
                 consumer.seek(partition, window.position)
-                if window.paused:
-                    consumer.pause(partition)
                 continue
             self._forget([partition])
             self._windows[partition] = Window.taken_over(committed, mark)
@@ -220,11 +226,10 @@ class Receiver:
                 "%d offsets of partition %s of %r are gone: purged, or kept too short for this reader",
                 first - window.position, partition.partition, partition.topic,
             )  # fmt: skip
-        fresh = [window.hold(record.offset, self._delivery(partition, record, window)) for record in records]
+        fresh = [window.hold(record.offset, record) for record in records]
         await self._mark(partition, window)
         if window.live:
             self._ready.extend(fresh)
-            self._pause_if_full(partition, window)
         if len(self._ready) >= self._wanted:
             self._wake()
 
@@ -235,28 +240,6 @@ class Receiver:
         window.marked, window.handed = True, window.position
         with contextlib.suppress(OSError, TimeoutError, KafkaError):
             await self._commit([partition], marks=True)
-
-    def _delivery(self, partition: TopicPartition, record: Any, window: Window) -> Delivery:
-        tries = window.tries_before(record.offset) + 1
-        return Delivery(
-            channel=self._names.channel(partition.topic),
-            headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
-            body=record.value or b"",
-            redelivered=tries > 1,
-            attempt=tries,
-        )
-
-    def _pause_if_full(self, partition: TopicPartition, window: Window) -> None:
-        if not window.paused and len(window.held) >= self._most:
-            window.paused = True
-            self._consumer.pause(partition)
-
-    def _resume(self) -> None:
-        for partition, window in self._windows.items():
-            if window.paused and len(window.held) <= self._most // 2:
-                window.paused = False
-                with contextlib.suppress(KafkaError):
-                    self._consumer.resume(partition)
 
     # --- messages go out
 
@@ -292,14 +275,20 @@ class Receiver:
         """Messages whose time has come get back in line. During a rebalance nothing goes out that may soon be another's."""
         now = asyncio.get_running_loop().time()
         while self._later and self._later[0][0] <= now:
-            _, number, held = heapq.heappop(self._later)
-            if held.number == number and held.is_open:
-                held.out = False
-                self._ready.append(held)
+            self._back_in_line(*heapq.heappop(self._later)[1:])
+        # What is done leaves the line from the front, so that it holds no more than what is not.
+        while self._handed and (self._handed[0][0] <= now or not self._handed[0][2].is_open):
+            self._back_in_line(*self._handed.popleft()[1:])
         return bool(self._ready) and not self._is_rebalancing
 
+    def _back_in_line(self, number: int, held: Held) -> None:
+        if held.number == number and held.is_open:
+            held.out = False
+            self._ready.append(held)
+
     def _until_due(self, now: float) -> float:
-        return min(max(self._later[0][0] - now, 0.001), _POLL_S) if self._later else _POLL_S
+        due = min((line[0][0] for line in (self._later, self._handed) if line), default=now + _POLL_S)
+        return min(max(due - now, 0.001), _POLL_S)
 
     def _hand_out(self, max_messages: int, now: float) -> list[Delivery]:
         batch: list[Delivery] = []
@@ -310,10 +299,21 @@ class Receiver:
             held.tries += 1
             held.out = True
             held.window.handed = max(held.window.handed, held.offset + 1)
-            self._put_off(held, now + self._options.ack_wait)
-            known = held.delivery
-            batch.append(Delivery(known.channel, known.headers, known.body, held.tries > 1, held.tries, held))
+            self._number = held.number = self._number + 1
+            self._handed.append((now + self._options.ack_wait, held.number, held))
+            batch.append(self._delivery(held))
         return batch
+
+    def _delivery(self, held: Held) -> Delivery:
+        record = held.record
+        return Delivery(
+            channel=self._names.channel(record.topic),
+            headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
+            body=record.value or b"",
+            redelivered=held.tries > 1,
+            attempt=held.tries,
+            token=held,
+        )
 
     def _put_off(self, held: Held, until: float) -> None:
         self._number = held.number = self._number + 1
@@ -324,7 +324,6 @@ class Receiver:
             held: Held = delivery.token
             held.window.settle(held)
             held.out = False
-        self._resume()
         self._moved.set()
 
     def release(self, deliveries: Sequence[Delivery], delay_s: float) -> None:

@@ -9,19 +9,18 @@ been handed out, and by how many owners in a row without that region getting don
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from saga_choreo.ports import Delivery
+from typing import Any
 
 __all__ = ["Held", "Window", "read_mark"]
 
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One message that is not done. `out` while somebody works on it; `tries` counts deliveries; `number` is the receiver's."""
+    """One record that is not done. `out` while somebody works on it; `tries` counts deliveries; `number` is the receiver's."""
 
     window: Window
     offset: int
-    delivery: Delivery
+    record: Any
     tries: int
     out: bool = False
     number: int = 0
@@ -49,7 +48,6 @@ class Window:
     handed: int = 0
     live: bool = True
     marked: bool = False
-    paused: bool = False
     held: dict[int, Held] = field(default_factory=dict[int, Held])
 
     @classmethod
@@ -63,9 +61,9 @@ class Window:
     def tries_before(self, offset: int) -> int:
         return self.owners if offset < self.region_end else 0
 
-    def hold(self, offset: int, delivery: Delivery) -> Held:
+    def hold(self, offset: int, record: Any) -> Held:
         """Offsets come in ascending order, so the first one held is the lowest."""
-        held = self.held[offset] = Held(self, offset, delivery, self.tries_before(offset))
+        held = self.held[offset] = Held(self, offset, record, self.tries_before(offset))
         self.position = offset + 1
         return held
 
@@ -74,6 +72,7 @@ class Window:
         if not held.is_open:
             return False
         del self.held[held.offset]
+        held.record = None  # whoever still has it in a line need not keep it in memory
         return True
 
     @property

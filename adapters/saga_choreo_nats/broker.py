@@ -17,7 +17,18 @@ from typing import Any
 from nats import errors as nats_errors
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import BrokerFeatures, Channel, ChannelKind, Delivery, Difference, Notice, Outgoing, Planned, Topology
+from saga_choreo.ports import (
+    BrokerFeatures,
+    Channel,
+    ChannelKind,
+    Connection,
+    Delivery,
+    Difference,
+    Notice,
+    Outgoing,
+    Planned,
+    Topology,
+)
 from saga_choreo_nats import planning
 from saga_choreo_nats import topology as channels
 from saga_choreo_nats.ending import end
@@ -56,6 +67,10 @@ class NatsBroker:
     @property
     def features(self) -> BrokerFeatures:
         return BrokerFeatures(name="nats")
+
+    @property
+    def connection(self) -> Connection:
+        return Connection(self._link.up.is_set(), self._link.losses)
 
     async def open(self, topology: Topology) -> None:
         """Raises BrokerUnavailable within `open_timeout` (8 s), ConfigurationError for missing channels or refused credentials."""

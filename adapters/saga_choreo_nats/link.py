@@ -79,6 +79,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self.client: Any = None
         self.up = asyncio.Event()
+        self.losses = 0
         # Set by whoever notices that a stream or durable is missing.
         self.damaged = asyncio.Event()
         # Called when the connection is lost, by whoever waits for something on the old client.
@@ -201,6 +202,7 @@ class Link:
         while True:
             reason = await self._until_dead()
             self.up.clear()
+            self.losses += 1
             client, self.client = self.client, None
             _log.warning("connection to NATS at %s lost (%s); reconnecting", self._options.shown, reason)
             self._on_down(reason)

@@ -20,6 +20,8 @@ _CONFLICTS = ("40", "55P03")
 # Connection lost, resources (disk, memory, connections) used up, a standby, a shutdown, a crash, an I/O error.
 _OUTAGES = ("08", "53", "57P", "58", "25006", "40003", "XX001")
 _TOO_LONG = ("25P03", "25P04")
+# An unknown setting, a wrong value of one.
+_OPTION = ("42704", "22023")
 _REFUSED = ("28", "3D", "42501", "0P")
 
 
@@ -56,6 +58,16 @@ def translated(error: BaseException, where: str, doing: str) -> SagaError:
         return SagaError(
             f"a statement had failed in this transaction at {where!r} and its error was swallowed, so PostgreSQL refuses what "
             f"follows ({said}, while {doing}); let the error pass, or put the statement in a savepoint of its own"
+        )
+    if state in _OPTION and doing == "connecting":
+        return ConfigurationError(
+            f"an option in the URL of PostgreSQL at {where!r} is no setting of the server, or has a wrong value ({said}, while {doing}); "
+            "correct it: what is none of ours is passed on"
+        )
+    if state == "3F000":
+        return ConfigurationError(
+            f"there is no schema for the saga tables at {where!r} ({said}, while {doing}); correct search_path in the store's URL, or "
+            "make the schema"
         )
     if state.startswith(_REFUSED):
         return ConfigurationError(

@@ -65,6 +65,7 @@ class PostgresUpkeep:
             name="postgresql",
             version=version,
             wanted=schema.SCHEMA_VERSION,
+            oldest=schema.oldest_version(),
             works=version == schema.SCHEMA_VERSION or (version > schema.SCHEMA_VERSION >= oldest > 0),
             pending=schema.names_after(version),
             settings=settings,

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import BrokerFeatures, Delivery, Difference, Notice, Outgoing, Planned, Topology
+from saga_choreo.ports import BrokerFeatures, Connection, Delivery, Difference, Notice, Outgoing, Planned, Topology
 from saga_choreo_rabbitmq import planning
 from saga_choreo_rabbitmq import topology as channels
 from saga_choreo_rabbitmq.errors import Closed, WireError
@@ -51,6 +51,12 @@ class RabbitMqBroker:
     @property
     def features(self) -> BrokerFeatures:
         return BrokerFeatures(name="rabbitmq", reports_unread=True, bounds_deliveries=True)
+
+    @property
+    def connection(self) -> Connection:
+        """Both connections; they are often lost together, and then counted once."""
+        links = (self._consuming, self._publishing)
+        return Connection(all(link.up.is_set() for link in links), max(link.losses for link in links))
 
     async def open(self, topology: Topology) -> None:
         """Raises BrokerUnavailable within `open_timeout` (8 s), ConfigurationError for missing queues or refused credentials."""

@@ -54,6 +54,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self.wire: Wire | None = None
         self.up = asyncio.Event()
+        self.losses = 0
 
     def need(self) -> Wire:
         """The connection, or BrokerUnavailable while it is down."""
@@ -147,6 +148,7 @@ class Link:
             since = loop.time()
             reason = str(await self._lost)
             self.up.clear()
+            self.losses += 1
             self.wire = None
             _log.warning("%s connection to RabbitMQ at %s lost (%s); reconnecting", self._purpose, self._options.shown, reason)
             self._on_down(reason)

@@ -48,6 +48,7 @@ class SqliteUpkeep:
             name="sqlite",
             version=version,
             wanted=schema.SCHEMA_VERSION,
+            oldest=schema.OLDEST_VERSION,
             works=version == schema.SCHEMA_VERSION or (version > schema.SCHEMA_VERSION >= oldest > 0),
             pending=pending,
             settings=settings,

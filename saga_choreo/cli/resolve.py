@@ -11,7 +11,7 @@ from saga_choreo.cli.parked import step_row
 from saga_choreo.cli.reading import find_saga, with_store
 from saga_choreo.errors import Refused
 from saga_choreo.model.event import Event, EventRef
-from saga_choreo.runtime.commands import resolve
+from saga_choreo.runtime.commands import rehearse, resolve
 from saga_choreo.runtime.parked import ParkedStep, Published, find_step, parked_of
 from saga_choreo.runtime.plugins import WholeStore
 
@@ -36,8 +36,10 @@ def say(store_url: str | None, out: Output, saga: str, step: str, word: Word, co
 
     async def work(store: WholeStore) -> list[Row]:
         records = await find_saga(store, saga)
-        found = parked_of(*await find_step(store, records[0].saga_id, step))
+        record, plan_of_saga = await find_step(store, records[0].saga_id, step)
+        found = parked_of(record, plan_of_saga)
         _check(found, word)
+        rehearse(record, plan_of_saga, word.verb, word.operator, word.reason, events)
         shown = word.verb.replace("_", "-")
         plan = [f"{found.saga_id}  {found.key}  {found.step}  {found.state}, parked after {found.attempt} attempts: {found.error}"]
         if not confirm(f"{shown} as {word.operator} ({word.reason})", plan, consent, quiet=is_read_by_program):

@@ -46,16 +46,25 @@ def migrate_store(url: str | None, out: Output, *, dry_run: bool) -> None:
     before, after = asyncio.run(run())
     if out.format == "json":
         shown = {"from": before.version, "version": after.version, "wanted": after.wanted, "pending": list(after.pending)}
+        shown["shuts_out_older"] = _shuts_out(before)
         emit_json({"schema": schema("store-migration"), "dry_run": dry_run, **shown, "done": list(_done(before, after))})
         return
     click.echo(f"version {before.version}, this saga-choreo works with {before.wanted}")
     for name in before.pending if dry_run else _done(before, after):
         click.echo(f"{'would run' if dry_run else 'done'}: {name}")
+    if dry_run and _shuts_out(before):
+        click.echo(
+            f"afterwards a release that knows version {before.version} only is refused when it starts; stop such agents first, or soon"
+        )
     mended = [detail for _, _, detail in before.findings if not dry_run and detail not in {one[2] for one in after.findings}]
     for detail in mended:
         click.echo(f"put right: {detail}")
     if not (before.pending or mended):
         click.echo("nothing to do")
+
+
+def _shuts_out(state: StoreState) -> bool:
+    return 0 < state.version < state.oldest
 
 
 def _done(before: StoreState, after: StoreState) -> tuple[str, ...]:

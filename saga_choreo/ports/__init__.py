@@ -18,7 +18,16 @@ from saga_choreo.model.record import (
     unpack_payloads,
 )
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
-from saga_choreo.ports.broker import Broker, BrokerFeatures, Delivery, Notice, Outgoing, Topology
+from saga_choreo.ports.broker import (
+    Broker,
+    BrokerFeatures,
+    Connection,
+    Delivery,
+    Notice,
+    Outgoing,
+    TellsOfConnection,
+    Topology,
+)
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
 from saga_choreo.ports.letters import (
@@ -72,6 +81,7 @@ __all__ = [
     "Clock",
     "Column",
     "Completion",
+    "Connection",
     "Delivery",
     "Epoch",
     "Failure",
@@ -100,6 +110,7 @@ __all__ = [
     "Store",
     "StoreFeatures",
     "TellsOfCommit",
+    "TellsOfConnection",
     "StoreState",
     "Topology",
     "Transaction",

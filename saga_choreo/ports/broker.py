@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from saga_choreo.model.envelope import Channel
 
-__all__ = ["Broker", "BrokerFeatures", "Delivery", "Notice", "Outgoing", "Topology"]
+__all__ = ["Broker", "BrokerFeatures", "Connection", "Delivery", "Notice", "Outgoing", "TellsOfConnection", "Topology"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,3 +145,19 @@ class Broker(Protocol):
     async def close(self) -> None:
         """Hand back what is unacknowledged and disconnect. Idempotent."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a broker's connection is. `losses` counts how often it was lost since the broker was opened."""
+
+    is_up: bool
+    losses: int = 0
+
+
+@runtime_checkable
+class TellsOfConnection(Protocol):
+    """A broker with a server behind it says from memory whether it is connected, for health and readiness."""
+
+    @property
+    def connection(self) -> Connection: ...

@@ -26,15 +26,17 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreState:
-    """`version` is that of the tables (0: there are none), `wanted` what this code makes of them by the migrations in `pending`.
-    `works`: this code can work with them as they are. `settings` decide about durability, as read back; `unsafe` are those of them
-    with which a crash may undo what was confirmed. `identity` is empty while there are no tables. `findings`: what else somebody
-    should look at, as (code, service, what it is about)."""
+    """`version` is that of the tables (0: there are none), `wanted` what this code makes of them by the migrations in `pending`; a
+    release that knows no version from `oldest` on is refused once those have run. `works`: this code can work with them as they
+    are. `settings` decide about durability, as read back; `unsafe` are those of them with which a crash may undo what was
+    confirmed. `identity` is empty while there are no tables. `findings`: what else somebody should look at, as (code, service, what
+    it is about)."""
 
     name: str
     version: int
     wanted: int
     works: bool
+    oldest: int = 1
     pending: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     unsafe: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -125,6 +125,7 @@ class Agent(StepDecorators):
         """Start a saga from each plain event that a service without an agent publishes on the channel of this start event: a JSON
         object, with or without CloudEvents headers. `key` makes its business key: an event that comes twice starts one saga. One that
         does not fit, or has the key of another, is quarantined; `choreography` is as for `start_saga`."""
+        self._declarations.check_open("starts_on")
         self._plain.append(PlainStart(event, key, choreography))
 
     @property
@@ -158,10 +159,10 @@ class Agent(StepDecorators):
     def freeze(self) -> Catalog:
         """Check everything that is declared and bind handlers to steps. Raises DefinitionError with all faults at once."""
         if self._part is None:
-            self._part = freeze(self._declarations, self._sagas, self._release, own_transactions=self._tx is not None)
-            self._declarations.is_closed = True
-            check_plain(self._part, self._plain)
-            self._part.plain = self.plain_events
+            part = freeze(self._declarations, self._sagas, self._release, own_transactions=self._tx is not None)
+            check_plain(part, self._plain)
+            part.plain = self.plain_events
+            self._part, self._declarations.is_closed = part, True
         plans = [plan_of(form) for form in self._part.shared]
         fits = [self._part.fit(plan.choreography) for plan in plans]
         return Catalog(

@@ -45,8 +45,9 @@ async def check_store(store: WholeStore, *, now_ms: int, late_ms: int, limit: in
     rows of (saga id, step, 'do' or 'undo'). A record that changes meanwhile is looked at a second time before it is named."""
     plans = _plans(await store.definitions())
     locks = {} if not isinstance(store, Upkeep) else {(one.service, one.name): one.saga_id for one in await store.locks(_LOCKS_MAX)}
-    known = Judged(plans=plans, now_ms=now_ms, late_ms=late_ms, locks=locks)
     groups, further = await _sagas(store, limit)
+    services = frozenset(record.service for group in groups for record in group)
+    known = Judged(plans=plans, now_ms=now_ms, late_ms=late_ms, locks=locks, services=services)
     found: list[Contradiction] = []
     for group in groups:
         if judge_saga(group, known):

@@ -9,7 +9,9 @@ from uuid import UUID
 
 from saga_choreo.codec.notices import OPERATOR_BYTES_MAX, TEXT_BYTES_MAX, VERBS
 from saga_choreo.core.facts import CancelRequested, Fact, Refusal, Resolved
+from saga_choreo.core.graph import Plan
 from saga_choreo.core.resolutions import possible
+from saga_choreo.core.transitions import transition
 from saga_choreo.errors import Refused, SagaNotFound, StoreConflict
 from saga_choreo.model.event import Event
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
@@ -28,7 +30,7 @@ from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import plan_from
 
-__all__ = ["command", "request_cancel", "resolve"]
+__all__ = ["command", "rehearse", "request_cancel", "resolve"]
 
 _log = logging.getLogger("saga_choreo.commands")
 # Agents and other people write to the same records; a word that met one of their commits is said again.
@@ -119,18 +121,9 @@ async def resolve(
     Who said it, when and why is kept with the step.
     Of a payload is checked only that it is a JSON object. Raises Refused (with what is possible), SagaNotFound, ResultTooLarge.
     """
-    _check_words(verb, operator, reason)
     record, plan = await find_step(store, saga_id, step_name)
-    step = plan.step(record.step)
     events = event if isinstance(event, list) else [] if event is None else [event]
-    choice, changes = 0, _changes(verb)
-    if verb == "done" and verb in possible(record.row, step):
-        choice, results, undo_result = done_by_hand(record, step, plan, events)
-        undoing = record.row.state is State.COMPENSATING
-        changes |= {"undo_result": undo_result} if undoing else {"results": dict(results)}
-    elif events and verb != "done":
-        raise Refused(f"{verb!r} takes no event; only 'done' does")
-    fact = Resolved(verb, operator, choice)
+    fact, changes = _prepared(record, plan, verb, operator, reason, events)
     try:
         row = await command(store, record.service, saga_id, record.step, fact, reason, **changes)
     except Refused as refused:
@@ -138,6 +131,30 @@ async def resolve(
     ids = {"saga_id": str(saga_id), "step_id": step_name, "event": "step.resolved"}
     _log.warning("step %r: %r said %r: %s", step_name, operator, verb, reason, extra=ids)
     return row
+
+
+def rehearse(record: Record, plan: Plan, verb: str, operator: str, reason: str, events: Sequence[Event | Published]) -> None:
+    """Raise what `resolve` would raise now, before anybody is asked to confirm it. Nothing is changed."""
+    fact, _ = _prepared(record, plan, verb, operator, reason, events)
+    step = plan.step(record.step)
+    answer = transition(record.row, fact, step)
+    if isinstance(answer, Refusal):
+        raise Refused(f"step {step.name!r} of saga {str(record.saga_id)!r}: {answer.reason}")
+
+
+def _prepared(
+    record: Record, plan: Plan, verb: str, operator: str, reason: str, events: Sequence[Event | Published]
+) -> tuple[Resolved, dict[str, Any]]:
+    _check_words(verb, operator, reason)
+    step = plan.step(record.step)
+    choice, changes = 0, _changes(verb)
+    if verb == "done" and verb in possible(record.row, step):
+        choice, results, undo_result = done_by_hand(record, step, plan, events)
+        undoing = record.row.state is State.COMPENSATING
+        changes |= {"undo_result": undo_result} if undoing else {"results": dict(results)}
+    elif events and verb != "done":
+        raise Refused(f"{verb!r} takes no event; only 'done' does")
+    return Resolved(verb, operator, choice), changes
 
 
 def _check_words(verb: str, operator: str, reason: str) -> None:

@@ -1,8 +1,8 @@
 """What contradicts itself in a participant's store: records in, contradictions out. Pure.
 
 Two kinds of rules. What one commit writes together must agree at once: masks with states, a step with its neighbours in the same
-store, a record with its timer and its lock. What others have to do may take a while, and is named only once it has taken longer than
-`late_ms`: announcing, hearing the end, waking up.
+service, a record with its timer and its lock. What others have to do may take a while, and is named only once it has taken longer than
+`late_ms`: announcing, hearing what another service of the same store has published, hearing the end, waking up.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from saga_choreo.core.emissions import emissions
-from saga_choreo.core.facts import Refusal
 from saga_choreo.core.graph import Plan, StepPlan
-from saga_choreo.core.routing import facts_for
 from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_resolved
-from saga_choreo.core.transitions import transition
-from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, Row
+from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record
 from saga_choreo.model.states import Outcome, Parked, State
+from saga_choreo.runtime.hearing import ghosts, unheard
 
 __all__ = ["Contradiction", "Effect", "Judged", "judge_effects", "judge_keys", "judge_locks", "judge_saga"]
 
@@ -48,12 +45,14 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What a judgement needs beside the records. `plans` by definition; a lock maps (service, name) to the saga that holds it."""
+    """What a judgement needs beside the records. `plans` by definition; a lock maps (service, name) to the saga that holds it.
+    `services` are those that have records in this store."""
 
     plans: Mapping[str, Plan]
     now_ms: int
     late_ms: int
     locks: Mapping[tuple[str, str], UUID]
+    services: frozenset[str] = frozenset()
 
 
 def judge_saga(records: Sequence[Record], known: Judged) -> list[Contradiction]:
@@ -74,8 +73,7 @@ def judge_saga(records: Sequence[Record], known: Judged) -> list[Contradiction]:
         found += _of_row(record, step, plan)
         found += _of_timer(record, step, plan, known)
         found += _of_lock(record, plan, known)
-        if late:
-            found += _of_neighbours(record, step, plan, records)
+        found += _of_messages(record, step, plan, records, known, late=late)
         if late and record.definition in ended and record.row.outcome is Outcome.OPEN and record.step != ORIGIN:
             found.append(
                 _said(record, plan, "open_after_the_end", "the saga has ended at its origin, and the step has not heard of it")
@@ -154,20 +152,28 @@ def _of_lock(record: Record, plan: Plan, known: Judged) -> Iterable[Contradictio
             yield _said(record, plan, "lock_not_held", f"it believes to hold the lock {record.lock!r}, which {held} holds")
 
 
-def _of_neighbours(record: Record, step: StepPlan, plan: Plan, records: Sequence[Record]) -> Iterable[Contradiction]:
-    """What a record says to its own service is applied in the same commit: hearing it again must change nothing."""
-    if record.row.outcome is not Outcome.OPEN:
+def _of_messages(
+    record: Record, step: StepPlan, plan: Plan, records: Sequence[Record], known: Judged, *, late: bool
+) -> Iterable[Contradiction]:
+    """What a record says to its own service is applied in the same commit; what it says to others, once a message has come."""
+    for source in ghosts(record, step, plan, records, known.services):
+        yield _said(
+            record, plan, "ghost", f"it has heard that {_name(source, plan)!r} is done, and that step's record does not say so"
+        )
+    if not late or record.row.outcome is not Outcome.OPEN:
         return
-    mine = {other.step: other for other in records if (other.service, other.definition) == (record.service, record.definition)}
-    for message in emissions(record.row, step, plan):
-        for number, fact in facts_for(message, plan, record.service, is_origin=record.origin == record.service):
-            before = mine[number].row if number in mine else Row()
-            if number == ORIGIN and number not in mine:
-                continue
-            after = transition(before, fact, plan.step(number))
-            if not isinstance(after, Refusal) and after != before:
-                detail = f"{_name(number, plan)!r} of the same service does not know what it says ({message.kind.name.lower()})"
-                yield _said(record, plan, "neighbour", detail)
+    for number, message in unheard(record, step, plan, records, record.service):
+        detail = f"{_name(number, plan)!r} of the same service does not know what it says ({message.kind.name.lower()})"
+        yield _said(record, plan, "neighbour", detail)
+    if record.announced < record.version:
+        return
+    for service in sorted(known.services - {record.service}):
+        for number, message in unheard(record, step, plan, records, service):
+            detail = (
+                f"{_name(number, plan)!r} of service {service!r} has not applied what it has published ({message.kind.name.lower()}): "
+                "the message was lost, or no agent of that service runs"
+            )
+            yield _said(record, plan, "not_heard", detail)
 
 
 def judge_locks(locks: Mapping[tuple[str, str], UUID], holders: Mapping[UUID, Sequence[Record]]) -> list[Contradiction]:

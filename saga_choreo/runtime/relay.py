@@ -57,7 +57,7 @@ class Relay:
         self._rounds = asyncio.Semaphore(_ROUNDS_MAX)
         self._announcing = Announcing()
         self.refused = 0
-        self._unknown = 0
+        self.unconfirmed = 0
         self._skip = 0
         self._ahead: _Page | None = None
         self._is_busy = False
@@ -111,7 +111,7 @@ class Relay:
         """Once in five seconds at most: an outage is one story, not one line a message."""
         refused = sum(isinstance(one, PublishRefused) for one in failed)
         self.refused += refused
-        self._unknown += len(failed) - refused
+        self.unconfirmed += len(failed) - refused
         now = self._clock.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + 5.0
@@ -158,7 +158,7 @@ class Relay:
         found = page.found[: _SCAN_MAX - len(fresh)]
         lost = {record.record_key: record for record in (*found, *fresh) if not self._announcing.covers(record)}
         self._is_busy = len(found) + len(fresh) - len(lost) >= _BUSY_MIN
-        unknown = self._unknown
+        unconfirmed = self.unconfirmed
         if lost:
             async with asyncio.TaskGroup() as group:
                 if page.is_full:
@@ -167,7 +167,7 @@ class Relay:
         published = sum(self._announcing.covers(record) for record in lost.values())
         if published:
             _log.info("%d records were not announced by the process that wrote them, and are published now", published)
-        is_outage = not published and self._unknown > unknown  # told of once by `_complain`
+        is_outage = not published and self.unconfirmed > unconfirmed  # told of once by `_complain`
         if page.is_full and not is_outage:
             self._skip += sum(not self._announcing.covers(record) for record in found) if published else len(found)
             return True

@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from saga_choreo.codec.wire import checked_key
 from saga_choreo.core.facts import CancelRequested, Refusal
@@ -37,6 +38,10 @@ _LOOK_FIRST_S = 0.1
 _LOOK_MAX_S = 1.0
 # For an agent that serves: it misses only what another process of its service records.
 _LOOK_SERVING_MAX_S = 8.0
+# Of a session's waiters: ten thousand of them must not take the connections that the work on their sagas needs. Who finds so many
+# looking waits for another while, and for the word of this process.
+_LOOKS_AT_ONCE = 4
+_LOOKING: WeakKeyDictionary[Session, asyncio.Semaphore] = WeakKeyDictionary()
 # Sagas started in one transaction, and how often that is tried again when another process is in the way.
 _STARTS_MAX = 64
 _CONFLICTS_MAX = 6
@@ -107,9 +112,13 @@ class SagaHandle:
         serves = self._session.serves
         look_s, look_max_s = (_LOOK_MAX_S, _LOOK_SERVING_MAX_S) if serves else (_LOOK_FIRST_S, _LOOK_MAX_S)
         looks = not (serves and self.is_new)
+        has_looked = not looks
+        looking = _LOOKING.setdefault(self._session, asyncio.Semaphore(_LOOKS_AT_ONCE))
         while watched.state is None:
-            if looks:
-                records = await self._records()
+            if looks and not (has_looked and looking.locked()):
+                async with looking:
+                    records = await self._records()
+                has_looked = True
                 if any(record.row.outcome is not Outcome.OPEN for record in records):
                     return view_of(records, None).state
             looks = True

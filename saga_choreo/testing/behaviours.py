@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from socket import AF_INET
+from typing import Any, TypeVar
 
-from saga_choreo.ports import Broker, BrokerFeatures, Channel, ChannelKind, Delivery, Outgoing, Topology
+from saga_choreo.ports import (
+    Broker,
+    BrokerFeatures,
+    Channel,
+    ChannelKind,
+    Connection,
+    Delivery,
+    Outgoing,
+    TellsOfConnection,
+    Topology,
+)
 from saga_choreo.testing.broker_harness import BrokerHarness, BrokerTools, ServerControl
 
 __all__ = [
@@ -21,10 +32,12 @@ __all__ = [
     "BrokerSuite",
     "bodies",
     "collect",
+    "connection_of",
     "control",
     "event",
     "nothing_comes",
     "opened",
+    "paced",
     "publish",
     "started",
     "tool",
@@ -34,7 +47,7 @@ __all__ = [
 
 # Generous: a loaded two-core machine must not fail a correct adapter. A behaviour that hangs is a failed one.
 WITHIN_S = 20.0
-_BEHAVIOUR_S = 90.0
+_BEHAVIOUR_S = 180.0
 _TOOLS = BrokerTools.names()
 _KNOWN_EVENTS = ("order.created", "order.changed", "order.closed", "order.other", "order.unread", "stock.reserved")
 # One thread that lasts: a server dies with the thread that started it.
@@ -167,6 +180,31 @@ async def collect(broker: Broker, count: int, *, ack: bool = True, batch: int = 
     except TimeoutError:
         raise AssertionError(f"{len(found)} of {count} messages came within {WITHIN_S} s") from None
     return list(found.values())
+
+
+def connection_of(broker: Broker) -> Connection:
+    assert isinstance(broker, TellsOfConnection), f"broker {broker.features.name!r} does not tell of its connection"
+    return broker.connection
+
+
+@contextmanager
+def paced() -> Generator[None]:
+    """Meanwhile nobody on this event loop tries to connect more than once a second, one quick first attempt aside."""
+    loop: Any = asyncio.get_running_loop()
+    connect, began, tries = loop.sock_connect, loop.time(), 0
+
+    def counted(sock: Any, address: Any) -> Any:
+        nonlocal tries
+        tries += sock.family == AF_INET  # a name may stand for two addresses, which are tried one after the other
+        return connect(sock, address)
+
+    loop.sock_connect = counted
+    try:
+        yield
+    finally:
+        loop.sock_connect = connect
+    seconds = loop.time() - began
+    assert tries <= seconds + 1, f"{tries} attempts at a connection within {seconds:.1f} s"
 
 
 async def nothing_comes(broker: Broker, for_s: float) -> None:

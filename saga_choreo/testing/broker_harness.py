@@ -51,6 +51,10 @@ class GuardedServer(Protocol):
         """The server shows this certificate to whoever connects from now on."""
         ...
 
+    async def put_out(self) -> None:
+        """Nobody that came before stays connected."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerTools:

@@ -9,9 +9,20 @@ from contextlib import contextmanager
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError, PublishRefused
 from saga_choreo.ports import Broker
-from saga_choreo.testing.behaviours import BrokerSuite, bodies, collect, event, opened, publish, tool, topology
+from saga_choreo.testing.behaviours import (
+    BrokerSuite,
+    bodies,
+    collect,
+    connection_of,
+    event,
+    opened,
+    paced,
+    publish,
+    tool,
+    topology,
+)
 from saga_choreo.testing.broker_harness import BrokerHarness, Certificate
-from saga_choreo.testing.broker_servers import ANSWER_S, BACK_S, collect_all, publish_once
+from saga_choreo.testing.broker_servers import ANSWER_S, BACK_S, collect_all, publish_once, until
 
 __all__ = ["LIMITS"]
 
@@ -177,8 +188,35 @@ async def _rotated(h: BrokerHarness) -> None:
             async with asyncio.timeout(2 * BACK_S):
                 while (await publish_once(broker, 1, 100))[0]:  # noqa: ASYNC110  (a poll with a deadline)
                     await asyncio.sleep(0.1)
+            await _stays_out(broker)
             assert await _opens(server.broker("second")) is None
             await server.accept("first")
+            await publish(broker, event(b"2"))
+            await collect_all(broker, {b"1", b"2"})
+        finally:
+            await broker.close()
+
+
+async def _stays_out(broker: Broker) -> None:
+    """It says that it is not connected, and tries in peace."""
+    await until(lambda: not connection_of(broker).is_up)
+    with paced():
+        await asyncio.sleep(5.0)
+    assert not connection_of(broker).is_up
+
+
+@LIMITS.that("a certificate that goes bad under way keeps the agent out, and nothing is lost once it is good again", "guarded")
+async def _goes_bad(h: BrokerHarness) -> None:
+    async with tool(h.tools.guarded)() as server:
+        broker = server.broker()
+        await broker.open(topology())
+        try:
+            await publish(broker, event(b"1"))
+            await server.present("expired")
+            await server.put_out()
+            await _stays_out(broker)
+            assert not (await publish_once(broker, 1, 100))[0]
+            await server.present("good")
             await publish(broker, event(b"2"))
             await collect_all(broker, {b"1", b"2"})
         finally:

@@ -6,9 +6,21 @@ import asyncio
 import contextlib
 
 from saga_choreo.errors import BrokerUnavailable
-from saga_choreo.testing.behaviours import BrokerSuite, bodies, collect, event, opened, publish, tool, topology, unread
+from saga_choreo.testing.behaviours import (
+    BrokerSuite,
+    bodies,
+    collect,
+    connection_of,
+    event,
+    opened,
+    paced,
+    publish,
+    tool,
+    topology,
+    unread,
+)
 from saga_choreo.testing.broker_harness import BrokerHarness
-from saga_choreo.testing.broker_servers import ANSWER_S, BACK_S, collect_all, publish_once
+from saga_choreo.testing.broker_servers import ANSWER_S, BACK_S, collect_all, publish_once, until
 
 __all__ = ["NETWORK"]
 
@@ -160,6 +172,32 @@ async def _slow(h: BrokerHarness) -> None:
         async with opened(h, port=proxy.port) as broker:
             await publish(broker, *(event(number) for number in range(100)))
             assert len(await collect(broker, 100)) == 100
+
+
+@NETWORK.that("a server that is away is told of, and that it is back, and how often it was lost", "proxy")
+async def _told(h: BrokerHarness) -> None:
+    async with tool(h.tools.proxy)() as proxy, opened(h, port=proxy.port) as broker:
+        await until(lambda: connection_of(broker).is_up)
+        for turn in (1, 2):
+            before = connection_of(broker).losses
+            with proxy.refusing():
+                await until(lambda: not connection_of(broker).is_up)
+                assert connection_of(broker).losses > before, turn
+            await until(lambda: connection_of(broker).is_up)
+            await publish(broker, event(turn))
+        await collect_all(broker, {b"1", b"2"})
+
+
+@NETWORK.that("a server that nothing is heard of any more is told of", "proxy")
+async def _told_of_silence(h: BrokerHarness) -> None:
+    async with tool(h.tools.proxy)() as proxy, opened(h, port=proxy.port) as broker:
+        await publish(broker, event(b"before"))
+        with proxy.black_hole(), paced():
+            await publish_once(broker, 1)  # somebody notices sooner than nobody
+            await until(lambda: not connection_of(broker).is_up)
+        await publish(broker, event(b"after"))
+        await until(lambda: connection_of(broker).is_up)
+        await collect_all(broker, {b"before", b"after"})
 
 
 @NETWORK.that("a server that stays away is tried less than once a second", "proxy")

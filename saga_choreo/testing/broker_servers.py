@@ -19,6 +19,7 @@ from saga_choreo.testing.behaviours import (
     event,
     nothing_comes,
     opened,
+    paced,
     publish,
     started,
     tool,
@@ -179,11 +180,12 @@ async def _half_open(h: BrokerHarness) -> None:
         before, _ = await publish_once(broker, 10)
         server.pause()
         begun = loop.time()
-        while loop.time() - begun < 8.0:
-            confirmed, answers = await publish_once(broker, 5, 100)
-            assert not confirmed
-            assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
-            await asyncio.sleep(0.2)
+        with paced():
+            while loop.time() - begun < 8.0:
+                confirmed, answers = await publish_once(broker, 5, 100)
+                assert not confirmed
+                assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
+                await asyncio.sleep(0.2)
         server.resume()
         await publish(broker, event(b"after"))
         await collect_all(broker, before | {b"after"})
@@ -215,6 +217,27 @@ async def _lost_channels(h: BrokerHarness) -> None:
         await collect(broker, 1)
         await tool(h.tools.drop_channels)()
         await _talks_again(broker)
+
+
+@SERVERS.that("channels deleted under way that an agent may not make are used again once somebody has made them", "drop_channels")
+async def _not_ours_to_make(h: BrokerHarness) -> None:
+    async with opened(h):
+        pass
+    broker = h.broker()
+    await broker.open(topology(agent="a2", create=False))
+    try:
+        await publish(broker, event(b"1"))
+        await collect(broker, 1)
+        await tool(h.tools.drop_channels)()
+        with paced():
+            async with asyncio.timeout(ANSWER_S):
+                await broker.publish([event(b"lost?")])
+            await asyncio.sleep(5.0)
+        async with opened(h, agent="a3") as maker:
+            await maker.close()
+        await _talks_again(broker)
+    finally:
+        await broker.close()
 
 
 @SERVERS.that("notices can be given and watched again after the channels were deleted", "drop_channels")

@@ -86,8 +86,8 @@ def _nats_version() -> str:
 
 
 def _rabbitmq_version() -> str:
-    """Out of the folder's name: asking `rabbitmqctl` takes a second."""
-    found = re.search(r"rabbitmq_server-([\d.]+)", str(RabbitMqServer.programs().resolve()))
+    """Out of the folder's name: asking `rabbitmqctl` takes a second. On Debian the programs are links into it."""
+    found = re.search(r"rabbitmq_server-([\d.]+)", str((RabbitMqServer.programs() / "rabbitmqctl").resolve()))
     return found.group(1) if found else "unknown"
 
 

@@ -62,6 +62,9 @@ def main() -> None:
     _print_table(summary)
     print(f"raw figures: {path}")
     print(json.dumps(summary))
+    failed = sorted({name for found in raw["rounds"] for name, said in found.items() if "error" in said})
+    if failed:
+        sys.exit(f"these failed in some round, and their figures are of the others: {', '.join(failed)}")
 
 
 def _rounds(stage: Stage, contenders: Sequence[Contender], rounds: int, sagas: int) -> list[Figures]:

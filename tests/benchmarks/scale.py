@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -56,7 +57,7 @@ def main() -> None:
             print(json.dumps({"part": given.part, **said}), flush=True)
 
 
-def _part(stage: Stage, part: str, count: int, rounds: int) -> list[dict[str, Any]]:
+def _part(stage: Stage, part: str, count: int, rounds: int) -> Iterable[dict[str, Any]]:
     match part:
         case "many":
             ours = replace(CONTENDERS[0], at_once=count or 10_000)

@@ -6,6 +6,7 @@ throughput ends where its handlers' time ends, and each further one adds to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -21,12 +22,10 @@ _WAITS_MS = 20.0
 _SHARE_WAITING = 0.5
 
 
-def several(stage: Stage, rounds: int, sagas: int) -> list[dict[str, Any]]:
+def several(stage: Stage, rounds: int, sagas: int) -> Iterator[dict[str, Any]]:
     """A line for the full machine and one for the waiting handler; ratios are medians of the rounds' own."""
-    return [
-        {"handler_waits_ms": waits_ms, "rounds": rounds} | _compared(stage, rounds, int(sagas * share), waits_ms)
-        for waits_ms, share in ((0.0, 1.0), (_WAITS_MS, _SHARE_WAITING))
-    ]
+    for waits_ms, share in ((0.0, 1.0), (_WAITS_MS, _SHARE_WAITING)):
+        yield {"handler_waits_ms": waits_ms, "rounds": rounds} | _compared(stage, rounds, int(sagas * share), waits_ms)
 
 
 def _compared(stage: Stage, rounds: int, sagas: int, waits_ms: float) -> dict[str, Any]:

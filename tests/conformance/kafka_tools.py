@@ -57,9 +57,9 @@ class KafkaTools:
         self._server.stop()
         await started(self._server)
 
-    async def drop_topics(self) -> None:
+    async def drop_topics(self, only: str = "") -> None:
         async with self._admin() as client:
-            topics = await self._topics(client)
+            topics = [topic for topic in await self._topics(client) if only in ("", topic)]
             if topics:
                 await client.delete_topics(topics)
 
@@ -184,6 +184,9 @@ class _Guarded:
     async def present(self, certificate: Certificate) -> None:
         self._certificate = certificate
         await self._begin_again()
+
+    async def put_out(self) -> None:
+        """Each change does."""
 
     async def _begin_again(self) -> None:
         self.server.stop()

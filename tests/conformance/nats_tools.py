@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nats
+from nats.js.errors import NotFoundError
 
 from saga_choreo.ports import Broker
 from saga_choreo.testing.brokers import Certificate, GuardedServer
@@ -17,7 +19,7 @@ from saga_choreo.testing.servers import NatsServer
 from saga_choreo_nats.broker import NatsBroker
 from tests.conformance.certificates import Certificates
 
-__all__ = ["blocked", "cramped", "disconnect", "drop_bindings", "drop_channels", "guarded", "purge"]
+__all__ = ["blocked", "cramped", "disconnect", "drop_bindings", "drop_channels", "drop_letters", "guarded", "purge"]
 
 
 @asynccontextmanager
@@ -40,6 +42,12 @@ async def drop_channels(url: str) -> None:
     async with _jetstream(url) as js:
         for stream in await js.streams_info():
             await js.delete_stream(stream.config.name)
+
+
+async def drop_letters(url: str) -> None:
+    async with _jetstream(url) as js:
+        with contextlib.suppress(NotFoundError):
+            await js.delete_stream("saga_dlq")
 
 
 async def purge(url: str) -> None:
@@ -94,6 +102,9 @@ class _Guarded:
     async def present(self, certificate: Certificate) -> None:
         self._certificate = certificate
         await self._read_again()
+
+    async def put_out(self) -> None:
+        self.server.restart()
 
     async def _read_again(self) -> None:
         log = self.server.log

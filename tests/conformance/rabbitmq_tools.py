@@ -20,7 +20,7 @@ from saga_choreo.testing.servers import free_port
 from saga_choreo_rabbitmq.broker import RabbitMqBroker
 from tests.conformance.certificates import Certificates
 
-__all__ = ["Guarded", "Place", "blocked", "channel_of", "clean", "disconnect", "drop", "purge", "put_aside"]
+__all__ = ["Guarded", "Place", "blocked", "channel_of", "clean", "disconnect", "drop", "drop_queue", "purge", "put_aside"]
 
 
 @asynccontextmanager
@@ -42,6 +42,11 @@ async def drop(server: RabbitMqServer, prefix: str, *, channels: bool) -> None:
                 await channel.queue_delete(queue)
         if channels:
             await channel.exchange_delete(prefix)
+
+
+async def drop_queue(server: RabbitMqServer, queue: str) -> None:
+    async with channel_of(server) as channel:
+        await channel.queue_delete(queue)
 
 
 async def clean(server: RabbitMqServer) -> None:
@@ -125,6 +130,9 @@ class Guarded:
     async def present(self, certificate: Certificate) -> None:
         self._put(certificate)
         await asyncio.to_thread(self.server.ctl, "eval", "ssl:clear_pem_cache().")
+
+    async def put_out(self) -> None:
+        await disconnect(self.server)
 
 
 @dataclass

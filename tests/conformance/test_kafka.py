@@ -123,7 +123,7 @@ def test_a_message_that_kills_its_agents_is_counted_over_their_deaths(kafka: Kaf
     run(scenario())
 
 
-def test_a_partition_that_holds_too_much_is_paused_and_the_others_go_on(kafka: Kafka) -> None:
+def test_a_partition_that_holds_too_much_is_asked_for_no_more_and_the_others_go_on(kafka: Kafka) -> None:
     async def scenario() -> None:
         async with kafka.opened(prefetch=40, ack_wait=60) as broker:
             await publish(broker, *(event(number) for number in range(100)))

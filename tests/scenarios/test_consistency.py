@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from saga_choreo.model.choreography import Split
 from saga_choreo.runtime.checking import check_store
 from saga_choreo.runtime.consistency import Contradiction
 from saga_choreo.runtime.plugins import make_store
-from tests.scenarios.world import QUICK, Go, World, chain, event_of, run, step
+from tests.scenarios.world import QUICK, Go, World, chain, event_of, eventually, run, step
 
 _LEDGER = "select saga, step, side from ledger"
 FORM = (
@@ -62,10 +63,46 @@ def test_nothing_is_found_while_sagas_run_nor_when_they_have_ended(nats_url: str
                     assert await found(cluster.store_url(service), 60_000) == []
                 looks += 1
             assert looks > 0
+
+            async def all_have_heard() -> bool:
+                return not any([await found(cluster.store_url(service), 0) for service in world.agents])
+
+            await eventually(all_have_heard, 30)  # of the end, which is told at leisure
         for service in world.agents:
             assert await found(cluster.store_url(service), 0, _LEDGER) == []
 
     run(scenario())
+
+
+def test_services_that_share_a_database_are_compared_message_by_message(nats_url: str, postgres_schema: Callable[[], str]) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        world = World(chain(), nats_url, url)
+        async with world.cluster() as cluster:
+            handles = [await cluster["shop"].start_saga(Go(), key=str(n)) for n in range(30)]
+            looks = 0
+            while not all([(await one.view()).state.value == "completed" for one in handles]):
+                assert await found(url, 60_000) == []
+                looks += 1
+            assert looks > 0
+
+            async def all_have_heard() -> bool:
+                return not await found(url, 0)
+
+            await eventually(all_have_heard, 30)
+        async with world.cluster() as cluster:
+            await cluster.stop("payment")
+            handle = await cluster["shop"].start_saga(Go(), key="waits")
+
+            async def lost() -> bool:
+                said = [one for one in await found(url, 0) if one.code == "not_heard"]
+                return any(one.step == "reserve" and "'charge' of service 'payment'" in one.detail for one in said)
+
+            await eventually(lost, 20)
+            await cluster.start("payment")
+            await handle.wait(20)
+
+    run(scenario(), 60)
 
 
 def test_what_somebody_breaks_afterwards_is_found(nats_url: str, store: str) -> None:

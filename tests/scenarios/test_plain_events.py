@@ -132,7 +132,6 @@ def test_what_starts_no_saga_is_kept_with_its_reason(house: House) -> None:
 def test_an_event_that_starts_nothing_is_refused_at_the_start() -> None:
     agent = Agent("web", saga=Choreography("plain-shop").starts_with(Placed, participants={"payment"}))
     agent.starts_on(Charged, key=lambda _: "x")
-    with pytest.raises(
-        DefinitionError, match=r"starts_on names event 'plain.charged v1', which starts 0 choreographies.*plain.placed v1"
-    ):
-        agent.freeze()
+    for _ in range(2):  # and again when it is asked again
+        with pytest.raises(DefinitionError, match=r"starts_on names event 'plain.charged v1', which starts 0 .*: plain-shop"):
+            agent.freeze()

@@ -28,10 +28,9 @@ def test_a_server_is_pinned_healthy_when_it_answers_and_open_to_this_machine_onl
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-def test_the_file_of_all_includes_files_that_are_there() -> None:
+def test_the_file_of_all_includes_all() -> None:
     included = _read(FOLDER / "all.yaml")["include"]
-    assert included
-    assert set(included) <= {path.name for path in FILES}
+    assert set(included) == {path.name for path in FILES}
 
 
 def test_included_together_no_two_files_share_a_volume_a_port_or_a_name() -> None:

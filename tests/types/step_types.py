@@ -11,6 +11,7 @@ from typing import Annotated, Any, assert_type
 
 from pydantic import BaseModel
 
+from saga_choreo import Agent
 from saga_choreo.model.breaker import Breaker
 from saga_choreo.model.choreography import ChoreographyStep, all_of
 from saga_choreo.model.event import Event
@@ -156,3 +157,7 @@ async def limited(order: OrderCreated) -> None: ...
 
 agent.step("x", on_conflict="fail")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]  (one of two words)
 agent.step("x", lock="customer:1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]  (a function of the events)
+
+web = Agent("web", saga="shop")
+web.starts_on(OrderCreated, key=lambda order: f"order-{assert_type(order, OrderCreated).amount}")
+web.starts_on(OrderCreated, key=lambda order: order.amount)  # type: ignore[arg-type, return-value, unused-ignore]  # pyright: ignore[reportArgumentType]

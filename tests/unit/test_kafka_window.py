@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saga_choreo.ports import Channel, ChannelKind, Delivery
 from saga_choreo_kafka.window import Window, read_mark
 
-_MESSAGE = Delivery(channel=Channel(ChannelKind.OUTCOME), headers={}, body=b"")
+_MESSAGE = object()
 
 
 def test_the_commit_stays_below_the_first_message_that_is_not_done() -> None:

@@ -28,6 +28,7 @@ from saga_choreo.runtime.views import plan_from
 __all__ = ["Group", "Plans", "WantedLetters", "by_ids", "groups_of", "number_in", "parked_record", "walk"]
 
 _PAGE = 500
+_STATES = ("open", "archived", "resolved", "all")
 # So many messages on hold are looked at: each was told of, and goes by itself once its definition comes.
 _HELD_MAX = 10_000
 
@@ -47,6 +48,11 @@ class WantedLetters:
     since_ms: int | None = None
     until_ms: int | None = None
     state: str = "open"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, ("", *LetterKind)), ("state", self.state, _STATES)):
+            if value not in known:
+                raise ValueError(f"dead letters have no {name} {value!r}; use one of: {', '.join(filter(None, known))}")
 
     @property
     def is_everything(self) -> bool:

@@ -41,6 +41,15 @@ class ReplayOrder:
     stop_percent: int = 20
     force: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("rate_per_min", self.rate_per_min, 0, 10**9),
+            ("in_flight_max", self.in_flight_max, 1, 1_000),
+            ("stop_percent", self.stop_percent, 0, 100),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"a replay's {name} is {value!r}; give a number from {least} to {most}")
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:

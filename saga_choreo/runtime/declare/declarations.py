@@ -148,11 +148,7 @@ class Declarations(StepDecorators):
 
     def add(self, function: Callable[P, Coroutine[Any, Any, R]], said: Declared, options: StepOptions) -> Step[P, R]:
         """Declare a step. Raises DefinitionError when its name is not valid, or it is too late."""
-        if self.is_closed:
-            raise DefinitionError(
-                f"step {said.name!r} is declared after agent {self.owner!r} was checked or opened, so nobody would hear of it; "
-                "declare all steps before that, where the agent is made"
-            )
+        self.check_open(f"step {said.name!r}")
         try:
             checked_name("step", said.name)
         except ValueError as exc:
@@ -160,6 +156,14 @@ class Declarations(StepDecorators):
         step = Step(function, said, options, self._definition_of)
         self.steps.append(step)
         return step
+
+    def check_open(self, what: str) -> None:
+        """Raises DefinitionError when it is too late to declare anything."""
+        if self.is_closed:
+            raise DefinitionError(
+                f"{what} is declared after agent {self.owner!r} was checked or opened, so nobody would hear of it; declare everything "
+                "before that, where the agent is made"
+            )
 
     def definitions(self) -> tuple[ChoreographyStep, ...]:
         """The steps as the code alone says them, sorted by name. Raises DefinitionError with all faults."""

@@ -37,7 +37,7 @@ def _one(scenario: Scenario, broker: str, store: str, servers: Servers, wanted: 
     line: dict[str, object] = {"scenario": scenario.name, "broker": broker, "store": store}
     began = time.monotonic()
     try:
-        runs, verdict = asyncio.run(run(scenario, broker, store, servers, sagas=wanted.sagas, seed=wanted.seed))
+        runs, verdict = asyncio.run(run(scenario, broker, store, servers, sagas=wanted.sagas, seed=wanted.seed, part=wanted.part))
     except ConfigurationError as error:
         _say(line | {"skipped": str(error)})
         return bool(wanted.strict)
@@ -72,6 +72,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--store", action="append", choices=STORES, help="repeatable; both by default")
     parser.add_argument("--sagas", type=int, default=0, help="how many, instead of the scenario's own number")
     parser.add_argument("--seed", type=int, default=0, help="of the times at which it is hurt")
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="of what is enumerated (killed-everywhere), the k-th of n parts"
+    )
     parser.add_argument("--strict", action="store_true", help="what cannot be run here counts as wrong")
     wanted = parser.parse_args()
     if unknown := sorted(set(wanted.scenarios) - set(names)):
@@ -79,6 +82,13 @@ def _arguments() -> argparse.Namespace:
     wanted.broker = wanted.broker or list(BROKERS)
     wanted.store = wanted.store or list(STORES)
     return wanted
+
+
+def _part(text: str) -> tuple[int, int]:
+    ours, _, parts = text.partition("/")
+    if not (ours.isdecimal() and parts.isdecimal() and 1 <= int(ours) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N, such as 1/4")
+    return int(ours), int(parts)
 
 
 if __name__ == "__main__":

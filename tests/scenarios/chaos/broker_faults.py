@@ -1,88 +1,30 @@
-"""What is done to agents, the network and the broker while sagas run. Each fault ends healed: then all sagas have to end."""
+"""What is done to the network and the broker while sagas run. Each fault ends healed: then all sagas have to end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+from saga_choreo.ports import Channel, ChannelKind, Outgoing, Topology
+from saga_choreo.runtime.plugins import make_broker
 from saga_choreo.testing.proxy import FaultProxy
-from tests.scenarios.chaos.place import Place, Process, until
+from tests.scenarios.chaos.place import Place, until
 from tests.scenarios.chaos.tools import tools_of
 
 __all__ = [
-    "agents_killed",
     "alarm",
     "broker_killed",
     "broker_restarted",
     "broker_wiped",
-    "copies",
-    "killed_everywhere",
+    "letters_dropped",
     "messages_purged",
     "one_way_partition",
     "partition",
     "queues_deleted",
-    "rebalance_storm",
-    "redelivery_storm",
     "slow_network",
 ]
-
-_SERVICES = ("inventory", "payment", "shipping", "order")
-
-
-@asynccontextmanager
-async def _load(place: Place, sagas: int) -> AsyncGenerator[None]:
-    """Sagas are started while the block runs; at its end all are."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(place.start(sagas))
-        await asyncio.sleep(0.3)
-        yield
-
-
-async def killed_everywhere(place: Place, sagas: int) -> int:
-    """kill -9 of an agent at each of its calls of broker and store, in turn, for every service. Returns how often."""
-    kills = 0
-    for service in _SERVICES:
-        boundaries = await _counted(place, service, sagas)
-        for number in range(1, boundaries + 1):
-            process = place.replace(service, CHAOS_DIES_AT=str(number))
-            await place.start(sagas)
-            # A run may need fewer calls than the one that was counted.
-            with contextlib.suppress(TimeoutError):
-                await until(partial(_is_dead, process), 6, "death of the agent")
-                kills += 1
-        place.replace(service)
-    return kills
-
-
-async def _is_dead(process: Process) -> bool:
-    return not process.is_alive
-
-
-async def _counted(place: Place, service: str, sagas: int) -> int:
-    """How many calls an agent makes from its start to the end of these sagas."""
-    count_in = place.folder / f"{service}.count"
-    place.replace(service, CHAOS_DIES_AT="0", CHAOS_COUNT_IN=str(count_in))
-    await place.start(sagas)
-    await place.verdict(60)
-    return int(count_in.read_text())
-
-
-async def agents_killed(place: Place, sagas: int) -> int:
-    """All agents at once, three times, back at different times."""
-    async with _load(place, sagas):
-        for _ in range(3):
-            await asyncio.sleep(place.random.uniform(0.2, 1.5))
-            for process in place.running:
-                process.kill()
-            place.running.clear()
-            for service in place.random.sample(_SERVICES, k=len(_SERVICES)):
-                place.run(service)
-                await asyncio.sleep(place.random.uniform(0.0, 0.4))
-    return 3
 
 
 async def broker_killed(place: Place, sagas: int) -> int:
@@ -97,7 +39,7 @@ async def broker_restarted(place: Place, sagas: int) -> int:
 async def _broker_goes(place: Place, sagas: int, *, kill: bool) -> int:
     server = place.broker_server
     assert server is not None
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         for _ in range(3):
             await asyncio.sleep(place.random.uniform(0.2, 1.5))
             if kill:
@@ -111,7 +53,7 @@ async def _broker_goes(place: Place, sagas: int, *, kill: bool) -> int:
 
 async def broker_wiped(place: Place, sagas: int) -> int:
     """The broker comes back with nothing: all it had acknowledged is gone. Repeated announcements bring it again."""
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         await asyncio.sleep(place.random.uniform(0.2, 1.0))
         await tools_of(place).drop_channels()
     return 1
@@ -119,14 +61,14 @@ async def broker_wiped(place: Place, sagas: int) -> int:
 
 async def queues_deleted(place: Place, sagas: int) -> int:
     """What the services read from is gone; what was published before it is there again has nobody to go to."""
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         await asyncio.sleep(place.random.uniform(0.2, 1.0))
         await tools_of(place).drop_bindings()
     return 1
 
 
 async def messages_purged(place: Place, sagas: int) -> int:
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         for _ in range(3):
             await asyncio.sleep(place.random.uniform(0.2, 0.8))
             await tools_of(place).purge()
@@ -135,44 +77,53 @@ async def messages_purged(place: Place, sagas: int) -> int:
 
 async def alarm(place: Place, sagas: int) -> int:
     """The broker takes no publish for a while: an alarm, a full stream, too few replicas."""
-    async with _load(place, sagas), tools_of(place).blocked():
+    async with place.under_load(sagas), tools_of(place).blocked():
         await asyncio.sleep(4)
     return 1
 
 
-async def copies(place: Place, sagas: int) -> int:
-    """Everything is delivered three times."""
-    for service in _SERVICES:
-        place.replace(service, CHAOS_COPIES="3")
-    await place.ready()
-    await place.start(sagas)
-    return 1
+async def letters_dropped(place: Place, sagas: int) -> int:
+    """The dead-letter channel is deleted again and again while garbage comes that belongs there: consuming goes on, and each
+    service has kept what it put aside."""
+    async with _stranger(place) as publish, place.under_load(sagas):
+        for number in range(4):
+            await tools_of(place).drop_letters()
+            await publish([_garbage(f"{number}.{one}") for one in range(5)])
+            place.garbage += 5
+            await asyncio.sleep(0.5)
+        await until(partial(_is_put_aside, place), 60, "garbage put aside by everybody")
+    return 4
 
 
-async def redelivery_storm(place: Place, sagas: int) -> int:
-    """An agent is stopped with all it has fetched until others have it, then goes on beside them."""
-    async with _load(place, sagas):
-        for service in _SERVICES[:3]:
-            place.run(service)
-            stopped = next(one for one in place.running if one.service == service)
-            stopped.child.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(5)
-            stopped.child.send_signal(signal.SIGCONT)
-    return 3
+def _garbage(note: str) -> Outgoing:
+    channel = Channel(ChannelKind.OUTCOME)  # all services get it
+    return Outgoing(channel=channel, key=note, headers={"ce-type": "no.such.thing"}, body=b"{" + note.encode())
 
 
-async def rebalance_storm(place: Place, sagas: int) -> int:
-    """Agents of one service come and go every second."""
-    async with _load(place, sagas):
-        for number in range(10):
-            more = place.run("payment")
-            await asyncio.sleep(1.0)
-            more.child.send_signal(signal.SIGTERM if number % 2 else signal.SIGKILL)
-    return 10
+async def _is_put_aside(place: Place) -> bool:
+    return not await place.put_aside()
+
+
+@asynccontextmanager
+async def _stranger(place: Place) -> AsyncGenerator[Callable[[Sequence[Outgoing]], Awaitable[None]]]:
+    """Some other program that publishes here."""
+    broker = make_broker(place.broker_url, prefix=place.prefix)
+    await broker.open(Topology(service="stranger", agent="1", events=(), receives=False))
+
+    async def publish(messages: Sequence[Outgoing]) -> None:
+        left = messages
+        while left:
+            answers = await broker.publish(left)
+            left = [message for message, answer in zip(left, answers, strict=True) if answer is not None]
+
+    try:
+        yield publish
+    finally:
+        await broker.close()
 
 
 async def partition(place: Place, sagas: int, proxy: FaultProxy) -> int:
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         await asyncio.sleep(0.5)
         with proxy.black_hole():
             await asyncio.sleep(8)
@@ -181,7 +132,7 @@ async def partition(place: Place, sagas: int, proxy: FaultProxy) -> int:
 
 async def one_way_partition(place: Place, sagas: int, proxy: FaultProxy) -> int:
     """What agents say arrives, and they never hear that it did; then the other way round."""
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         with proxy.black_hole("down"):
             await asyncio.sleep(6)
         await asyncio.sleep(1)

@@ -15,10 +15,10 @@ from saga_choreo.errors import ConfigurationError
 from saga_choreo.testing.postgres_server import PostgresServer
 from tests.scenarios.chaos.place import Place
 
-__all__ = ["SIZES", "disk_full", "postgres", "small"]
+__all__ = ["SIZES", "broker_disk_full", "disk_full", "postgres", "small"]
 
-# Enough for the files of a calm run; PostgreSQL's log of changes alone starts at 16 MiB.
-SIZES = {"sqlite": "32m", "postgres": "160m"}
+# Enough for the files of a calm run; PostgreSQL's log of changes alone starts at 16 MiB, RabbitMQ stops at 50 MB free.
+SIZES = {"sqlite": "32m", "postgres": "160m", "nats": "64m", "rabbitmq": "250m", "kafka": "250m"}
 _FULL_S = 5.0
 
 
@@ -53,16 +53,34 @@ def postgres(folder: Path) -> Generator[PostgresServer]:
 
 async def disk_full(place: Place, sagas: int) -> int:
     """Not a byte is free for a while, under load. A database that ended itself over it is started again."""
-    filler = place.folder / "disk" / "filler"
-    async with asyncio.TaskGroup() as group:
-        group.create_task(place.start(sagas))
-        await asyncio.sleep(0.3)
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        await asyncio.sleep(_FULL_S)
-        filler.unlink()
+    async with place.under_load(sagas):
+        with _filled(place):
+            await asyncio.sleep(_FULL_S)
         if place.database is not None:
             place.database.kill()
             place.database.start()
     return 1
+
+
+async def broker_disk_full(place: Place, sagas: int) -> int:
+    """The same on the broker's disk: it blocks publishers, refuses, or ends itself over it."""
+    server = place.broker_server
+    assert server is not None
+    async with place.under_load(sagas):
+        with _filled(place):
+            await asyncio.sleep(_FULL_S)
+        server.kill()
+        server.start()
+    return 1
+
+
+@contextlib.contextmanager
+def _filled(place: Place) -> Generator[None]:
+    filler = place.folder / "disk" / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    try:
+        yield
+    finally:
+        filler.unlink()

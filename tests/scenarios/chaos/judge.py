@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 from saga_choreo import SagaState
 
-__all__ = ["Effect", "Verdict", "judge"]
+__all__ = ["MAY_BE_UNDONE", "Effect", "Verdict", "judge"]
 
+# Instead of the step that refuses: it is cancelled, or a clock is wrong, and it may be too late for that or not.
+MAY_BE_UNDONE = "?"
+_UNDONE = (SagaState.CANCELLED, SagaState.TIMED_OUT)
 _STEPS = ("reserve-stock", "charge-payment", "book-shipment", "confirm-order")
 
 
@@ -47,7 +50,9 @@ def judge(refused_at: Mapping[str, str], states: Mapping[str, SagaState | None],
         done = {name for name in _STEPS if counts[saga, name, "do"]}
         if state is None:
             verdict.lost += 1
-        elif step:
+        elif step == MAY_BE_UNDONE and state in _UNDONE:
+            _judge_undone(verdict, saga, done, undone[saga])
+        elif step and step != MAY_BE_UNDONE:
             _judge_refused(verdict, saga, step, state, done, undone[saga])
         elif state is not SagaState.COMPLETED or undone[saga]:
             verdict.violations.append(f"saga {saga} was to complete and is {state}, undone: {sorted(undone[saga])}")
@@ -66,3 +71,12 @@ def _judge_refused(verdict: Verdict, saga: str, step: str, state: SagaState, don
     times = [undone[name] for name in reversed(before)]
     if times != sorted(times):
         verdict.violations.append(f"saga {saga} was not undone in reverse order")
+
+
+def _judge_undone(verdict: Verdict, saga: str, done: set[str], undone: Mapping[str, int]) -> None:
+    before = _STEPS[: len(done)]
+    times = [undone[name] for name in reversed(before) if name in undone]
+    if done != set(before) or set(undone) != done or times != sorted(times):
+        verdict.violations.append(
+            f"saga {saga} was to be undone in reverse order; done: {sorted(done)}, undone: {sorted(undone)}, at {times}"
+        )

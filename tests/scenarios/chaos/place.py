@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from saga_choreo.errors import SagaError, WaitTimeout
 from saga_choreo.runtime.plugins import make_store
 from saga_choreo.testing.broker_harness import ServerControl
 from saga_choreo.testing.postgres_server import PostgresServer
-from tests.scenarios.chaos.judge import Effect, Verdict, judge
+from tests.scenarios.chaos.judge import MAY_BE_UNDONE, Effect, Verdict, judge
 from tests.scenarios.chaos.services import DECLARE, LEDGER, agent_of
 
 __all__ = ["Place", "Process", "until"]
@@ -51,12 +54,24 @@ class Process:
             **environ,
         }
         command = [str(Path(sys.executable).parent / "saga-choreo"), "run", f"tests.scenarios.chaos.services:{service}"]
-        with (place.folder / f"{service}.log").open("ab") as log:
+        self.log = place.folder / f"{service}.log"
+        with self.log.open("ab") as log:
             self.child = subprocess.Popen(command, env=env, cwd=HERE, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @property
     def is_alive(self) -> bool:
         return self.child.poll() is None
+
+    @property
+    def is_stopped(self) -> bool:
+        """By SIGSTOP."""
+        return Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    @property
+    def is_up(self) -> bool:
+        """It has a handler for SIGTERM."""
+        (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{self.child.pid}/status").read_text())
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
     def kill(self) -> None:
         self.child.kill()
@@ -75,10 +90,19 @@ class Place:
     plain_stores: dict[str, str]
     broker_server: ServerControl | None = None
     database: PostgresServer | None = None
-    # By saga: the step that is to refuse it.
+    # By saga: the step that is to refuse it, or that it may be undone for another reason.
     started: dict[str, str] = field(default_factory=dict[str, str])
     running: list[Process] = field(default_factory=list[Process])
     random: random.Random = field(default_factory=random.Random)
+    # Of what a scenario enumerates, the k-th of n parts.
+    part: tuple[int, int] = (1, 1)
+    # Garbage that was published for each service to put aside.
+    garbage: int = 0
+    # Undone once the services are gone.
+    closing: ExitStack = field(default_factory=ExitStack)
+    _suspects: set[str] = field(default_factory=set[str])
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _ended: list[Process] = field(default_factory=list[Process])
     _handles: list[SagaHandle] = field(default_factory=list[SagaHandle])
     _client: Agent | None = None
 
@@ -98,8 +122,9 @@ class Place:
                 yield
         finally:
             self._client = None
-            for process in self.running:
+            for process in (*self.running, *self._ended):
                 process.kill()
+            self.closing.close()
 
     @staticmethod
     async def _make_ledger(url: str) -> None:
@@ -122,24 +147,48 @@ class Place:
             self.running.remove(process)
         return self.run(service, **environ)
 
+    def end(self, process: Process, how: signal.Signals) -> None:
+        """It goes when it likes to, and nobody waits for it."""
+        process.child.send_signal(how)
+        self.running.remove(process)
+        self._ended.append(process)
+
+    def mine(self, number: int) -> bool:
+        """Whether this one of what is enumerated is in our part."""
+        ours, parts = self.part
+        return number % parts == ours - 1
+
     async def ready(self) -> None:
         assert self._client is not None
         await self._client.ready(60.0)
 
-    async def start(self, sagas: int) -> None:
-        """Every fifth is refused by the last but one step, every seventh by the one before. The key makes it safe to try again."""
+    @asynccontextmanager
+    async def under_load(self, sagas: int) -> AsyncGenerator[asyncio.Task[list[SagaHandle]]]:
+        """Sagas are started while the block runs; at its end all are."""
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.start(sagas))
+            await asyncio.sleep(0.3)
+            yield task
+
+    async def start(self, sagas: int, *, may_be_undone: bool = False) -> list[SagaHandle]:
+        """Every fifth is refused by the last but one step, every seventh by the one before; or none of them."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(number: int) -> None:
+        async def one() -> SagaHandle:
+            number = next(self._numbers)
             step = "book-shipment" if number % 5 == 4 else "charge-payment" if number % 7 == 6 else ""
-            event = OrderCreated(order=f"o-{number}", **(_PAYLOAD | _REFUSALS[step]))
             async with gate:
-                handle = await self._started(event, f"key-{number}")
-            self.started[str(handle.saga_id)] = step
-            self._handles.append(handle)
+                return await self._start_one(number, MAY_BE_UNDONE if may_be_undone else step)
 
-        first = len(self.started)
-        await asyncio.gather(*(one(number) for number in range(first, first + sagas)))
+        return await asyncio.gather(*(one() for _ in range(sagas)))
+
+    async def _start_one(self, number: int, step: str) -> SagaHandle:
+        """The key makes it safe to try again."""
+        event = OrderCreated(order=f"o-{number}", **(_PAYLOAD | _REFUSALS.get(step, {})))
+        handle = await self._started(event, f"key-{number}")
+        self.started[str(handle.saga_id)] = step
+        self._handles.append(handle)
+        return handle
 
     async def _started(self, event: OrderCreated, key: str) -> SagaHandle:
         assert self._client is not None
@@ -158,7 +207,17 @@ class Place:
         states: dict[str, SagaState | None] = {}
         for handle in self._handles:
             states[str(handle.saga_id)] = await self._end_of(handle, max(give_up - time.monotonic(), 0.01))
-        return judge(self.started, states, await self._ledgers())
+        effects = [one for one in await self.ledgers() if one.saga not in self._suspects]
+        verdict = judge(self.started, states, effects)
+        verdict.violations += [f"an agent of {one.service!r} ended by itself" for one in self.running if not one.is_alive]
+        verdict.violations += await self.put_aside()
+        return verdict
+
+    def leave_to_people(self, sagas: set[str]) -> None:
+        """These are judged no more."""
+        self._suspects |= sagas
+        self.started = {saga: step for saga, step in self.started.items() if saga not in sagas}
+        self._handles = [one for one in self._handles if str(one.saga_id) not in sagas]
 
     @staticmethod
     async def _end_of(handle: SagaHandle, within_s: float) -> SagaState | None:
@@ -173,7 +232,19 @@ class Place:
                     raise
             await asyncio.sleep(0.25)
 
-    async def _ledgers(self) -> list[Effect]:
+    async def put_aside(self) -> list[str]:
+        """Whatever the network and the brokers did to messages, none became unreadable."""
+        wrong: list[str] = []
+        for service, url in self.plain_stores.items():
+            store = make_store(url)
+            await store.open()
+            counted = dict(await store.counters(service)).get("quarantined", 0)
+            await store.close()
+            if counted != self.garbage:
+                wrong.append(f"{service!r} has put {counted} messages aside, and {self.garbage} were not meant for anybody")
+        return wrong
+
+    async def ledgers(self) -> list[Effect]:
         effects: list[Effect] = []
         for url in set(self.plain_stores.values()):
             store = make_store(url)
@@ -183,8 +254,3 @@ class Place:
             await store.close()
             effects += [Effect(*row) for row in rows]
         return effects
-
-    def logs(self) -> str:
-        return "\n".join(
-            f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in sorted(self.folder.glob("*.log"))
-        )

@@ -2,18 +2,16 @@
 
 Every effect is a row in the service's own ledger, written in the step's transaction. The ledger has no unique key and the toolkit
 knows nothing of it: what was to be undone is gone, and what happened twice is there twice. CHAOS_* come from the scenario:
-CHAOS_DIES_AT=n kills the process at its n-th call of broker or store, CHAOS_COPIES=n publishes everything so often.
+CHAOS_DIES_AT=n kills the process at its n-th call of broker or store, CHAOS_STOPS_AT=file stops it (SIGSTOP) at the n-th call
+after a SIGUSR1, n being what the file says then; CHAOS_COPIES=n publishes everything so often, CHAOS_SHUFFLES=1 delivers in any order,
+CHAOS_CLOCK_S=n is how far the wall clock is ahead, CHAOS_BLOCKS_S=n holds up the event loop once.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
-from inspect import iscoroutinefunction
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from examples.order_processing.choreography import (
@@ -26,8 +24,9 @@ from examples.order_processing.choreography import (
     order_processing,
 )
 from saga_choreo import Agent, Limits, Reject, StepContext
-from saga_choreo.ports import Broker, Outgoing
+from saga_choreo.ports import Broker, Clock
 from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store
+from tests.scenarios.chaos.around import Boundaries, Copying, ShiftedClock, Shuffling
 
 __all__ = ["DECLARE", "LEDGER", "LIMITS", "agent_of"]
 
@@ -53,9 +52,14 @@ def _inventory(agent: Agent) -> None:
         return StockReleased(order=reserved.order)
 
 
+def _block_once() -> None:
+    time.sleep(float(os.environ.pop("CHAOS_BLOCKS_S", "0")))
+
+
 def _payment(agent: Agent) -> None:
     @agent.step("charge-payment")
     async def charge(order: OrderCreated, reserved: StockReserved, ctx: StepContext) -> PaymentCharged:
+        _block_once()
         await note(ctx, "do")
         if order.card == "declined":  # after the write: the refusal has to undo it
             raise Reject("card declined")
@@ -98,74 +102,10 @@ DECLARE: dict[str, Callable[[Agent], None]] = {
 }
 
 
-class _Boundaries:
-    """Counts the calls of broker and store: each is a point before and a point after. Dies at the n-th, says how many there were."""
-
-    def __init__(self, dies_at: int, count_in: str) -> None:
-        self._dies_at = dies_at
-        self._count_in = count_in
-        self._passed = 0
-
-    def passes(self) -> None:
-        self._passed += 1
-        if self._count_in:
-            Path(self._count_in).write_text(str(self._passed))
-        if self._passed == self._dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, real: Any) -> Any:
-        return _Bounded(real, self)
-
-
-class _Bounded:
-    """A broker, store or transaction, with a boundary before and after each awaited call. Waiting for messages is none."""
-
-    def __init__(self, real: Any, boundaries: _Boundaries) -> None:
-        self._real = real
-        self._boundaries = boundaries
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._real, name)
-        if name == "transaction":
-            return lambda: self._inside(found())
-        if not iscoroutinefunction(found) or name in ("receive", "open", "close", "notify"):
-            return found
-
-        async def bounded(*arguments: Any, **named: Any) -> Any:
-            self._boundaries.passes()
-            answer = await found(*arguments, **named)
-            self._boundaries.passes()
-            return answer
-
-        return bounded
-
-    @asynccontextmanager
-    async def _inside(self, context: Any) -> AsyncGenerator[Any]:
-        async with context as real:
-            self._boundaries.passes()
-            yield self._boundaries.around(real)
-        self._boundaries.passes()
-
-
-class _Copying:
-    """A broker that delivers everything several times."""
-
-    def __init__(self, real: Broker, copies: int) -> None:
-        self._real = real
-        self._copies = copies
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
-        answers = await self._real.publish(messages)
-        for _ in range(self._copies - 1):
-            await self._real.publish(messages)
-        return answers
-
-
-def agent_of(service: str, broker: str | Broker, store: str | WholeStore, prefix: str) -> Agent:
-    return Agent(service, saga=order_processing, broker=broker, store=store, prefix=prefix, limits=LIMITS)
+def agent_of(
+    service: str, broker: str | Broker, store: str | WholeStore, prefix: str, limits: Limits = LIMITS, clock: Clock | None = None
+) -> Agent:
+    return Agent(service, saga=order_processing, broker=broker, store=store, prefix=prefix, limits=limits, clock=clock)
 
 
 def __getattr__(name: str) -> Agent:
@@ -173,13 +113,15 @@ def __getattr__(name: str) -> Agent:
     if name not in DECLARE or "CHAOS_PREFIX" not in os.environ:
         raise AttributeError(name)
     prefix = os.environ["CHAOS_PREFIX"]
-    boundaries = _Boundaries(int(os.environ.get("CHAOS_DIES_AT", "0")), os.environ.get("CHAOS_COUNT_IN", ""))
     broker: Any = make_broker(os.environ["SAGA_BROKER_URL"], prefix=prefix)
     store: Any = make_store(os.environ["SAGA_STORE_URL"])
     if copies := int(os.environ.get("CHAOS_COPIES", "0")):
-        broker = _Copying(broker, copies)
-    if "CHAOS_DIES_AT" in os.environ:
+        broker = Copying(broker, copies)
+    if "CHAOS_SHUFFLES" in os.environ:
+        broker = Shuffling(broker)
+    if "CHAOS_DIES_AT" in os.environ or "CHAOS_STOPS_AT" in os.environ:
+        boundaries = Boundaries(os.environ)
         broker, store = boundaries.around(broker), boundaries.around(store)
-    agent = agent_of(name, broker, store, prefix)
+    agent = agent_of(name, broker, store, prefix, clock=ShiftedClock(float(os.environ.get("CHAOS_CLOCK_S", "0"))))
     DECLARE[name](agent)
     return agent

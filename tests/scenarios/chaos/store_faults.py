@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import product
 from typing import Any
 
 import apsw
@@ -36,11 +37,12 @@ begin
 end $$;
 create trigger chaos_fails before insert or update on {table} for each row execute function chaos_fails()
 """
+_TABLES = ("ledger", "saga_record")
 
 
 @asynccontextmanager
-async def _connected(place: Place) -> AsyncGenerator[Any]:
-    connection = await asyncpg.connect(place.plain_stores["order"])
+async def _connected(url: str) -> AsyncGenerator[Any]:
+    connection = await asyncpg.connect(url)
     try:
         yield connection
     finally:
@@ -48,20 +50,19 @@ async def _connected(place: Place) -> AsyncGenerator[Any]:
 
 
 @asynccontextmanager
-async def _load(place: Place, sagas: int) -> AsyncGenerator[asyncio.Task[None]]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(place.start(sagas))
-        await asyncio.sleep(0.3)
-        yield task
+async def _connected_to_all(place: Place) -> AsyncGenerator[list[Any]]:
+    """One connection to the database of each service."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_connected(url)) for url in place.plain_stores.values()]
 
 
 async def database_restarted(place: Place, sagas: int) -> int:
     """In immediate mode, at random: nothing is flushed, every connection dies. As long as sagas are started."""
     server = place.database
     assert server is not None
-    times = 0
-    async with _load(place, sagas) as loading:
-        while not loading.done() or times < 2:
+    times, at_least = 0, 2 + sagas // 500
+    async with place.under_load(sagas) as loading:
+        while not loading.done() or times < at_least:
             await asyncio.sleep(place.random.uniform(1.0, 6.0))
             server.kill()
             await asyncio.sleep(place.random.uniform(0.0, 2.0))
@@ -73,11 +74,11 @@ async def database_restarted(place: Place, sagas: int) -> int:
 async def commits_cut(place: Place, sagas: int) -> int:
     """Connections are killed inside COMMIT, which is made to last: some have committed, some have not, nobody is told."""
     cut = 0
-    async with _connected(place) as admin:
+    async with _connected(place.plain_stores["order"]) as admin:
         for setting in ("commit_delay = 20000", "commit_siblings = 0"):
             await admin.execute(f"alter system set {setting}")
         await admin.execute("select pg_reload_conf()")
-        async with _load(place, sagas):
+        async with place.under_load(sagas):
             give_up = time.monotonic() + 8
             while time.monotonic() < give_up:
                 cut += await admin.fetchval(
@@ -94,7 +95,7 @@ async def commits_cut(place: Place, sagas: int) -> int:
 
 async def slow_statements(place: Place, sagas: int, proxy: FaultProxy) -> int:
     """Every answer of the database takes 0.1 s or more; then connections are reset in the middle of whatever they do."""
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         proxy.delay(0.1, jitter_s=0.1, directions=("down",))
         await asyncio.sleep(6)
         proxy.delay(0.0)
@@ -104,28 +105,32 @@ async def slow_statements(place: Place, sagas: int, proxy: FaultProxy) -> int:
     return 1
 
 
-async def table_locked(place: Place, sagas: int, *, seconds: float = 6.0) -> int:
-    async with _connected(place) as admin, _load(place, sagas), admin.transaction():
-        await admin.execute("lock table saga_record in access exclusive mode")
+async def table_locked(place: Place, sagas: int, *, seconds: float = 30.0) -> int:
+    """Somebody has the tables of all services."""
+    async with _connected_to_all(place) as admins, place.under_load(sagas):
+        for admin in admins:
+            await admin.execute("begin; lock table saga_record in access exclusive mode")
         await asyncio.sleep(seconds)
+        for admin in admins:
+            await admin.execute("rollback")
     return 1
 
 
 async def serialization_failures(place: Place, sagas: int) -> int:
     """One row in five meets a serialization failure, in the steps' own tables and in the toolkit's."""
-    async with _connected(place) as admin:
-        for table in ("ledger", "saga_record"):
+    async with _connected_to_all(place) as admins:
+        for admin, table in product(admins, _TABLES):
             await admin.execute(_FAILS_OFTEN.format(table=table))
-        async with _load(place, sagas):
+        async with place.under_load(sagas):
             await asyncio.sleep(5)
-        for table in ("ledger", "saga_record"):
+        for admin, table in product(admins, _TABLES):
             await admin.execute(f"drop trigger chaos_fails on {table}")
     return 1
 
 
 async def foreign_transaction(place: Place, sagas: int) -> int:
     """Somebody's transaction stays open all the time and holds back the vacuum."""
-    async with _connected(place) as admin, admin.transaction(isolation="repeatable_read"):
+    async with _connected(place.plain_stores["order"]) as admin, admin.transaction(isolation="repeatable_read"):
         await admin.fetchval("select count(*) from saga_record")
         await place.start(sagas)
         await place.verdict(60)
@@ -157,6 +162,6 @@ async def writer_held(place: Place, sagas: int) -> int:
                 connection.execute("rollback")
             connection.close()
 
-    async with _load(place, sagas):
+    async with place.under_load(sagas):
         await asyncio.to_thread(hold)
     return 1

@@ -21,8 +21,10 @@ class Tools:
 
     drop_bindings: Callable[[], Awaitable[None]]
     drop_channels: Callable[[], Awaitable[None]]
+    drop_letters: Callable[[], Awaitable[None]]
     purge: Callable[[], Awaitable[None]]
     blocked: Callable[[], AbstractAsyncContextManager[object]]
+    put_aside: Callable[[], Awaitable[list[bytes]]] | None = None
 
 
 def tools_of(place: Place) -> Tools:
@@ -33,6 +35,7 @@ def tools_of(place: Place) -> Tools:
         return Tools(
             drop_bindings=lambda: nats_tools.drop_bindings(url),
             drop_channels=lambda: nats_tools.drop_channels(url),
+            drop_letters=lambda: nats_tools.drop_letters(url),
             purge=lambda: nats_tools.purge(url),
             blocked=lambda: nats_tools.blocked(url),
         )
@@ -41,9 +44,17 @@ def tools_of(place: Place) -> Tools:
         return Tools(
             drop_bindings=lambda: rabbitmq_tools.drop(rabbit, prefix, channels=False),
             drop_channels=lambda: rabbitmq_tools.drop(rabbit, prefix, channels=True),
+            drop_letters=lambda: rabbitmq_tools.drop_queue(rabbit, f"{prefix}.dlq"),
             purge=lambda: rabbitmq_tools.purge(rabbit, prefix),
             blocked=lambda: rabbitmq_tools.blocked(rabbit),
+            put_aside=lambda: rabbitmq_tools.put_aside(rabbit, prefix),
         )
     assert place.broker == "kafka"
     kafka = kafka_tools.KafkaTools(cast(KafkaServer, server), prefix)
-    return Tools(drop_bindings=kafka.drop_groups, drop_channels=kafka.drop_topics, purge=kafka.purge, blocked=kafka.blocked)
+    return Tools(
+        drop_bindings=kafka.drop_groups,
+        drop_channels=kafka.drop_topics,
+        drop_letters=lambda: kafka.drop_topics(f"{prefix}.dlq"),
+        purge=kafka.purge,
+        blocked=kafka.blocked,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import os
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -169,3 +170,21 @@ def test_sagas_that_another_service_started_are_shown_by_their_key(started_elsew
     assert shown.returncode == 0, shown.stderr
     listed = saga_choreo("sagas", "list", "--key", "ORDER-3", "--store", started_elsewhere, "-o", "name")
     assert listed.stdout.split() == [json.loads(shown.stdout)["id"]]
+
+
+def test_what_cannot_be_said_is_refused_before_anybody_is_asked(store: str, tmp_path: Path) -> None:
+    assert steps(store, "take", "ORDER-2", "charge", "--operator", "ana", *WHY, "--yes").returncode == 0
+    payload = tmp_path / "charged.json"
+    payload.write_text("{}")
+    event = ("--event", "payment.charged", "--payload", str(payload))
+    cases = [
+        (("--operator", "ben", *event), "in the hands of 'ana'"),
+        (("--operator", "ana"), "publishes payment.charged v1: give that"),
+        (("--operator", "ana", "--event", "payment.charged", "--payload", os.devnull), "is no JSON object"),
+    ]
+    for said, why in cases:
+        refused = steps(store, "done", "ORDER-2", "charge", *said, *WHY, "--dry-run")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert why in refused.stderr
+        assert "Plan:" not in refused.stderr
+    assert steps(store, "done", "ORDER-2", "charge", "--operator", "ana", *event, *WHY, "--yes").returncode == 0

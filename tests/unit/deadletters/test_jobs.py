@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from saga_choreo import ReplayOrder, WantedLetters
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.ports import ItemState, Job, JobItem, JobState, Quarantined
 from saga_choreo.runtime.arrivals import Arrival
@@ -44,3 +47,16 @@ def test_jobs_that_rest_take_no_other_jobs_place() -> None:
 
     asyncio.run(scenario())
     assert len(applied) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"rate_per_min": -1}, {"in_flight_max": 0}, {"stop_percent": 101}])
+def test_a_replay_that_would_never_move_or_never_stop_is_refused(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"a replay's {name} is .*; give a number from"):
+        ReplayOrder(operator="ana", reason="mended", **wrong)  # type: ignore[arg-type]  # numbers, all of them
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "poison"}, {"state": "closed"}])
+def test_a_filter_that_could_find_nothing_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"dead letters have no .*; use one of: "):
+        WantedLetters(**wrong)  # type: ignore[arg-type]  # texts, all of them

@@ -128,6 +128,8 @@ def test_what_is_declared_after_the_agent_was_checked_is_refused() -> None:
         @agent.step("send")
         async def send(stock: StockReserved) -> None: ...
 
+    with pytest.raises(DefinitionError, match="starts_on is declared after agent 'shop'"):
+        agent.starts_on(OrderCreated, key=lambda order: order.order_id)
     with pytest.raises(DefinitionError, match=r"compensation 'release' of step 'reserve' is declared after its agent was checked"):
         reserve.compensation(release)
 

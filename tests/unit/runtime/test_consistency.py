@@ -103,6 +103,49 @@ def test_a_step_that_does_not_know_what_its_neighbour_says_is_named() -> None:
     assert judge_saga([replace(done, row=done.row._replace(outcome=Outcome.OPEN), changed_ms=NOW)], known()) == [], "not yet"
 
 
+BETWEEN = plan_of(
+    Choreography("between")
+    .starts_with("order.created")
+    .step(
+        ChoreographyStep("charge")
+        .on_event("order.created")
+        .publish_event("payment.charged")
+        .with_compensation()
+        .owned_by("payment"),
+        ChoreographyStep("ship").on_event("payment.charged").with_compensation().owned_by("stock"),
+    )
+)
+FIRST, SECOND = BETWEEN.numbers["charge"], BETWEEN.numbers["ship"]
+
+
+def between(*records: Record, here: tuple[str, ...] = ("shop", "payment", "stock")) -> list[tuple[str, str]]:
+    judged = known(plans={BETWEEN.definition: BETWEEN}, services=frozenset(here))
+    ours = [replace(one, definition=BETWEEN.definition) for one in records]
+    return sorted((one.code, one.step) for one in judge_saga(ours, judged))
+
+
+def test_a_message_that_was_published_long_ago_and_not_applied_is_named_where_both_ends_are_here() -> None:
+    started = record(ORIGIN, state=State.OPEN, choice=1, due_ms=NOW + 5)
+    charged = record(FIRST, service="payment", state=State.DONE, done_in=1, choice=1, due_ms=NOW + 5)
+    shipped = record(SECOND, service="stock", done_in=1, due_ms=NOW)
+    assert between(started, charged) == [("not_heard", "charge")]
+    assert between(started, charged, shipped) == []
+    assert between(started, replace(charged, changed_ms=NOW)) == [], "not yet"
+    assert between(started, charged, here=("shop", "payment")) == [], "the other end is in another store"
+    assert ("not_heard", "charge") not in between(started, replace(charged, announced=1)), "it is not published yet"
+
+
+def test_a_message_that_nobody_can_have_sent_is_named() -> None:
+    started = record(ORIGIN, state=State.OPEN, choice=1, due_ms=NOW + 5)
+    waiting = record(FIRST, service="payment", done_in=1, due_ms=NOW)
+    shipped = record(SECOND, service="stock", done_in=1, due_ms=NOW, changed_ms=NOW)
+    assert between(started, waiting, shipped) == [("ghost", "ship")]
+    assert between(started, shipped) == [("ghost", "ship"), ("not_heard", "origin")]
+    assert between(shipped, here=("stock",)) == [], "the sender is in another store"
+    over = replace(shipped, row=shipped.row._replace(state=State.DONE, outcome=Outcome.COMPLETED), due_ms=None)
+    assert between(over) == [], "each service forgets by its own horizon"
+
+
 def test_a_step_that_has_not_heard_of_the_end_is_named() -> None:
     origin, charge, ship = completed()
     left = replace(ship, row=ship.row._replace(outcome=Outcome.OPEN), due_ms=NOW)

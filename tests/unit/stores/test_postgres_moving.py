@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from importlib import resources
 from uuid import UUID
@@ -15,6 +16,7 @@ from saga_choreo_postgres.moving import ROLLOUT_DAYS, prepare
 from saga_choreo_postgres.partitions import make_days
 from saga_choreo_postgres.speakers import AsyncpgSpeaker
 from saga_choreo_postgres.store import PostgresStore
+from tests.unit.cli.process import in_process
 from tests.unit.stores.postgres_support import Schema, opened, query, run
 from tests.unit.stores.test_postgres_partitions import ended, saga_on, saved, still_open, tables, where
 
@@ -125,6 +127,17 @@ def test_an_older_release_that_starts_is_refused(postgres_schema: Schema) -> Non
         assert (kept["schema_version"], kept["oldest_version"]) == (str(schema.SCHEMA_VERSION), "3")
 
     run(scenario())
+
+
+def test_a_dry_run_says_that_older_releases_are_refused_afterwards(postgres_schema: Schema) -> None:
+    url = postgres_schema()
+    run(version_2(url))
+    done = in_process("store", "migrate", "--dry-run", "--store", url)
+    assert done.returncode == 0
+    assert "would run: 003_days" in done.stdout
+    assert "a release that knows version 2 only is refused when it starts" in done.stdout
+    assert json.loads(in_process("store", "migrate", "--dry-run", "--json", "--store", url).stdout)["shuts_out_older"]
+    assert "refused" not in in_process("store", "migrate", "--dry-run", "--store", postgres_schema()).stdout, "there is none"
 
 
 def test_stores_that_open_at_once_on_old_tables_move_them_once(postgres_schema: Schema) -> None:

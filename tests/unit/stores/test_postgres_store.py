@@ -63,6 +63,28 @@ def test_a_server_that_may_forget_commits_is_refused_unless_asked_for(postgres_s
     run(scenario())
 
 
+def test_a_user_whose_commits_a_crash_may_undo_is_refused(postgres_schema: Schema) -> None:
+    """As administrators set it: for the database or for a role, and not in the URL."""
+
+    async def scenario() -> None:
+        url = postgres_schema()
+        role = f"{url.rpartition('search_path=')[2]}_hasty"
+        await query(url, f"create role {role} login superuser")
+        try:
+            await query(url, f"alter role {role} set synchronous_commit = off")
+            mine = re.sub(r"//[^@/]*@|//", f"//{role}@", url, count=1)
+            with pytest.raises(DurabilityRefused, match=r"'synchronous_commit': 'off'"):
+                await PostgresStore(mine).open()
+            assert dict((await PostgresStore(mine).inspect()).unsafe) == {"synchronous_commit": "off"}
+            async with opened(mine + "&synchronous_commit=on") as store:
+                assert store.features.durable
+        finally:
+            await query(url, f"drop owned by {role} cascade")
+            await query(url, f"drop role {role}")
+
+    run(scenario())
+
+
 def test_a_server_without_fsync_is_refused(own_postgres: PostgresServer) -> None:
     unsafe = PostgresServer(own_postgres.data_dir, port=own_postgres.port, settings={"fsync": "off", "full_page_writes": "off"})
     with unsafe:
@@ -79,6 +101,9 @@ def test_a_server_without_fsync_is_refused(own_postgres: PostgresServer) -> None
     [
         (lambda url: url.replace("/postgres?", "/nowhere?"), "refuses this user or database"),
         (lambda url: url + "&durability=full&durability=maybe", "asks for durability 'maybe'"),
+        (lambda url: url + "&serch_path=typo", 'option in the URL.*"serch_path".*correct it'),
+        (lambda url: url + "&lock_timeout=soon", "option in the URL.*lock_timeout"),
+        (lambda url: url + "_is_not_there", "there is no schema for the saga tables.*or make the schema"),
         (lambda url: url + "&pool_max=0", "pool_max='0'; write a number from 2 to 200"),
         (lambda url: url.replace("postgresql://", "mysql://"), "is not a PostgreSQL URL"),
     ],
