@@ -152,8 +152,12 @@ def accept_epoch(store_url: str | None, out: Output, service: str, reason: str, 
         if not isinstance(store, Upkeep):
             raise ConfigurationError(f"the {store.features.name} store keeps no epoch, so there is none to accept")
         now = await store.epoch(service)
-        if not now.position:
-            raise SagaNotFound(f"no agent of service {service!r} has worked on this store; check --service and --store")
+        known = {holder for definition in await store.definitions() for holder in await store.holders(definition)}
+        if not now.position and known and service not in known:  # an empty store, put in the place of another, may be meant
+            raise SagaNotFound(
+                f"no agent of service {service!r} has worked on this store; services known here: {', '.join(sorted(known))}; "
+                "check --service and --store"
+            )
         found = await suspects(store, service)
         rows = [{"id": saga_id, "result": "planned" if consent.dry_run else "accepted"} for saga_id in found]
         plan = f"accept the store of {service} at position {now.position} as it is ({reason}); open sagas, which may miss commits"

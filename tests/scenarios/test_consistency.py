@@ -71,7 +71,7 @@ def test_nothing_is_found_while_sagas_run_nor_when_they_have_ended(nats_url: str
         for service in world.agents:
             assert await found(cluster.store_url(service), 0, _LEDGER) == []
 
-    run(scenario())
+    run(scenario(), 120)
 
 
 def test_services_that_share_a_database_are_compared_message_by_message(nats_url: str, postgres_schema: Callable[[], str]) -> None:
@@ -102,7 +102,7 @@ def test_services_that_share_a_database_are_compared_message_by_message(nats_url
             await cluster.start("payment")
             await handle.wait(20)
 
-    run(scenario(), 60)
+    run(scenario(), 120)
 
 
 def test_what_somebody_breaks_afterwards_is_found(nats_url: str, store: str) -> None:

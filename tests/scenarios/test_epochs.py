@@ -85,7 +85,7 @@ def test_an_agent_on_a_file_that_was_copied_back_stops_until_that_is_accepted(
     run(scenario(), 90)
 
 
-def test_an_agent_that_meets_another_database_under_the_same_name_stops(nats_url: str, store: str) -> None:
+def test_an_agent_that_meets_another_database_under_the_same_name_stops_until_that_is_accepted(nats_url: str, store: str) -> None:
     async def scenario() -> None:
         world = World(chain(), nats_url, store, LIMITS)
         file = world.file("shop")
@@ -98,6 +98,11 @@ def test_an_agent_that_meets_another_database_under_the_same_name_stops(nats_url
             await eventually(lambda: is_suspicious(cluster["shop"]))
             with pytest.raises(NotReady, match=r"went back in time.*another database"):
                 await cluster["shop"].start_saga(Go())
+            mistyped = await command("--store", f"sqlite:///{file}", "--service", "shpo", "--reason", "moved", "--yes")
+            assert (mistyped.returncode, "services known here: " in mistyped.stderr) == (5, True)
+            await accept(f"sqlite:///{file}", "shop")
+            await eventually(lambda: is_working(cluster["shop"]))
+            await some_sagas(cluster)
 
     run(scenario(), 60)
 
