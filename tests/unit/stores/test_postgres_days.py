@@ -26,6 +26,16 @@ from saga_choreo_postgres.days import (
 )
 
 _EVER = UUID(int=0)
+_OF_ONE_SAGA = [
+    sql.CLAIM,
+    sql.UPDATE,
+    sql.COMPLETE,
+    sql.IS_COMPLETED,
+    sql.MARK,
+    sql.FORGET_RECORD,
+    sql.RECORDS,
+    sql.RECORDS_OF,
+]
 
 
 def days(*numbers: int) -> list[Partition]:
@@ -44,7 +54,7 @@ def test_the_bounds_of_a_day_are_midnights_of_utc() -> None:
     assert name_of(day) == "saga_record_20231114", "1,700,000,000 s after 1970"
 
 
-@pytest.mark.parametrize("statement", [sql.CLAIM, sql.UPDATE, sql.MARK, sql.FORGET_RECORD, sql.RECORDS, sql.RECORDS_OF])
+@pytest.mark.parametrize("statement", _OF_ONE_SAGA)
 def test_a_statement_about_a_saga_can_be_told_the_day(statement: str) -> None:
     told = on_day(statement, 20_000)
     assert DAY in statement

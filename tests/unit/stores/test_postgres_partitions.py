@@ -122,7 +122,7 @@ def test_a_mark_meets_its_own_row_although_another_day_has_one_at_the_same_place
     run(scenario())
 
 
-@pytest.mark.parametrize("name", ["CLAIM", "UPDATE", "MARK", "FORGET_RECORD", "RECORDS_OF"])
+@pytest.mark.parametrize("name", ["CLAIM", "UPDATE", "COMPLETE", "IS_COMPLETED", "MARK", "FORGET_RECORD", "RECORDS_OF"])
 def test_what_is_about_one_saga_is_planned_for_one_partition(name: str, postgres_schema: Schema) -> None:
     async def scenario() -> None:
         url = postgres_schema()
