@@ -214,16 +214,19 @@ async def rebalance_storm(place: Place, sagas: int) -> int:
 
 
 async def deliveries_given_up(place: Place, sagas: int) -> int:
-    """The broker gives a message up after its second delivery, and agents are killed with messages in hand. Announcing again repairs it."""
+    """The broker gives a message up when it comes back for the second time, and agents die again and again before they acknowledge
+    anything. Announcing again repairs it."""
     async with place.under_load(sagas):
-        for _ in range(6):
-            place.replace("payment")
-            place.replace("shipping")
-            await asyncio.sleep(place.random.uniform(1.0, 2.0))
+        for _ in range(4):
+            for service in ("payment", "shipping"):
+                process = place.replace(service, CHAOS_DIES_BEFORE="ack")
+                await until(partial(_is_dead, process), 30, "death of the agent")
+        for service in ("payment", "shipping"):
+            place.replace(service)
     put_aside = tools_of(place).put_aside
     assert put_aside is not None
     assert await put_aside(), "the broker gave nothing up"
-    return 6
+    return 8
 
 
 async def overload(place: Place, sagas: int) -> int:

@@ -23,6 +23,7 @@ class Boundaries:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._dies_at = int(environ.get("CHAOS_DIES_AT", "0"))
+        self._dies_before = environ.get("CHAOS_DIES_BEFORE", "")
         self._count_in = environ.get("CHAOS_COUNT_IN", "")
         self._stops_at = 0
         self._passed = 0
@@ -32,6 +33,11 @@ class Boundaries:
     def _begin(self, stops_in: Path) -> None:
         self._passed, self._stops_at = 0, int(stops_in.read_text())
         stops_in.unlink()  # so whoever sent the signal sees that it has come
+
+    def calls(self, name: str) -> None:
+        if name == self._dies_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.passes()
 
     def passes(self) -> None:
         self._passed += 1
@@ -63,7 +69,7 @@ class _Bounded:
             return found
 
         async def bounded(*arguments: Any, **named: Any) -> Any:
-            self._boundaries.passes()
+            self._boundaries.calls(name)
             answer = await found(*arguments, **named)
             self._boundaries.passes()
             return answer

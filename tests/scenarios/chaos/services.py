@@ -2,9 +2,10 @@
 
 Every effect is a row in the service's own ledger, written in the step's transaction. The ledger has no unique key and the toolkit
 knows nothing of it: what was to be undone is gone, and what happened twice is there twice. CHAOS_* come from the scenario:
-CHAOS_DIES_AT=n kills the process at its n-th call of broker or store, CHAOS_STOPS_AT=file stops it (SIGSTOP) at the n-th call
-after a SIGUSR1, n being what the file says then; CHAOS_COPIES=n publishes everything so often, CHAOS_SHUFFLES=1 delivers in any order,
-CHAOS_CLOCK_S=n is how far the wall clock is ahead, CHAOS_BLOCKS_S=n holds up the event loop once.
+CHAOS_DIES_AT=n kills the process at its n-th call of broker or store, CHAOS_DIES_BEFORE=ack before its first one of that name,
+CHAOS_STOPS_AT=file stops it (SIGSTOP) at the n-th call after a SIGUSR1, n being what the file says then; CHAOS_COPIES=n publishes
+everything so often, CHAOS_SHUFFLES=1 delivers in any order, CHAOS_CLOCK_S=n is how far the wall clock is ahead, CHAOS_BLOCKS_S=n holds
+up the event loop once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = ["DECLARE", "LEDGER", "LIMITS", "agent_of"]
 
 # What one would wait for otherwise: scans and repeated announcements are quick here. All else is the default.
 LIMITS = Limits(nudge_first_s=2.0, nudge_max_s=8.0, unannounced_after_s=0.6, ready_timeout_s=20.0, stop_grace_s=5.0)
+_BOUNDED = {"CHAOS_DIES_AT", "CHAOS_DIES_BEFORE", "CHAOS_STOPS_AT"}
 LEDGER = "create table if not exists ledger (saga text, step text, effect text, at_ns bigint)"
 _NOTE = "insert into ledger (saga, step, effect, at_ns) values ($1, $2, $3, $4)"
 
@@ -119,7 +121,7 @@ def __getattr__(name: str) -> Agent:
         broker = Copying(broker, copies)
     if "CHAOS_SHUFFLES" in os.environ:
         broker = Shuffling(broker)
-    if "CHAOS_DIES_AT" in os.environ or "CHAOS_STOPS_AT" in os.environ:
+    if _BOUNDED & os.environ.keys():
         boundaries = Boundaries(os.environ)
         broker, store = boundaries.around(broker), boundaries.around(store)
     agent = agent_of(name, broker, store, prefix, clock=ShiftedClock(float(os.environ.get("CHAOS_CLOCK_S", "0"))))
