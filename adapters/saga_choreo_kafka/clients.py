@@ -85,12 +85,9 @@ class Pace:
         self._next = 0.0
         self._changed = asyncio.Event()
         self.closing = False
+        # What was last seen of a connection, whoever's it is: of several nodes one may be down while the others serve.
+        self.is_well = True
         self.losses = 0
-
-    @property
-    def is_well(self) -> bool:
-        """The last attempt at a connection worked, and no connection has ended since."""
-        return self._failed == 0
 
     async def turn(self) -> bool:
         """Wait for one's turn. False when there is nothing to connect for any more."""
@@ -112,17 +109,21 @@ class Pace:
 
     def won(self) -> None:
         self._failed = 0
+        self.is_well = True
         self._changed.set()
 
     def dropped(self) -> None:
         """A connection ended that was up. Agents that lose the server together shall not come back all at once."""
+        if self.is_well:
+            self.is_well = False
+            self.losses += 1
         now = asyncio.get_running_loop().time()
         if self._failed == 0 and now - self._dropped_at > _SETTLED_S:
             self._dropped_at = now
             self.lost()
 
     def lost(self) -> None:
-        self.losses += self._failed == 0
+        self.is_well = False
         self._failed += 1
         self._next = asyncio.get_running_loop().time() + self._delay()
 
@@ -191,6 +192,7 @@ def _tame(client: Any, pace: Pace, on_metadata: Callable[[Any], None] | None = N
     async def get_conn(node_id: Any, **how: Any) -> Any:
         found = client._conns.get((node_id, how.get("group", 0)))
         if found is not None and found.connected():
+            pace.is_well = True
             return found
         if found is not None:
             pace.dropped()
