@@ -41,8 +41,8 @@ __all__ = ["KafkaBroker"]
 _log = logging.getLogger("saga_choreo.kafka")
 _T = TypeVar("_T")
 
-# Between two repairs, so that a topic that cannot be made does not become a busy loop.
-_REPAIR_PAUSE_S = 1.5
+# Between two repairs, and after one that failed: each takes two connections, and less than one a second is what we may ask for.
+_REPAIR_PAUSE_S, _REPAIR_AGAIN_S = 1.5, 4.0
 _RETRY_S = 0.8
 _PROBE_S = 2.0
 # A rebalance may take as long as its slowest member; the agent need not wait for it, nothing is missed meanwhile.
@@ -184,6 +184,7 @@ class KafkaBroker:
         while True:
             await self._damaged.wait()
             self._damaged.clear()
+            pause_s = _REPAIR_PAUSE_S
             try:
                 before = await self._declare(topology, self._wanted)
                 if self._publisher is not None:
@@ -194,7 +195,8 @@ class KafkaBroker:
                     said = str(exc)
                     _log.error("a topic of service %r is missing: %s", topology.service, exc)
                 self._damaged.set()
-            await asyncio.sleep(_REPAIR_PAUSE_S)
+                pause_s = _REPAIR_AGAIN_S
+            await asyncio.sleep(pause_s)
 
     async def receive(self, max_messages: int, max_wait_s: float) -> Sequence[Delivery]:
         """Waits through an outage; never raises for one."""
