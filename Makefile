@@ -29,7 +29,7 @@ export SAGAS FAIL_EVERY CHAOS
 PATCH ?=
 # Settings of `make mutation`: modules of saga_choreo/core (MODULES='rows origin'), instead of all.
 MODULES ?=
-# Settings of `make chaos`: scenarios, --broker, --store, --sagas, --seed, instead of everything (about an hour).
+# Settings of `make chaos`: scenarios, --broker, --store, --sagas, --seed, instead of everything (hours; --part K/N for a slice of what is enumerated).
 CHAOS_ARGS ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000

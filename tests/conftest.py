@@ -28,11 +28,11 @@ settings.load_profile("here")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run on one worker, since they share a server; those of several brokers or adapters on one each."""
+    """A file's tests run on one worker, since they share a server; those of several adapters, brokers and stores on one each."""
     for item in items:
         params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-        of = params.get("adapter", params.get("broker", ""))
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{of if isinstance(of, str) else ''}"))
+        of = (params.get(name, "") for name in ("adapter", "broker", "store"))
+        item.add_marker(pytest.mark.xdist_group("-".join((item.path.stem, *(one for one in of if isinstance(one, str))))))
 
 
 def missing(server: str, reason: str) -> None:

@@ -29,7 +29,7 @@ _CHEAP = [
 ]
 # Of what is enumerated, every commit tries a few points; `make chaos` tries all.
 _ENUMERATED = [("killed-everywhere", "nats", "postgres"), ("cancelled-everywhere", "nats", "sqlite")]
-_PART = (7, 20)
+_PART = (7, 40)
 
 
 @pytest.fixture(scope="module")
