@@ -72,8 +72,8 @@ class MemoryBroker:
 
     async def receive(self, max_messages: int, max_wait_s: float) -> Sequence[Delivery]:
         queue = self._open_queue()
-        # A caller that never finds the queue empty must still let others run.
-        await self._clock.sleep(0)
+        if queue.size:  # a caller that never finds the queue empty must still let others run
+            await self._clock.sleep(0)
         taken = queue.take(max_messages, self._clock.monotonic(), self._ack_wait_s)
         while not taken:
             await self._wait(queue, None)
@@ -101,7 +101,10 @@ class MemoryBroker:
         queue.waiting.append(waiter)
         timer = asyncio.ensure_future(self._clock.sleep(min(waits))) if waits else None
         try:
-            await asyncio.wait((waiter, timer) if timer else (waiter,), return_when=asyncio.FIRST_COMPLETED)
+            if timer is None:
+                await waiter
+            else:
+                await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
             queue.waiting.remove(waiter)
             if timer is not None:

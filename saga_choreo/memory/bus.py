@@ -73,6 +73,8 @@ class Queue:
 
     def next_due(self) -> float | None:
         """When the next hidden message may come back; it may be early, never late."""
+        while self._hidden and self._hidden[0][2].done:
+            heappop(self._hidden)
         return self._hidden[0][0] if self._hidden else None
 
     def _hide(self, entry: Entry, until: float) -> None:

@@ -183,10 +183,7 @@ class Directory:
     async def _learn(self, notice: Notice) -> None:
         word, _, rest = notice.subject.partition(".")
         if word == "define":
-            form = Choreography.from_canonical(notice.body)
-            if form.definition != rest:
-                raise DefinitionError(f"the bytes hash to {form.definition}, the subject says {rest}; another format, or damaged")
-            await self._defined(form)
+            await self._defined(self._form_of(rest, notice.body))
         elif word == "holds":
             definition, _, service = rest.partition(".")
             body = orjson.loads(notice.body)
@@ -200,13 +197,23 @@ class Directory:
             self._catalog.set_plain(event, service)
         elif word in ("epoch", "epoch-asked"):
             self.on_epoch(notice)
-        elif word == "steps":
+        elif word == "steps" and self._wants_steps(rest):
             said = Announcement.of(notice.body)
             if said.notice().subject != notice.subject:
                 raise ValueError(f"it is about {said.notice().subject!r}")
             await self._heard(said)
         for known in self._catalog.given:
             self._complain_of_rivals(known.plan)
+
+    def _form_of(self, definition: str, canonical: bytes) -> Choreography:
+        """Every agent tells again what it holds when it starts: bytes that are known are not read a second time."""
+        known = self._catalog.get(definition)
+        if known is not None and known.plan.choreography.canonical_bytes == canonical:
+            return known.plan.choreography
+        form = Choreography.from_canonical(canonical)
+        if form.definition != definition:
+            raise DefinitionError(f"the bytes hash to {form.definition}, the subject says {definition}; another format, or damaged")
+        return form
 
     async def _defined(self, form: Choreography) -> None:
         """An agent with a name only holds what its code fits; with shared objects it holds these."""
@@ -226,6 +233,12 @@ class Directory:
         if service not in self._holders.setdefault(definition, set()):
             await self._reader.remember(definition, b"", (service,))
             self._holders[definition].add(service)
+
+    def _wants_steps(self, rest: str) -> bool:
+        """What others announce matters to the one who assembles it; everybody looks for other releases of its own service."""
+        choreography, _, service = rest.partition(".")
+        opened = self._part.assembles
+        return service == self._part.service or (opened is not None and opened.name == choreography)
 
     async def _heard(self, said: Announcement) -> None:
         """A lower release of this very service has spoken after us: say ours again, so that new sagas stay with it."""

@@ -56,6 +56,8 @@ class Relay:
         self._limits = limits
         self._rounds = asyncio.Semaphore(_ROUNDS_MAX)
         self._announcing = Announcing()
+        # There may be something to write down.
+        self._published = asyncio.Event()
         self.refused = 0
         self.unconfirmed = 0
         self._skip = 0
@@ -102,6 +104,7 @@ class Relay:
         finally:
             self._announcing.end(publications)
         self._announcing.confirm(publications, answers)
+        self._published.set()
         failed = [answer for answer in answers if answer is not None]
         if failed:
             self._complain(failed)
@@ -137,8 +140,11 @@ class Relay:
     async def mark_for_ever(self, every_s: float = 0.0) -> None:
         """Without `every_s`: lazily, as an agent does that will mostly write these records again itself."""
         while True:
+            await self._published.wait()
             await self._clock.sleep(every_s or _MARKS_EVERY_S)
             await _patiently(lambda: self.flush(old=not every_s), "noting what is published")
+            if not self._announcing.known:
+                self._published.clear()
 
     async def scan_for_ever(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
         """The crash path. When a scan finds a full batch it goes on at once; otherwise it looks again a little later."""

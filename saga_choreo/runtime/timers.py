@@ -18,8 +18,6 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Timers"]
 
 _log = logging.getLogger("saga_choreo.timers")
-# Another process may have made a record due (a web process, a command): looked for at least this often.
-_LOOK_EVERY_S = 1.0
 _NEVER_MS = 1 << 62
 # As long as a message that met one is handed back for.
 _UNEXPECTED_S = 5.0
@@ -154,9 +152,9 @@ class Timers:
         await self._clock.sleep(max(share_s, min(_NUDGE_REST * took_s, _NUDGE_REST_MAX_S)))
 
     async def _sleep(self) -> None:
-        """Until the next due record, at most a second, or until told of an earlier one."""
+        """Until the next due record, at most `look_every_s`, or until told of an earlier one."""
         now_ms = self._now_ms()
-        wait_s = _LOOK_EVERY_S
+        wait_s = self._limits.look_every_s
         if len(self._running) < self._limits.slow_at_once:
             try:
                 next_ms = await self._scans.next_due_ms(self._service)

@@ -49,6 +49,8 @@ class Limits:
     # No saga is started while so many of the service's own are open, or so many of its records wait to be published.
     open_sagas_max: int = 1_000_000
     unannounced_max: int = 2_000_000
+    # Another process may have made a record due (a web process, a command): looked for at least this often.
+    look_every_s: float = 1.0
     outcome_wait_s: float = 0.2
     outcome_max: int = 500
     # One `on_outcome` callback may take so long; after that it has failed, and is called again.

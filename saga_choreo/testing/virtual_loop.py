@@ -50,8 +50,11 @@ class Life:
         return context.run(call)
 
 
+_current_life = Life.current
+
+
 class _Task(asyncio.Task[Any]):
-    """`number` tells how many were made before it."""
+    """`number` tells how many were made before it; the first has 1."""
 
     number: int = 0
 
@@ -85,7 +88,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._on_time = on_time
         self._now_s = 0.0
         self._soon: deque[_Handle] = deque()
-        self._steps: dict[_Task, _Handle] = {}
+        # The next step of each task that is ready, by the task's number.
+        self._steps: dict[int, _Handle] = {}
         self._timers: list[tuple[float, int, _Handle]] = []
         self._timed = 0
         self.rounds = 0
@@ -98,7 +102,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
         task = _Task(coro, loop=loop, **kwargs)
-        task.number = self._tasks = self._tasks + 1
         life = Life.current.get()
         if life is not None:
             self._made.append((life, task))
@@ -120,7 +123,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, self._now_s)
         task = getattr(callback, "__self__", None)
         if isinstance(task, _Task):
-            self._steps[task] = handle
+            if not task.number:  # it is just being made
+                task.number = self._tasks = self._tasks + 1
+            self._steps[task.number] = handle
         else:
             self._soon.append(handle)
         return handle
@@ -141,12 +146,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """Steps until somebody says stop. `BaseEventLoop.run_forever` calls this, and gives it no public name."""
         soon, steps = self._soon, self._steps
-        task: _Task | None = None
-        again = 0
+        task = again = 0
         while not self._stopping:  # type: ignore[attr-defined]  # set by `stop`
             if soon:
                 self._call(soon.popleft())
-            elif task is not None and task in steps and again < _AGAIN_MAX:
+            elif task in steps and again < _AGAIN_MAX:
                 again += 1
                 self._call(steps.pop(task))
             elif self._pass_time():
@@ -154,20 +158,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self._call(steps.pop(task))
 
     def _call(self, handle: _Handle) -> None:
-        if _is_over(handle):
+        if handle._cancelled:
+            return
+        inside = handle.inside
+        life = inside.get(_current_life)
+        if life is not None and life.is_over:
             return
         try:
-            handle.inside.run(handle.call, *handle.arguments)
+            inside.run(handle.call, *handle.arguments)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001  as asyncio does: a callback that fails ends nobody else
             self.call_exception_handler({"message": f"exception in {handle!r}", "exception": error, "handle": handle})
 
-    def _pick(self) -> _Task:
+    def _pick(self) -> int:
         """By the order in which tasks were made, not that in which they became ready."""
         if len(self._steps) == 1:
             return next(iter(self._steps))
-        return sorted(self._steps, key=_number)[self._stream.below(len(self._steps))]
+        return sorted(self._steps)[self._stream.below(len(self._steps))]
 
     def _pass_time(self) -> bool:
         """A little if some task is ready, else up to the next timer. Returns whether a task can go on: not if a timer comes first."""
@@ -217,15 +225,11 @@ def _lay_to_rest(task: asyncio.Task[Any]) -> None:
         return
 
 
-def _number(task: _Task) -> int:
-    return task.number
-
-
 def _is_over(handle: _Handle) -> bool:
     """Cancelled, or of a process that is dead."""
     if handle.cancelled():
         return True
-    life = handle.inside.get(Life.current)
+    life = handle.inside.get(_current_life)
     return life is not None and life.is_over
 
 

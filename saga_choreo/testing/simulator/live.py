@@ -58,7 +58,13 @@ class LiveSimulation(House):
         reannounce = stream.chance(0.4) if settings.reannounce is None else settings.reannounce
         # Idle agents do little but look around; looking less often finds the same a little later.
         self.limits = Limits(
-            reannounce=reannounce, nudge_first_s=5, nudge_max_s=30, scan_every_s=2.0, held_look_s=5.0, alive_every_s=1e6
+            reannounce=reannounce,
+            nudge_first_s=5,
+            nudge_max_s=30,
+            scan_every_s=2.0,
+            look_every_s=3.0,
+            held_look_s=5.0,
+            alive_every_s=1e6,
         )
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
