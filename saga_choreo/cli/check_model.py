@@ -90,14 +90,14 @@ def _choreographies(app: str | None) -> Iterable[Choreography]:
         return [make() for make in GRAPHS.values()]
     if app in GRAPHS:
         return [GRAPHS[app]()]
-    if "." not in app and ":" not in app:
+    from saga_choreo.cli.locate import find_choreographies, is_module
+
+    if "." not in app and ":" not in app and not is_module(app):
         from saga_choreo.errors import ConfigurationError
 
         raise ConfigurationError(
             f"there is no built-in graph {app!r}; name one of {', '.join(GRAPHS)}, or a choreography: 'package.module:attribute'"
         )
-    from saga_choreo.cli.locate import find_choreographies
-
     return find_choreographies(app)
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Protocol, TypeGuard, runtime_checkable
@@ -30,6 +31,7 @@ __all__ = [
     "find_described",
     "find_services",
     "find_start",
+    "is_module",
 ]
 
 
@@ -118,6 +120,8 @@ def find_start(target: str) -> tuple[Callable[..., object], object]:
         raise ConfigurationError(
             f"{target!r} is a {type(found).__name__}, not a function; name one that makes the start event: 'module:start'"
         )
+    if inspect.iscoroutinefunction(found):
+        raise ConfigurationError(f"{target!r} is an async function; write a plain one that returns the start event")
     name = target.partition(":")[0]
     check = getattr(_locate(name), "check", None)
     if check is not None and not inspect.iscoroutinefunction(check):
@@ -151,17 +155,34 @@ def _locate(target: str) -> object:
         raise ConfigurationError(f"app {target!r} is not of the form 'package.module' or 'package.module:attribute'; correct it")
     found: object = _import(name)
     for part in attribute.split(".") if attribute else ():
-        if not hasattr(found, part):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
             known = tuple(word for word in vars(found) if not word.startswith("_")) if hasattr(found, "__dict__") else ()
-            raise ConfigurationError(f"{name!r} has no attribute {attribute!r}.{suggestion(part, known)} Check the name after ':'")
-        found = getattr(found, part)
+            text = f"{name!r} has no attribute {attribute!r}.{suggestion(part, known)} Check the name after ':'"
+            raise ConfigurationError(text) from None
+        except Exception as exc:
+            raise ConfigurationError(
+                f"reading {target!r} failed with {type(exc).__name__}: {exc}; add --debug to see the traceback"
+            ) from exc
     return found
 
 
-def _import(name: str) -> ModuleType:
+def is_module(name: str) -> bool:
+    """Whether there is a module of this name at the top, without importing it."""
+    _look_here()
+    return bool(name) and find_spec(name) is not None
+
+
+def _look_here() -> str:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
+    return here
+
+
+def _import(name: str) -> ModuleType:
+    here = _look_here()
     try:
         return import_module(name)
     except ModuleNotFoundError as exc:
@@ -173,9 +194,9 @@ def _import(name: str) -> ModuleType:
         raise ConfigurationError(
             f"there is no module {exc.name!r}, looked for from {here!r}.{meant} Run the command where the package is, or install it"
         ) from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:  # a script that was meant to be run, not imported, ends the process
         raise _broken(name, exc) from exc
 
 
-def _broken(name: str, exc: Exception) -> ConfigurationError:
+def _broken(name: str, exc: BaseException) -> ConfigurationError:
     return ConfigurationError(f"importing {name!r} failed with {type(exc).__name__}: {exc}; add --debug to see the traceback")

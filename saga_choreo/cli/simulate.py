@@ -79,6 +79,8 @@ def simulate(
     from saga_choreo.testing.simulator.settings import Settings
     from saga_choreo.testing.simulator.simulate import simulate as run
 
+    if not 0 <= loss <= 1:  # not a number passes every range
+        raise click.UsageError(f"--loss is {loss!r}; give a share from 0 to 0.9")
     if loss and reannounce is False:
         raise click.UsageError("lost messages are repaired by repeated announcements; leave --no-reannounce or --loss out")
     own = _own_agents(apps, start) if start else None
@@ -154,6 +156,8 @@ def _rates(pairs: tuple[str, ...]) -> dict[str, float]:
             raise click.UsageError(f"--rate {pair!r} is not FAULT=RATE; write for example --rate crash=0.01") from None
         if name not in RATES:
             raise click.UsageError(f"there is no fault {name!r}; known are {', '.join(RATES)}")
+        if not 0 <= rates[name] <= 1:
+            raise click.UsageError(f"--rate {pair!r} is not between 0 and 1; it is the share of opportunities at which it happens")
     return rates
 
 

@@ -50,18 +50,24 @@ def _pivot_order(graph: Reach, pivots: list[StepPlan]) -> Iterator[Finding]:
 
 
 def _needs_undo(graph: Reach, step: StepPlan, pivots: list[StepPlan]) -> Iterator[Finding]:
-    after_all = bool(pivots) and all(graph.is_before(pivot.index, step.index) for pivot in pivots)
+    missed = [pivot.name for pivot in pivots if not graph.is_before(pivot.index, step.index)]
+    after_all = bool(pivots) and not missed
     if step.undo is not Undo.NONE or graph.step_of(step).read_only or step.pivot or after_all:
         return
     refusing = [o.name for o in graph.steps if o.may_veto and graph.is_before(step.index, o.index)]
     if pivots and not refusing:
         refusing = [o.name for o in graph.steps if o.may_veto and o is not step and not graph.is_before(o.index, step.index)]
-    run = f"{refusing[0]!r} may refuse when it is done" if refusing else "the saga may be cancelled when it is done"
+    if refusing:
+        run = f"{refusing[0]!r} may refuse when it is done"
+    elif len(missed) < len(pivots):
+        run = f"it does not come after every pivot, {missed[0]!r} being another one"
+    else:
+        run = "the saga may be cancelled when it is done"
     yield Finding(
         "WF2",
         step.name,
         f"step {step.name!r} cannot be undone, and {run}; give it a compensation, declare it read_only or the pivot"
-        + (f", or move it after pivot {pivots[-1].name!r}" if pivots else ""),
+        + (f", or move it after pivot {missed[0]!r}" if pivots else ""),
     )
 
 

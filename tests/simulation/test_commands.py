@@ -69,6 +69,25 @@ def test_who_insists_sees_what_goes_wrong_with_it(ill_formed: Path) -> None:
     assert found["violations"] == len(found["failures"][0]["violations"]) > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rate", "crash=nan"), "--rate 'crash=nan' is not between 0 and 1"),
+        (("--rate", "crash=2"), "--rate 'crash=2' is not between 0 and 1"),
+        (("--rate", "crash=much"), "--rate 'crash=much' is not FAULT=RATE"),
+        (("--rate", "crush=0.1"), "there is no fault 'crush'"),
+        (("--loss", "nan"), "--loss is nan; give a share from 0 to 0.9"),
+        (("--seeds", "0"), "'--seeds': 0 is not in the range"),
+        (("--loss", "0.4", "--no-reannounce"), "lost messages are repaired by repeated announcements"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_a_mistake_of_usage(arguments: tuple[str, ...], message: str) -> None:
+    ended = _cli("simulate", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(("layer", "sagas", "is_full"), [("b", 19_999, False), ("b", 20_000, True), ("c", 12_000, True)])
 def test_only_a_full_run_has_to_reach_every_rare_situation(layer: str, sagas: int, is_full: bool) -> None:
     result = Result(layer=layer, sagas=sagas, sometimes={"commit refused": 3})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,7 @@ from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.states import SagaState
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.layers import run_one
-from saga_choreo.testing.simulator.settings import Fetch, OwnAgents, Settings, Verdict
+from saga_choreo.testing.simulator.settings import Check, Fetch, OwnAgents, Settings, Verdict
 from saga_choreo.testing.simulator.simulate import simulate
 
 ROOT = Path(__file__).parent.parent.parent
@@ -182,6 +183,55 @@ def test_agents_that_cannot_run_the_saga_are_refused_at_once() -> None:
         run_one(0, Settings(own=OwnAgents(shop.own.agents, lambda number, random: None)))  # type: ignore[arg-type,return-value]  as a user's
     with pytest.raises(ConfigurationError, match="same name"):
         run_one(0, Settings(own=OwnAgents((shop.shop, *shop.own.agents), shop.own.start)))
+
+
+async def _answers_seven(saga_id: UUID, state: SagaState, fetch: Fetch) -> Any:
+    del saga_id, state, fetch
+    return 7
+
+
+async def _breaks(saga_id: UUID, state: SagaState, fetch: Fetch) -> list[str]:
+    del state, fetch
+    raise KeyError(str(saga_id)[:0])
+
+
+async def _asks_a_stranger(saga_id: UUID, state: SagaState, fetch: Fetch) -> list[str]:
+    del saga_id, state
+    return [str(await fetch("nobody", "select 1"))]
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (_answers_seven, "the check gave 7; return a list of texts"),
+        (_breaks, r"the check of saga 'SAGA-0' \(\w+\) failed with KeyError: ''; mend the check"),
+        (_asks_a_stranger, "no service 'nobody' to fetch from; the agents are 'shop'"),
+    ],
+)
+def test_a_check_that_breaks_is_told_from_what_it_finds(check: Check, message: str) -> None:
+    own = Shop().own
+    with pytest.raises(ConfigurationError, match=message):
+        run_one(0, Settings(layer="c", sagas=1, own=replace(own, check=check), only=frozenset()))
+
+
+async def _asserts(saga_id: UUID, state: SagaState, fetch: Fetch) -> list[str]:
+    del saga_id, fetch
+    assert state == "compensated", "it went through"
+    return []
+
+
+def test_an_assertion_in_a_check_is_what_it_finds() -> None:
+    (violation,) = run_one(0, Settings(layer="c", sagas=1, own=replace(Shop().own, check=_asserts), only=frozenset())).violations
+    assert violation.code == "CHECK"
+    assert violation.text.startswith("saga 'SAGA-0' (completed): it went through")
+
+
+def test_a_start_function_that_fails_is_named_with_its_error() -> None:
+    def broken(number: int, random: Random) -> Event:
+        raise ValueError(f"no order number {number} at {random.random() < 0}")
+
+    with pytest.raises(ConfigurationError, match="the start function failed for saga 0 with ValueError: no order number 0"):
+        run_one(0, Settings(layer="c", own=replace(Shop().own, start=broken)))
 
 
 def _invoke(*words: str) -> Any:

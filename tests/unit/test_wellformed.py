@@ -155,6 +155,16 @@ def test_a_step_after_only_one_of_two_pivots_needs_an_undo() -> None:
     assert told(*steps) == [("WF2", "beside")]
 
 
+def test_a_step_between_two_pivots_is_not_said_to_be_cancelled() -> None:
+    said = only(
+        bare("p", "start", publishes="p", pivot=True),
+        bare("r", "p", publishes="r", retriable=True),
+        bare("q", "r", pivot=True, retriable=True),
+    )
+    assert "step 'r' cannot be undone, and it does not come after every pivot, 'q' being another one" in said
+    assert said.endswith("or move it after pivot 'q'")
+
+
 def test_an_optional_pivot_is_found() -> None:
     assert only(bare("p", "start", pivot=True, optional=True)).startswith("WF6: step 'p' is an optional pivot")
 

@@ -26,7 +26,7 @@ from saga_choreo.runtime.plugins import WholeStore, make_store
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import plan_from, view_of
 from saga_choreo.testing.simulator.live_house import House
-from saga_choreo.testing.simulator.own_oracle import fetch_from, findings
+from saga_choreo.testing.simulator.own_oracle import fetch_from, findings, said_by
 from saga_choreo.testing.simulator.own_process import OwnProcess
 from saga_choreo.testing.simulator.settings import OwnAgents, Settings, Verdict
 from saga_choreo.testing.simulator.world import SECOND
@@ -42,10 +42,20 @@ _MEMORY = "/dev/shm"  # noqa: S108  the folder below it has a name of its own
 def run_own_seed(seed: int, settings: Settings, own: OwnAgents) -> Verdict:
     """Run one seed to its end, or to the first broken promise. Raises ConfigurationError for agents that cannot run the sagas."""
     numbers = [number for number in range(settings.sagas) if settings.keep is None or number in settings.keep]
-    events = {number: own.start(number, random.Random(f"{seed}/{number}")) for number in numbers}  # noqa: S311  a seed
+    events = {number: _start_event(own, seed, number) for number in numbers}
     _require_fit(own, events.values())
     with TemporaryDirectory(prefix="saga-simulation-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as folder:
         return _OwnSimulation(seed, settings, own, events, folder).run()
+
+
+def _start_event(own: OwnAgents, seed: int, number: int) -> Event:
+    try:
+        return own.start(number, random.Random(f"{seed}/{number}"))  # noqa: S311  a seed
+    except Exception as error:
+        raise ConfigurationError(
+            f"the start function failed for saga {number!r} with {type(error).__name__}: {error}; it is called with a number and a "
+            "Random, and has to return the event that starts the saga"
+        ) from error
 
 
 class _OwnSimulation(House):
@@ -185,7 +195,7 @@ class _OwnSimulation(House):
             world.note("END", f"{view.key} {view.saga_id} {view.state.value}: {states}")
             wrong = findings(plan, saga)
             if not wrong and self._own.check is not None:
-                found = await self._own.check(view.saga_id, view.state, fetch)
+                found = await said_by(self._own.check, view, fetch)
                 wrong = [("CHECK", f"saga {view.key!r} ({view.state.value}): {text}") for text in found]
             for code, text in wrong:
                 world.broken(code, text, number)

@@ -7,12 +7,14 @@ from typing import Any
 
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
+from saga_choreo.errors import ConfigurationError
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.runtime.plugins import WholeStore
-from saga_choreo.testing.simulator.settings import Fetch
+from saga_choreo.runtime.views import SagaView
+from saga_choreo.testing.simulator.settings import Check, Fetch
 
-__all__ = ["fetch_from", "findings"]
+__all__ = ["fetch_from", "findings", "said_by"]
 
 _KEPT = frozenset({State.DONE, State.SKIPPED})
 _GONE = frozenset({State.COMPENSATED, State.TOMB, State.SKIPPED, State.SKIPPED_CLEARED, State.WAITING})
@@ -22,6 +24,10 @@ def fetch_from(stores: Mapping[str, WholeStore]) -> Fetch:
     """`await fetch(service, statement, *parameters)`: rows of a service's database. A table that no step has made yet is empty."""
 
     async def fetch(service: str, statement: str, *parameters: Any) -> list[Any]:
+        if service not in stores:
+            raise ConfigurationError(
+                f"there is no service {service!r} to fetch from; the agents are {', '.join(map(repr, stores))}"
+            )
         async with stores[service].transaction() as transaction:
             try:
                 return await transaction.user.fetch(statement, *parameters)
@@ -31,6 +37,26 @@ def fetch_from(stores: Mapping[str, WholeStore]) -> Fetch:
                 raise
 
     return fetch
+
+
+async def said_by(check: Check, view: SagaView, fetch: Fetch) -> list[str]:
+    """What the user's own check says; an assertion that fails there says it as well. Raises ConfigurationError for a check that
+    breaks, or that answers with something else than texts."""
+    try:
+        said: object = await check(view.saga_id, view.state, fetch)
+    except AssertionError as error:
+        return [str(error) or "an assertion of the check failed"]
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"the check of saga {view.key!r} ({view.state.value}) failed with {type(error).__name__}: {error}; mend the check"
+        ) from error
+    if not isinstance(said, list | tuple):
+        raise ConfigurationError(
+            f"the check gave {said!r}; return a list of texts that say what is wrong, an empty one if nothing is"
+        )
+    return [str(text) for text in said]
 
 
 def findings(plan: Plan, saga: Sequence[Record]) -> list[tuple[str, str]]:

@@ -38,12 +38,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("empty", "holds no Choreography and no Agent"),
         ("needs_more", "importing 'needs_more' failed with ModuleNotFoundError: No module named 'not_there'"),
         ("raises", "importing 'raises' failed with ValueError: bad luck"),
+        ("leaves", "importing 'leaves' failed with SystemExit: 3"),
+        ("lazy:app.orders", "reading 'lazy:app.orders' failed with KeyError: 'deep'"),
     ],
 )
 def test_each_mistake_has_its_own_message(here: Path, target: str, message: str) -> None:
     write_app(here, "", "empty")
     write_app(here, "import not_there", "needs_more")
     write_app(here, "raise ValueError('bad luck')", "raises")
+    write_app(here, "raise SystemExit(3)", "leaves")
+    write_app(here, "class App:\n    @property\n    def orders(self): raise KeyError('deep')\napp = App()", "lazy")
     with pytest.raises(ConfigurationError, match=message):
         find_choreographies(target)
 
