@@ -124,7 +124,7 @@ format: .venv/.ready-dev ## format all code and sort its imports
 	@$(BIN)/ruff format .
 
 clean: ## remove caches, coverage data and build output
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo build dist
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo build dist mutants
 	@rm -f .coverage .coverage.*
 	@find . -name .venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 

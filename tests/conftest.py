@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.testing.kafka_server import KafkaServer
@@ -23,7 +23,16 @@ _numbers = itertools.count()
 
 # A busy machine is no fault of the code under test.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("here")
+# Mutation testing runs these thousands of times: the same examples each time, and no search for a smaller one once one has failed.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("here"),
+    derandomize=True,
+    database=None,
+    max_examples=40,
+    phases=(Phase.explicit, Phase.generate),
+)
+settings.load_profile("mutation" if "MUTANT_UNDER_TEST" in os.environ else "here")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,62 @@
+"""The mutants of `make mutants`: each can be planted, and one that cannot says why. That each is found takes `make mutants`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from mutants import EQUIVALENT, PATCHES, TRIES, planted, run_mutant, tries_of
+
+MUTANTS = sorted(PATCHES.glob("*.patch"))
+NEW = """--- {before}saga_choreo/core/stale.py
++++ {after}saga_choreo/core/stale.py
+@@ -1,1 +1,1 @@
+-{line}
++{line} And more.
+"""
+
+
+def _first_line() -> str:
+    return (PATCHES.parents[2] / "saga_choreo" / "core" / "stale.py").read_text().splitlines()[0]
+
+
+def test_every_mutant_can_be_planted(tmp_path: Path) -> None:
+    assert planted(MUTANTS[0], tmp_path) == ""
+    undone = subprocess.run(["git", "apply", "-R", "-p1", MUTANTS[0]], cwd=tmp_path, check=False, env=_alone(tmp_path))
+    assert undone.returncode == 0
+    for patch in MUTANTS:
+        command = ["git", "apply", "--check", "-p1", str(patch)]
+        tried = subprocess.run(command, cwd=tmp_path, env=_alone(tmp_path), capture_output=True, text=True, check=False)
+        assert tried.returncode == 0, f"{patch.name}: {tried.stderr}"
+
+
+def _alone(place: Path) -> dict[str, str]:
+    return {**os.environ, "GIT_CEILING_DIRECTORIES": str(place.parent)}
+
+
+def test_only_a_mutant_that_there_is_counts_as_equivalent() -> None:
+    assert set(EQUIVALENT) <= {patch.stem for patch in MUTANTS}
+
+
+@pytest.mark.parametrize(("before", "after"), [("a/", "b/"), ("", "")])
+def test_a_patch_from_elsewhere_is_planted_with_and_without_a_prefix(before: str, after: str, tmp_path: Path) -> None:
+    (tmp_path / "new.patch").write_text(NEW.format(before=before, after=after, line=_first_line()))
+    assert planted(tmp_path / "new.patch", tmp_path / "copy") == ""
+    assert "And more." in (tmp_path / "copy" / "saga_choreo" / "core" / "stale.py").read_text()
+
+
+def test_a_patch_that_does_not_fit_is_told_as_one_that_does_not_apply(tmp_path: Path) -> None:
+    (tmp_path / "new.patch").write_text(NEW.format(before="a/", after="b/", line="nothing of the kind"))
+    found = run_mutant(tmp_path / "new.patch", 1)
+    assert found["verdict"] == "does not apply"
+    assert "saga_choreo/core/stale.py" in str(found["how"])
+
+
+def test_a_patch_from_elsewhere_that_does_not_say_how_is_tried_in_every_way(tmp_path: Path) -> None:
+    silent, speaking = tmp_path / "silent.patch", tmp_path / "speaking.patch"
+    silent.write_text("--- a/x\n")
+    speaking.write_text("# A fault.\n# simulate: --layer c --seeds 7\n--- a/x\n")
+    assert len(tries_of(silent, 5)) == len(TRIES)
+    assert tries_of(speaking, 5) == [["simulate", "--no-reannounce", "--seeds", "5", "--layer", "c", "--seeds", "7"]]
