@@ -12,14 +12,16 @@ from mutants import EQUIVALENT, PATCHES, TRIES, planted, run_mutant, tries_of
 MUTANTS = sorted(PATCHES.glob("*.patch"))
 NEW = """--- {before}saga_choreo/core/stale.py
 +++ {after}saga_choreo/core/stale.py
-@@ -1,1 +1,1 @@
+@@ -1,2 +1,2 @@
 -{line}
 +{line} And more.
+{next}
 """
 
 
-def _first_line() -> str:
-    return (PATCHES.parents[2] / "saga_choreo" / "core" / "stale.py").read_text().splitlines()[0]
+def _new_patch(before: str, after: str, line: str = "") -> str:
+    first, second, *_ = (PATCHES.parents[2] / "saga_choreo" / "core" / "stale.py").read_text().splitlines()
+    return NEW.format(before=before, after=after, line=line or first, next=f" {second}")
 
 
 def test_every_mutant_can_be_planted(tmp_path: Path) -> None:
@@ -42,13 +44,13 @@ def test_only_a_mutant_that_there_is_counts_as_equivalent() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [("a/", "b/"), ("", "")])
 def test_a_patch_from_elsewhere_is_planted_with_and_without_a_prefix(before: str, after: str, tmp_path: Path) -> None:
-    (tmp_path / "new.patch").write_text(NEW.format(before=before, after=after, line=_first_line()))
+    (tmp_path / "new.patch").write_text(_new_patch(before, after))
     assert planted(tmp_path / "new.patch", tmp_path / "copy") == ""
     assert "And more." in (tmp_path / "copy" / "saga_choreo" / "core" / "stale.py").read_text()
 
 
 def test_a_patch_that_does_not_fit_is_told_as_one_that_does_not_apply(tmp_path: Path) -> None:
-    (tmp_path / "new.patch").write_text(NEW.format(before="a/", after="b/", line="nothing of the kind"))
+    (tmp_path / "new.patch").write_text(_new_patch("a/", "b/", "nothing of the kind"))
     found = run_mutant(tmp_path / "new.patch", 1)
     assert found["verdict"] == "does not apply"
     assert "saga_choreo/core/stale.py" in str(found["how"])
