@@ -65,7 +65,7 @@ class Violation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What a complete search found; the search stops at the first violation. `completed` and `aborted` hold the distinct
-    vectors of final step states, in the order of the steps."""
+    vectors of final step states, in the order of the steps. `seconds` are of CPU time: what one core needs."""
 
     graph: str
     states: int
