@@ -14,7 +14,7 @@ from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
-from saga_choreo.model.states import Cancel, Outcome, Parked, State
+from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
@@ -189,10 +189,19 @@ class Oracle:
                 self._skipped(ledger, before, number)
             case State.COMPENSATED:
                 self._compensated(ledger, number)
-            case State.TOMB if ledger.forward[number] and step.external:
-                self._broken("S7", ledger, f"{ledger.name(number)} left a tombstone though the outside has done it")
+            case State.TOMB:
+                self._tombed(ledger, record)
             case _:
                 pass
+
+    def _tombed(self, ledger: Ledger, record: Record) -> None:
+        step = ledger.plan.steps[record.step]
+        if ledger.forward[record.step] and step.external:
+            self._broken("S7", ledger, f"{ledger.name(record.step)} left a tombstone though the outside has done it")
+        if record.row.vetoer and not step.may_veto:
+            self._broken("S9", ledger, f"{ledger.name(record.step)} refused though it is retriable")
+        if record.row.vetoer and step.optional and record.row.cause is Cause.REFUSED:
+            self._broken("S8", ledger, f"{ledger.name(record.step)} aborted the saga though it is optional")
 
     def _skipped(self, ledger: Ledger, before: Row, number: int) -> None:
         edges, step = ledger.edges(number), ledger.plan.steps[number]
