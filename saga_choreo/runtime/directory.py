@@ -42,7 +42,7 @@ _AGAIN_S = 40.0
 
 
 class Directory:
-    """`learnt` is called after every definition that comes."""
+    """`learnt` is called after every definition that is new here."""
 
     def __init__(
         self, part: Part, catalog: Catalog, broker: Broker, reader: Reader, clock: Clock, learnt: Callable[[], None]
@@ -217,8 +217,10 @@ class Directory:
 
     async def _defined(self, form: Choreography) -> None:
         """An agent with a name only holds what its code fits; with shared objects it holds these."""
+        was_known = self._catalog.get(form.definition) is not None or self._catalog.is_foreign(form.definition)
         learned = await self._learning.learn(form)
-        self._learnt()
+        if not was_known:
+            self._learnt()
         if form.name in self._part.names and learned is not Learned.REFUSED:
             self._forms[form.definition] = form
             self._seen.setdefault((form.name, form.version), {}).setdefault(form.definition, set())
