@@ -14,5 +14,10 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
     (9002422, {"loss": 0.4}, "a step whose words only its own service reads asked nobody for the end it had missed"),
     (7, {"layer": "c"}, "the memory store kept a lock that it had handed to a process killed before it woke up"),
     (523, {"layer": "c"}, "a plain step that ran once more after a conflict did so without a permit, beside another run"),
+    (
+        74,
+        {"layer": "c"},
+        "simulator: a person was still about to try an undo again that had been passed by when all was thought quiet",
+    ),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]

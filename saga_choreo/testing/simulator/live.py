@@ -160,7 +160,8 @@ class LiveSimulation(House):
         asked = self.world.settings
         expected = asked.sagas if asked.keep is None else len(asked.keep)
         is_up = all(process.is_up for agents in self.processes.values() for process in agents)
-        is_quiet = is_up and self.is_bus_empty and len(self.world.ended) >= expected and not self._is_open()
+        is_over = len(self.world.ended) >= expected and not self._is_open() and not self.people.is_awaited
+        is_quiet = is_up and self.is_bus_empty and is_over
         self._quiet_rounds = self._quiet_rounds + 1 if is_quiet else 0
         # For longer than a scan needs to find what nobody has published.
         return self._quiet_rounds > 5

@@ -66,7 +66,8 @@ class People:
         self._plans = plans
         self._provider = provider
         self._stream = world.streams.named("people")
-        self._watched: dict[RecordKey, None] = {}
+        # The step that somebody has an eye on, and its service.
+        self._watched: dict[RecordKey, str] = {}
 
     def _say(self, service: str, key: RecordKey, step: int | None, word: Word) -> bool:
         up = [process for process in self._processes[service] if process.is_up]
@@ -83,8 +84,14 @@ class People:
         """A record was committed: somebody may have to do something about it."""
         key = record.record_key
         if key not in self._watched and (record.row.parked is not Parked.NO or record.row.pending):
-            self._watched[key] = None
+            self._watched[key] = record.service
             self._think(record.service, key)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Some step waits for a word that somebody is about to say: not all is over yet, even where its saga is."""
+        rows = (self._processes[service][0].store.get(key) for key, service in self._watched.items())
+        return any(record is not None and (record.row.parked is not Parked.NO or record.row.pending) for record in rows)
 
     def _think(self, service: str, key: RecordKey) -> None:
         self._world.after(int(self._stream.between(0.5, 12) * SECOND), self._look, service, key)
