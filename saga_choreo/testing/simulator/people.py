@@ -14,7 +14,7 @@ from saga_choreo.core.facts import CancelRequested, Completed, CompletionDecline
 from saga_choreo.core.graph import Plan, StepPlan
 from saga_choreo.errors import SagaError
 from saga_choreo.model.choreography import Undo
-from saga_choreo.model.record import ORIGIN, Record, RecordKey
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
@@ -80,6 +80,11 @@ class People:
         if isinstance(value, Refusal):
             self._world.note("people", value.reason)
 
+    def _must_not_count(self, run: Any, value: Any, error: SagaError | None) -> None:
+        del run, error
+        if isinstance(value, Row):
+            self._world.broken("S1", "an answer to a call that had been declined counted as one to the call made since")
+
     def notice(self, record: Record) -> None:
         """A record was committed: somebody may have to do something about it."""
         key = record.record_key
@@ -106,6 +111,13 @@ class People:
         if record.row.pending and step.deadline_choice and self._stream.chance(0.3):
             self._watched.pop(key, None)
             self._world.saw("nobody completed a pending step")
+            return
+        if record.row.pending and record.row.key_no and self._stream.chance(0.3):
+            self._world.saw("answered to an earlier call")
+            up = [process for process in self._processes[service] if process.is_up]
+            if up:
+                self._stream.pick(up).command(key, key.step, Completed(record.row.key_no - 1, 1), self._must_not_count, ())
+            self._think(service, key)
             return
         word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
         if self._say(service, key, key.step, word):
