@@ -10,6 +10,7 @@ a while, its lease taken over, finds another number when it settles, and what it
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +51,7 @@ class Leases:
         self._limits = limits
         self._announced = announced
         self._held: dict[RecordKey, Record] = {}
+        self._some = asyncio.Event()
 
     @property
     def every_s(self) -> float:
@@ -57,9 +59,12 @@ class Leases:
 
     def hold(self, claimed: Record) -> None:
         self._held[claimed.record_key] = claimed
+        self._some.set()
 
     def let_go(self, key: RecordKey) -> None:
         self._held.pop(key, None)
+        if not self._held:
+            self._some.clear()
 
     def ageing(self, now_ms: int) -> list[Record]:
         """Attempts whose leases want to be renewed."""
@@ -97,6 +102,7 @@ class Leases:
     async def renew_for_ever(self, clock: Clock, run: Callable[[Renewal], Awaitable[list[RecordKey]]]) -> None:
         """Keep alive what runs here. An attempt that was taken over meanwhile is not cut short: its answer will not count."""
         while True:
+            await self._some.wait()
             await clock.sleep(self.every_s)
             ageing = self.ageing(clock.time_ns() // 1_000_000)
             if not ageing:
