@@ -42,6 +42,7 @@ class Consumer:
         self._trouble_s = 0.0
         self._last_size, self._last_began = 0, 0.0
         self.in_flight = 0
+        self._applying = 0  # of those in flight, the batch of outcomes
 
     @property
     def is_well(self) -> bool:
@@ -108,10 +109,11 @@ class Consumer:
         """While batches are worked on, messages gather for the next one, the longer the more there are: so batches grow with the
         load, and a third one sets out only where handlers wait. After a batch of several the next one sets out a little later than that
         one did, since more are on their way. Where nothing is under way, the first message that comes goes at once."""
-        if self.in_flight:
+        batches = self.in_flight - self._applying  # nobody waits for outcomes
+        if batches:
             self._batch_ended.clear()
             try:
-                async with asyncio.timeout(self._limits.batch_wait_s * self.in_flight):
+                async with asyncio.timeout(self._limits.batch_wait_s * batches):
                     await self._batch_ended.wait()
             except TimeoutError:
                 pass
@@ -156,7 +158,9 @@ class Consumer:
             while self._outcomes:
                 batch, self._outcomes = self._outcomes[: self._limits.outcome_max], self._outcomes[self._limits.outcome_max :]
                 self.in_flight += 1
+                self._applying = 1
                 try:
                     await self._handle_patiently(batch)
                 finally:
                     self.in_flight -= 1
+                    self._applying = 0

@@ -58,3 +58,38 @@ def test_outcomes_that_wait_for_slow_callbacks_hold_up_consumption_instead_of_pi
         assert held_up_at <= 16
 
     asyncio.run(scenario())
+
+
+def test_a_message_does_not_wait_while_only_outcomes_are_applied() -> None:
+    async def scenario() -> None:
+        broker = MemoryBroker(f"memory://{uuid4().hex}?ack_wait=100")
+        await broker.open(Topology(service="s", agent="a", events=(), known_events=(), owners=("s",)))
+        applying, go_on, came, stop = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def handle(deliveries: Sequence[Delivery]) -> None:
+            if deliveries[0].channel.kind is ChannelKind.OUTCOME:
+                applying.set()
+                await go_on.wait()
+            else:
+                came.set()
+
+        limits = Limits(batch_wait_s=1000.0, outcome_wait_s=0.001)
+        consumer = Consumer(broker, SystemClock(), limits, 2, handle)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            running = group.create_task(consumer.run(group, stop))
+            await broker.publish([Outgoing(Channel(ChannelKind.OUTCOME), "", {}, b"")])
+            await applying.wait()
+            # The loop is in `receive`: this one brings it to where it might wait for the batch of outcomes.
+            await broker.publish([Outgoing(Channel(ChannelKind.OUTCOME), "", {}, b"")])
+            for _ in range(50):
+                await asyncio.sleep(0)
+            await broker.publish([Outgoing(Channel(ChannelKind.CONTROL, "s"), "", {}, b"")])
+            try:
+                async with asyncio.timeout(2):
+                    await came.wait()
+            finally:
+                go_on.set()
+                stop.set()
+                await running
+
+    asyncio.run(scenario())
