@@ -136,7 +136,7 @@ def fatal(wanted: StreamConfig, found: StreamConfig) -> list[str]:
             ("max_msgs_per_subject", found.max_msgs_per_subject, wanted.max_msgs_per_subject),
             ("no_ack", bool(found.no_ack), False),
         )
-        if word(has) != word(needs) and (what, word(has), wanted.discard) != ("retention", "interest", DiscardPolicy.NEW)
+        if word(has) != word(needs) and not (what == "retention" and word(has) == "interest" and wanted.max_age)
     ]
 
 

@@ -28,6 +28,10 @@ _EVERY_S = 10.0
 _PAUSE_S = 1.0
 # Cutting rewrites a part of a block of the stream: not worth it for less, as long as there is room.
 _WORTH_MESSAGES = 10_000
+# A reader with nothing left to do has done what the stream held so long ago. What it holds now, the reader's leader may not have seen.
+_SETTLED_S = 5.0
+# A cluster answers after 4 s with the readers it has heard of by then: rather no answer than half of one.
+_TIMEOUT_MAX_S = 3.0
 
 
 class Trimmer:
@@ -38,6 +42,7 @@ class Trimmer:
         self._streams = streams
         self._timeout_s = timeout_s
         self._full = full
+        self._noted: dict[str, tuple[float, int]] = {}
 
     async def run(self) -> None:
         said = ""
@@ -58,23 +63,36 @@ class Trimmer:
             await asyncio.sleep(_PAUSE_S)
 
     async def _trim(self, stream: str, *, worth: int) -> None:
-        js = self._link.client.jetstream(timeout=self._timeout_s)
+        js = self._link.client.jetstream(timeout=min(self._timeout_s, _TIMEOUT_MAX_S))
         with contextlib.suppress(NotFoundError):  # it is being declared again
-            state = (await js.stream_info(stream)).state
-            if state.messages < worth:
+            info = await js.stream_info(stream)
+            state, settled = info.state, self._settled(stream, info.state.last_seq)
+            if state.messages < worth or any(not one.current or one.lag for one in (info.cluster and info.cluster.replicas) or ()):
                 return
             readers: list[Any] = []
             while page := await js.consumers_info(stream, offset=len(readers)):
                 readers += page
-            below = done_below(readers, state.last_seq)
-            if below - state.first_seq >= worth:
+            below = done_below(readers, settled)
+            if len(readers) == state.consumer_count and below - state.first_seq >= worth:
                 await js.purge_stream(stream, seq=below)
 
+    def _settled(self, stream: str, last_seq: int) -> int:
+        """What the stream held at a look some seconds ago; 0 when there was none."""
+        now = asyncio.get_running_loop().time()
+        when, then = self._noted.get(stream, (now, 0))
+        if stream in self._noted and then <= last_seq and now - when < _SETTLED_S:
+            return 0
+        self._noted[stream] = (now, last_seq)
+        return then if then <= last_seq else 0  # a lower end: it was declared anew
 
-def done_below(readers: Sequence[Any], last_seq: int) -> int:
-    """The sequence below which every reader has acknowledged all that it reads; 0 without readers. `last_seq` is of the stream
-    before the readers were asked: one with nothing left to do has done all up to there."""
+
+def done_below(readers: Sequence[Any], settled: int) -> int:
+    """The sequence below which every reader has acknowledged all that it reads; 0 without readers. One with nothing left to do has
+    done all up to `settled`, which the stream held some time ago."""
     floors = [
-        last_seq if not reader.num_pending and not reader.num_ack_pending else reader.ack_floor.stream_seq for reader in readers
+        max(settled, reader.ack_floor.stream_seq)
+        if not reader.num_pending and not reader.num_ack_pending
+        else reader.ack_floor.stream_seq
+        for reader in readers
     ]
     return min(floors) + 1 if floors else 0

@@ -131,13 +131,15 @@ class JoinedTransaction(PostgresTransaction):
         """The session is the caller's."""
 
     async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
-        speaker = await self._begin()
-        if record is None or self._point != "none":
+        self._require_open()
+        speaker = await self._give() if self.speaker is None else self.speaker
+        if record is None or self.speaker is not None or speaker.backend not in self._pool.seen_backends:
             return await super().register(key, record)
-        self._require_there()
         try:
             return await work.register(speaker, key, record, incarnation=self._incarnation, durable=self._durable)
         except speaker.errors as error:
+            if getattr(error, "sqlstate", "") == "42P01":
+                raise self._elsewhere() from error
             raise translated(error, self.where, "starting a saga") from error
         except work.NotHere as error:
             raise await self._diagnosis(speaker, error) from None
@@ -175,9 +177,6 @@ class JoinedTransaction(PostgresTransaction):
 
     async def _begin_now(self) -> None:
         speaker = await self._give()
-        if speaker.backend in self._pool.seen_backends:
-            self.speaker = speaker
-            return
         try:
             await speaker.say(f"{_CALL}; {self._is_ours()}")
         except speaker.errors as error:
@@ -201,11 +200,14 @@ class JoinedTransaction(PostgresTransaction):
                 "or open the store with ?durability=relaxed"
             )
         if isinstance(error, work.NotHere) or getattr(error, "sqlstate", "") in ("22012", "42P01"):
-            return ConfigurationError(
-                f"the joined connection does not lead to the saga tables of the store at {self.where!r}; use the same database, "
-                "and the same search_path"
-            )
+            return self._elsewhere()
         return translated(error, self.where, "joining a transaction")
+
+    def _elsewhere(self) -> SagaError:
+        return ConfigurationError(
+            f"the joined connection does not lead to the saga tables of the store at {self.where!r}; use the same database, "
+            "and the same search_path"
+        )
 
     async def _ours(self, task: Coroutine[Any, Any, T], doing: str) -> T:
         speaker = self.speaker

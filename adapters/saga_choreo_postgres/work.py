@@ -6,6 +6,7 @@ primary key, while the plan of a join with arrays is made once and may be a scan
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -97,12 +98,13 @@ async def complete(speaker: Speaker, service: str, ends: Sequence[Completion], n
     ordered = sorted(ends, key=lambda end: end.key)
     rows = [(service, *end.key, end.origin, end.deadline_ms, end.told, now_ms) for end in ordered]
     changed = {(row[0], row[1]) for row in await by_day(speaker, sql.COMPLETE, rows)}
-    sagas = {end.key.saga_id for end in ends}
+    sagas = Counter(end.key.saga_id for end in ends)
     doubtful = {end.key.saga_id for end in ends if (end.key.saga_id, end.key.step) not in changed}
     if not doubtful:
-        return sagas
+        return set(sagas)
     looked = await by_day(speaker, sql.IS_COMPLETED, [(service, saga) for saga in sorted(doubtful)])
-    return sagas - doubtful | {UUID(bytes=row[0].bytes) for row in looked if row[1]}
+    found = {UUID(bytes=row[0].bytes): row[2] for row in looked if row[1]}
+    return sagas.keys() - doubtful | {saga for saga, records in found.items() if records >= sagas[saga]}
 
 
 def _values(record: Record) -> list[Any]:

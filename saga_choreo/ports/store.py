@@ -137,6 +137,7 @@ def completed_among(records: Sequence[Record], ends: Sequence[Completion], now_m
     saved = {key: record for key, record in changed.items() if record is not None}
     now |= saved
     left = {key.saga_id for key, record in now.items() if record.row.outcome is not Outcome.COMPLETED}
+    left |= {end.key.saga_id for end in ends if end.key not in now}  # a record that should be there: the caller finds out why
     return [saved[key] for key in sorted(saved)], frozenset(key.saga_id for key in now) - left
 
 

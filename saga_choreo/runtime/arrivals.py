@@ -18,7 +18,7 @@ from saga_choreo.errors import DecodeError
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Completion, Record, RecordKey, Row
-from saga_choreo.model.states import Outcome
+from saga_choreo.model.states import Cause, Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
 from saga_choreo.ports.store import Held, Quarantined
 from saga_choreo.runtime.catalog import Catalog, Known
@@ -106,6 +106,7 @@ class Sorted:
         self._ended_by: dict[int, UUID] = {}
         self.sagas: tuple[UUID, ...] = ()
         self.completed: frozenset[UUID] = frozenset()
+        self.told_ends = False
 
     def read(self, batch: Sequence[Arrival], presuming: Presuming) -> None:
         wanted: dict[UUID, bool] = {}
@@ -144,10 +145,12 @@ class Sorted:
 
     def _is_good_end(self, envelope: Envelope) -> bool:
         is_now = started_ms(envelope.saga_id) <= self._now_ms + int(self._limits.clock_bound_s * 1000)
-        return envelope.outcome is Outcome.COMPLETED and not envelope.reason and is_now
+        plain = envelope.cause is Cause.NONE and not envelope.reason
+        return envelope.outcome is Outcome.COMPLETED and plain and is_now
 
     def note_completed(self, sagas: Collection[UUID]) -> None:
         """These have ended here by what `completions` said: nothing is left to be claimed or applied."""
+        self.told_ends = True
         self.completed = frozenset(sagas)
         self.sagas = tuple(saga_id for saga_id in self.sagas if saga_id not in self.completed)
 

@@ -117,7 +117,10 @@ class Consumer:
                     await self._batch_ended.wait()
             except TimeoutError:
                 pass
-        if self._last_size > 1 and (early_s := self._last_began + self._limits.batch_gather_s - self._clock.monotonic()) > 0:
+        if (
+            1 < self._last_size < self._limits.batch_max
+            and (early_s := self._last_began + self._limits.batch_gather_s - self._clock.monotonic()) > 0
+        ):
             await self._clock.sleep(early_s)
 
     async def _wait_and_receive(self) -> Sequence[Delivery]:

@@ -79,7 +79,7 @@ class Pipeline:
         self._catalog = catalog
         self._limits = limits
         self._announced = announced
-        self._presuming = Presuming(service)
+        self._presuming = Presuming(service, limits.horizon_s)
 
     def handle(self, arrivals: Sequence[Arrival]) -> Steps:
         """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
@@ -142,7 +142,7 @@ class Pipeline:
     def _finish(self, ws: Workspace, sorted_: Sorted, done: Sequence[Arrival]) -> Generator[Operation, Any, None]:
         records = ws.changed()
         extras = sorted_.extras(done)
-        if records or sorted_.completed or extras.is_something:
+        if records or sorted_.told_ends or extras.is_something:
             yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
             self._presuming.saw(record.saga_id for record in records)

@@ -27,8 +27,9 @@ _AGE_MAX_MS = 3_600_000
 
 
 class Presuming:
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, horizon_s: float) -> None:
         self._service = service
+        self._age_max_ms = min(_AGE_MAX_MS, int(500 * horizon_s))
         self._seen: dict[UUID, None] = {}
         self._wary_ms = _WARY_FIRST_MS
         self._wary_until_ms = 0
@@ -42,7 +43,7 @@ class Presuming:
             return False
         if len(known.own) != 1 or len(known.own[0].in_edges) != 1 or known.options(known.own[0].index).is_guarded:
             return False
-        if envelope.saga_id in self._seen or abs(now_ms - started_ms(envelope.saga_id)) >= _AGE_MAX_MS:
+        if envelope.saga_id in self._seen or abs(now_ms - started_ms(envelope.saga_id)) >= self._age_max_ms:
             return False
         self.saw((envelope.saga_id,))  # a copy of this message may come while its batch is under way
         return True

@@ -125,15 +125,16 @@ async def _complete_in_part(harness: StoreHarness) -> None:
     half, whole = [_done(1), _done(1, 2, state=State.WAITING)], [_done(2), _done(2, ORIGIN, state=State.COMPLETED)]
     whole[1] = replace(whole[1], row=whole[1].row._replace(outcome=Outcome.COMPLETED))
     async with harness.store() as store:
-        await save(store, *half, *whole)
-        await store.mark_announced(SERVICE, [AnnouncedMark(record.record_key, 1) for record in (*half, *whole)])
-        ends = [_ends(record) for record in (half[0], half[1], whole[0])]
+        await save(store, *half, *whole, _done(3))
+        await store.mark_announced(SERVICE, [AnnouncedMark(record.record_key, 1) for record in (*half, *whole, _done(3))])
+        ends = [_ends(record) for record in (half[0], half[1], whole[0], _done(3), _done(3, 2))]
         for _ in range(2):  # told twice, the second changes nothing
             async with store.transaction() as transaction:
                 assert set(await transaction.complete(SERVICE, ends, _NOW_MS)) == {saga_id_of(2)}
                 await transaction.commit()
         assert [record.version for record in await stored(store, 1)] == [2, 1]
         assert [record.version for record in await stored(store, 2)] == [1, 2]
+        assert [record.version for record in await stored(store, 3)] == [2], "its other record is not there"
 
 
 async def _complete_rolled_back(harness: StoreHarness) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from saga_choreo.errors import ConfigurationError, DurabilityRefused
+from saga_choreo.ports import ORIGIN, BusinessKey
 from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store, make_record, saga_id_of
 from saga_choreo_postgres.store import PostgresStore
 
@@ -196,6 +198,37 @@ def test_a_connection_to_another_database_or_schema_is_refused_and_stays_usable(
             await connection.close()
         assert not await store.records(saga_id_of(0))
         assert not await second.records(saga_id_of(0))
+        await second.close()
+        await store.close()
+
+    _run(scenario())
+
+
+def test_a_connection_that_was_right_before_is_looked_at_again(postgres_schema: Callable[[], str]) -> None:
+    async def scenario() -> None:
+        url, other, empty = postgres_schema(), postgres_schema(), postgres_schema()
+        store, second = PostgresStore(url), PostgresStore(other)
+        await store.open()
+        await second.open()
+        connection = await asyncpg.connect(url)
+        mine = make_record(7, step=ORIGIN)
+        key = BusinessKey(service=mine.service, choreography=mine.choreography, key="k", saga_id=mine.saga_id, digest="d")
+        for _ in range(2):  # the second time it has been seen
+            async with connection.transaction():
+                assert await store.join(connection).register(key, mine) == key
+        new = make_record(8, step=ORIGIN)
+        for wrong in (other, empty):
+            await connection.execute(f"set search_path to {_parts(wrong)[1]}")
+            for start in (
+                lambda: store.join(connection).save([new]),
+                lambda: store.join(connection).register(replace(key, saga_id=new.saga_id, key="n"), new),
+            ):
+                with pytest.raises(ConfigurationError, match="does not lead to the saga tables of the store"):
+                    async with connection.transaction():
+                        await start()
+        await connection.close()
+        assert not await store.records(new.saga_id)
+        assert not await second.records(new.saga_id)
         await second.close()
         await store.close()
 
