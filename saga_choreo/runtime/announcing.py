@@ -14,6 +14,9 @@ from saga_choreo.runtime.timing import Limits
 
 __all__ = ["Announcing", "unannounced_before"]
 
+# What is published is written down when it was known for so many looks.
+_LOOKS = 4
+
 
 def unannounced_before(now_ms: int, limits: Limits) -> tuple[int, int]:
     """Records that were changed before these times (the second is for starts) and are not announced belong to the scan."""
@@ -26,7 +29,8 @@ class Announcing:
     def __init__(self) -> None:
         self.known: dict[RecordKey, int] = {}
         self._under_way: dict[RecordKey, int] = {}
-        self._looked_at: dict[RecordKey, int] = {}
+        self._known_since: dict[RecordKey, int] = {}
+        self._look = 0
 
     def begin(self, publications: Sequence[Publication]) -> None:
         """These are on their way to the broker: nobody here publishes them a second time."""
@@ -44,8 +48,9 @@ class Announcing:
         for publication in publications:
             mine = answers[at : at + len(publication.messages)]
             at += len(publication.messages)
-            if not any(mine):
-                self.known[publication.key] = max(publication.version, self.known.get(publication.key, 0))
+            if not any(mine) and publication.version > self.known.get(publication.key, 0):
+                self.known[publication.key] = publication.version
+                self._known_since[publication.key] = self._look
 
     def saved(self, records: Sequence[Record]) -> None:
         """What the store has written down need not be remembered."""
@@ -58,10 +63,11 @@ class Announcing:
         return [AnnouncedMark(key, version) for key, version in self.known.items()]
 
     def old_marks(self) -> list[AnnouncedMark]:
-        """Those that were known at the last look already. Of the others most will be written down by the record's own next update."""
-        old = [AnnouncedMark(key, version) for key, version in self.known.items() if self._looked_at.get(key) == version]
-        self._looked_at = self.known.copy()
-        return old
+        """Those that were known some looks ago already. Of the others most will be written down by the record's own next update."""
+        self._look += 1
+        before, known, since = self._look - _LOOKS, self.known, self._known_since
+        self._known_since = {key: look for key, look in since.items() if key in known}
+        return [AnnouncedMark(key, known[key]) for key, look in self._known_since.items() if look <= before]
 
     def written(self, marks: Sequence[AnnouncedMark]) -> None:
         for mark in marks:

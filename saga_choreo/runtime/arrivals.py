@@ -28,12 +28,14 @@ from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["Arrival", "Extras", "Replay", "Sorted", "sort_arrivals"]
+__all__ = ["Arrival", "Decoded", "Extras", "Replay", "Sorted", "sort_arrivals"]
 
 _log = logging.getLogger("saga_choreo.arrivals")
 _DLQ = Channel(ChannelKind.DLQ)
 # A callback that fails is called again with every redelivery, up to this many; then the end stands untold, with an error in the log.
 _TOLD_MAX = 10
+# What has been read of arrivals so far, by their `id`: a batch that is done in parts, or once more, is decoded once.
+Decoded = dict[int, Envelope | DecodeError]
 
 
 @dataclass(slots=True)
@@ -89,12 +91,12 @@ class Sorted:
     """A decoded batch. `sagas` are the ones to lock, without those that are presumed to be new; `apply` is called for each arrival in
     turn."""
 
-    def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int) -> None:
+    def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int, envelopes: Decoded) -> None:
         self._service = service
         self._catalog = catalog
         self._limits = limits
         self._now_ms = now_ms
-        self._envelopes: dict[int, Envelope | DecodeError] = {}
+        self._envelopes = envelopes
         self._quarantined: dict[int, Quarantined] = {}
         self._held: dict[int, Held] = {}
         self._alarms: dict[int, int] = {}
@@ -111,17 +113,23 @@ class Sorted:
     def read(self, batch: Sequence[Arrival], presuming: Presuming) -> None:
         wanted: dict[UUID, bool] = {}
         for arrival in batch:
-            try:
-                envelope = decode(arrival.channel, arrival.headers, arrival.body)
-            except DecodeError as error:
-                self._envelopes[id(arrival)] = error
+            envelope = self._envelopes.get(id(arrival)) or self._decode(arrival)
+            if isinstance(envelope, DecodeError):
                 continue
-            self._envelopes[id(arrival)] = envelope
             known = self._catalog.get(envelope.definition)
             if known is not None:
                 is_new = presuming.is_new(envelope, known, arrival.delivery, self._now_ms)
                 wanted[envelope.saga_id] = wanted.get(envelope.saga_id, True) and is_new
         self.sagas = tuple(sorted(saga_id for saga_id, is_new in wanted.items() if not is_new))
+
+    def _decode(self, arrival: Arrival) -> Envelope | DecodeError:
+        envelope: Envelope | DecodeError
+        try:
+            envelope = decode(arrival.channel, arrival.headers, arrival.body)
+        except DecodeError as error:
+            envelope = error
+        self._envelopes[id(arrival)] = envelope
+        return envelope
 
     def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int]) -> list[Completion]:
         """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end."""
@@ -333,9 +341,9 @@ def _ghost(service: str, envelope: Envelope, step: int) -> Record:
 
 
 def sort_arrivals(
-    service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int, presuming: Presuming
+    service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int, presuming: Presuming, decoded: Decoded
 ) -> Sorted:
-    """Decode a batch; nothing is touched yet."""
-    sorted_ = Sorted(service, catalog, limits, now_ms)
+    """Decode a batch, but for what is in `decoded` already; nothing is touched yet."""
+    sorted_ = Sorted(service, catalog, limits, now_ms, decoded)
     sorted_.read(batch, presuming)
     return sorted_

@@ -26,7 +26,7 @@ from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Outgoing
-from saga_choreo.runtime.arrivals import Arrival, Sorted, sort_arrivals
+from saga_choreo.runtime.arrivals import Arrival, Decoded, Sorted, sort_arrivals
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.claiming import admission, claim_attempt, settle_unclaimed, timeout_s
 from saga_choreo.runtime.letters import letter_of, notice_letter
@@ -84,11 +84,11 @@ class Pipeline:
     def handle(self, arrivals: Sequence[Arrival]) -> Steps:
         """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
         when trying again did not help; then nothing of the rest has been acknowledged."""
-        rest = list(arrivals)
+        rest, decoded = list(arrivals), Decoded()
         size, conflicts, slow = len(rest), 0, False
         while rest:
             try:
-                done = yield from self._share(rest[:size], slow=slow and size == 1)
+                done = yield from self._share(rest[:size], decoded, slow=slow and size == 1)
             except TransactionTooLong:
                 # Some step blocks the transaction of all: alone each is found out, and goes on in the slow lane.
                 yield Rollback()
@@ -108,10 +108,10 @@ class Pipeline:
                 continue
             rest, slow = rest[done:], False
 
-    def _share(self, batch: Sequence[Arrival], *, slow: bool) -> Generator[Operation, Any, int]:
+    def _share(self, batch: Sequence[Arrival], decoded: Decoded, *, slow: bool) -> Generator[Operation, Any, int]:
         """One transaction for as many of these as fit the budget (at least one). Returns how many were done."""
         ws, began_ns = yield from self._workspace()
-        sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms, self._presuming)
+        sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms, self._presuming, decoded)
         yield Begin()
         ends = [] if self._tells else sorted_.completions(batch, self._announced)
         if ends:

@@ -24,8 +24,9 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Relay"]
 
 _log = logging.getLogger("saga_choreo.relay")
-# What is published is written down at the second look: before any other agent's scan takes it for lost (`unannounced_after_s`).
-_MARKS_EVERY_S = 0.75
+# A look at what is published and may have to be written down. After two seconds it is, and before any other agent's scan takes it for
+# lost (`unannounced_after_s`): most sagas have gone on by then, which writes it down for nothing.
+_MARKS_EVERY_S = 0.5
 _SCAN_MAX = 256
 # Of a full page, the youngest: a saga that starts now does not wait until all that an outage left behind is published.
 _FRESH = 64
