@@ -161,7 +161,7 @@ NEXT_DUE = "SELECT min(due_ms) FROM saga_record WHERE service = $1 AND due_ms IS
 UNANNOUNCED = (
     f"SELECT {_READ} FROM saga_record WHERE service = $1 AND announced < version "  # noqa: S608  (constants only)
     "AND changed_ms < greatest($2::bigint, $3::bigint) "
-    f"AND changed_ms < CASE step WHEN {ORIGIN} THEN $3::bigint ELSE $2::bigint END ORDER BY changed_ms LIMIT $4 OFFSET $5"
+    f"AND changed_ms < CASE WHEN step = {ORIGIN} AND version = 1 THEN $3::bigint ELSE $2::bigint END ORDER BY changed_ms LIMIT $4 OFFSET $5"
 )
 UNANNOUNCED_NEWEST = UNANNOUNCED.replace("ORDER BY changed_ms", "ORDER BY changed_ms DESC")
 # A row that somebody works on is left out: it is about to change, and waiting for it would hold up all who wait for this. Its place

@@ -42,7 +42,7 @@ class RedisScans:
         found = await self._link.read_all(
             [
                 (verb, self._keys(name, service), *((f"({before}", "-inf") if newest else ("-inf", f"({before}")), *page)
-                for name, before in (("untold", before_ms), ("starts", start_before_ms))
+                for name, before in (("untold", before_ms), ("starts", max(before_ms, start_before_ms)))
             ]
         )
         scored = ((float(score), member) for one in found for member, score in zip(one[::2], one[1::2], strict=True))
@@ -52,7 +52,9 @@ class RedisScans:
             [("HMGET", self._keys.saga(service, key.saga_id), f"r{place_in(key)}", f"a{place_in(key)}") for key in keys]
         )
         records = [record_of(stored, int(announced or 0)) for stored, announced in rows if stored]
-        return [record for record in records if record.announced < record.version]
+        # An origin row that has gone on stays among the starts, whose index is by step, and is no start any more.
+        wanted = (one for one in records if one.announced < one.version)
+        return [one for one in wanted if one.changed_ms < (start_before_ms if one.is_start else before_ms)]
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:
         for at in range(0, len(marks), _AT_ONCE):

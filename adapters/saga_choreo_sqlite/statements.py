@@ -112,7 +112,7 @@ DUE_NEWEST = DUE.replace("ORDER BY due_ms", "ORDER BY due_ms DESC")
 NEXT_DUE = "SELECT min(due_ms) FROM saga_record WHERE service = ? AND due_ms IS NOT NULL"
 UNANNOUNCED = (
     f"SELECT {_ALL} FROM saga_record WHERE service = ?1 AND announced < version AND changed_ms < max(?2, ?3) "  # noqa: S608  (constants only)
-    f"AND changed_ms < CASE step WHEN {ORIGIN} THEN ?3 ELSE ?2 END ORDER BY changed_ms LIMIT ?4 OFFSET ?5"
+    f"AND changed_ms < CASE WHEN step = {ORIGIN} AND version = 1 THEN ?3 ELSE ?2 END ORDER BY changed_ms LIMIT ?4 OFFSET ?5"
 )
 UNANNOUNCED_NEWEST = UNANNOUNCED.replace("ORDER BY changed_ms", "ORDER BY changed_ms DESC")
 MARK = (

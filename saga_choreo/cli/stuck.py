@@ -81,7 +81,7 @@ async def _heard(url: str, prefix: str) -> dict[str, Sign] | None:
                 async with asyncio.timeout(_QUIET_S):
                     notice = await anext(notices)
                 if notice.subject.startswith(f"{WORD}."):
-                    service, sign = read_alive(notice)
+                    service, _, sign = read_alive(notice)
                     heard[service] = max(sign, heard.get(service, sign))
     except (TimeoutError, StopAsyncIteration):
         return heard

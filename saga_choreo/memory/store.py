@@ -100,7 +100,7 @@ class MemoryStore(MemoryUpkeep, MemoryLetters):
         found = [
             r
             for r in self._records(service)
-            if r.announced < r.version and r.changed_ms < (start_before_ms if r.step == ORIGIN else before_ms)
+            if r.announced < r.version and r.changed_ms < (start_before_ms if r.is_start else before_ms)
         ]
         return sorted(found, key=lambda r: (r.changed_ms, r.record_key), reverse=newest)[skip : skip + limit]
 

@@ -259,8 +259,8 @@ class Scans(Protocol):
     async def unannounced(
         self, service: str, before_ms: int, start_before_ms: int, limit: int, skip: int = 0, *, newest: bool = False
     ) -> Sequence[Record]:
-        """Records with `announced < version` that were changed before `before_ms` (origin rows: `start_before_ms`), the longest
-        waiting first or the `newest` first, without the first `skip` of them."""
+        """Records with `announced < version` that were changed before `before_ms` (starts: `start_before_ms`), the longest waiting
+        first or the `newest` first, without the first `skip` of them."""
         ...
 
     async def mark_announced(self, service: str, marks: Sequence[AnnouncedMark]) -> None:

@@ -1,6 +1,7 @@
 """Which services are there: every agent says so now and then on the `defs` channel, where the last word of each service is kept.
 
-Only people are told of it (`sagas stuck`); nothing is ever decided by it, so a word that is late or lost does no harm.
+People are told of it (`sagas stuck`), and an agent that is not alone tells the others sooner what it has published. Nothing else is
+decided by it, so a word that is late or lost does no harm.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import orjson
 
 from saga_choreo.ports.broker import Notice
 
-__all__ = ["WORD", "Sign", "alive_notice", "life_of", "read_alive"]
+__all__ = ["WORD", "Sign", "alive_notice", "is_there", "life_of", "read_alive"]
 
 WORD = "alive"
 # In times of what the agent itself says it speaks after: one word may get lost, and another be late.
@@ -31,10 +32,14 @@ def alive_notice(service: str, agent: str, sign: Sign) -> Notice:
     return Notice(f"{WORD}.{service}", orjson.dumps(body))
 
 
-def read_alive(notice: Notice) -> tuple[str, Sign]:
-    """The service and its sign of life. Raises ValueError, KeyError or TypeError on what no agent has written."""
+def read_alive(notice: Notice) -> tuple[str, str, Sign]:
+    """The service, which of its agents, and the sign of life. Raises ValueError, KeyError or TypeError on what no agent has written."""
     said: Any = orjson.loads(notice.body)
-    return str(said["service"]), Sign(int(said["at_ms"]), int(said["every_ms"]))
+    return str(said["service"]), str(said["agent"]), Sign(int(said["at_ms"]), int(said["every_ms"]))
+
+
+def is_there(sign: Sign, now_ms: int) -> bool:
+    return now_ms - sign.at_ms <= _SILENT_AFTER * sign.every_ms
 
 
 def life_of(service: str, heard: Mapping[str, Sign] | None, now_ms: int) -> str:
@@ -44,7 +49,7 @@ def life_of(service: str, heard: Mapping[str, Sign] | None, now_ms: int) -> str:
     sign = heard.get(service)
     if sign is None:
         return "no live agent: none was ever heard of"
-    if now_ms - sign.at_ms <= _SILENT_AFTER * sign.every_ms:
+    if is_there(sign, now_ms):
         return ""
     return f"no live agent: the last one was heard {_long((now_ms - sign.at_ms) // 1000)} ago"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saga_choreo.model.record import Record, RecordKey
+from saga_choreo.model.record import ORIGIN, Record, RecordKey
 from saga_choreo.ports.store import AnnouncedMark
 from saga_choreo.runtime.operations import Publication
 from saga_choreo.runtime.timing import Limits
@@ -15,7 +15,7 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Announcing", "unannounced_before"]
 
 # What is published is written down when it was known for so many looks.
-_LOOKS = 4
+_LOOKS = 6
 
 
 def unannounced_before(now_ms: int, limits: Limits) -> tuple[int, int]:
@@ -68,6 +68,10 @@ class Announcing:
         before, known, since = self._look - _LOOKS, self.known, self._known_since
         self._known_since = {key: look for key, look in since.items() if key in known}
         return [AnnouncedMark(key, known[key]) for key, look in self._known_since.items() if look <= before]
+
+    def start_marks(self) -> list[AnnouncedMark]:
+        """Those of starts that nothing has followed yet: the other agents of the service look for these very soon."""
+        return [AnnouncedMark(key, version) for key, version in self.known.items() if key.step == ORIGIN and version == 1]
 
     def written(self, marks: Sequence[AnnouncedMark]) -> None:
         for mark in marks:

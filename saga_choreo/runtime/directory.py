@@ -25,7 +25,7 @@ from saga_choreo.model.choreography import Choreography
 from saga_choreo.ports.broker import Broker, Notice
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Reader
-from saga_choreo.runtime.alive import WORD, Sign, alive_notice, read_alive
+from saga_choreo.runtime.alive import WORD, Sign, alive_notice, is_there, read_alive
 from saga_choreo.runtime.assembly import Announcement, Assembly
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.learning import Learned, Learning
@@ -68,6 +68,7 @@ class Directory:
         self._news = asyncio.Event()
         # Service -> when one of its agents last said that it lives.
         self.heard: dict[str, Sign] = {}
+        self._companion: Sign | None = None
         # What is told of stores: not for the directory, but there is one listener to the channel.
         self.on_epoch: Callable[[Notice], None] = lambda _notice: None
 
@@ -158,6 +159,10 @@ class Directory:
         sign = Sign(self._clock.time_ns() // 1_000_000, int(1000 * every_s))
         await self._broker.notify(alive_notice(self._part.service, agent, sign))
 
+    def has_company(self) -> bool:
+        """Another agent of this service was there lately."""
+        return self._companion is not None and is_there(self._companion, self._clock.time_ns() // 1_000_000)
+
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
         async for notice in self._broker.notices():
@@ -189,8 +194,10 @@ class Directory:
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
         elif word == WORD:
-            service, sign = read_alive(notice)
+            service, agent, sign = read_alive(notice)
             self.heard[service] = max(sign, self.heard.get(service, sign))
+            if service == self._part.service and agent != self._agent:
+                self._companion = sign
             return
         elif word == "plain":
             event, _, service = rest.rpartition(".")

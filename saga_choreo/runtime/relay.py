@@ -24,9 +24,9 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Relay"]
 
 _log = logging.getLogger("saga_choreo.relay")
-# A look at what is published and may have to be written down. After two seconds it is, and before any other agent's scan takes it for
-# lost (`unannounced_after_s`): most sagas have gone on by then, which writes it down for nothing.
-_MARKS_EVERY_S = 0.5
+# A look at what is published and may have to be written down: after six of them it is, before any other agent's scan takes it for
+# lost (`unannounced_after_s`). Most sagas have gone on by then, which writes it down for nothing.
+_MARKS_EVERY_S = 0.25
 _SCAN_MAX = 256
 # Of a full page, the youngest: a saga that starts now does not wait until all that an outage left behind is published.
 _FRESH = 64
@@ -146,6 +146,14 @@ class Relay:
             await _patiently(lambda: self.flush(old=not every_s), "noting what is published")
             if not self._announcing.known:
                 self._published.clear()
+
+    async def mark_starts_for_ever(self, has_company: Callable[[], bool]) -> None:
+        """While the service has other agents: before they take a start for lost, which they do soonest (`start_unannounced_after_s`)."""
+        while True:
+            await self._published.wait()
+            await self._clock.sleep(self._limits.start_unannounced_after_s / 2)
+            if has_company():
+                await _patiently(lambda: self._write(self._announcing.start_marks()), "noting which starts are published")
 
     async def scan_for_ever(self, republish: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
         """The crash path. When a scan finds a full batch it goes on at once; otherwise it looks again a little later."""

@@ -172,6 +172,7 @@ class Session:
                 background.create_task(self.directory.watch()),
                 background.create_task(self.directory.announce_for_ever()),
                 background.create_task(self.relay.mark_for_ever()),
+                background.create_task(self.relay.mark_starts_for_ever(self.directory.has_company)),
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
                 background.create_task(self.leases.renew_for_ever(self.clock, lambda steps: Driver(self).run(steps))),

@@ -177,6 +177,11 @@ async def _unannounced(harness: StoreHarness) -> None:
         assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 10, 2)] == [saga_id_of(4)]
         assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 2, newest=True)] == [saga_id_of(n) for n in (4, 1)]
         assert list(await store.unannounced(SERVICE, 100, 0, 10)) == [make_record(2, changed_ms=50)]
+        # An origin row that has gone on is no start any more.
+        await save(store, make_record(8, changed_ms=160, step=ORIGIN))
+        await save(store, make_record(8, changed_ms=160, step=ORIGIN, version=2))
+        assert [r.saga_id for r in await store.unannounced(SERVICE, 101, 200, 10)] == [saga_id_of(n) for n in (2, 1, 4)]
+        assert [r.saga_id for r in await store.unannounced(SERVICE, 161, 101, 10)] == [saga_id_of(n) for n in (2, 1, 3, 8)]
 
 
 async def _mark(harness: StoreHarness) -> None:

@@ -135,7 +135,7 @@ class Simulation:
                 if record.due_ms is not None:
                     agent.expect_due(world.now_ns + world.delay_until_wall_ms(record.due_ms, agent.skew_ns) + late)
                 if record.announced < record.version:
-                    wait_s = limits.start_unannounced_after_s if record.step == ORIGIN else limits.unannounced_after_s
+                    wait_s = limits.start_unannounced_after_s if record.is_start else limits.unannounced_after_s
                     agent.publishing.expect(world.now_ns + int((wait_s + limits.scan_every_s) * SECOND) + late)
         for record in records:
             self.people.notice(record)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from saga_choreo.errors import StoreConflict
-from saga_choreo.model.record import ORIGIN, Record, RecordKey
+from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.store import AnnouncedMark, Held, Quarantined, SagaLock
 from saga_choreo.testing.simulator.effects import Effect
 
@@ -195,8 +195,8 @@ class SimulatedStore:
     def unannounced(self, before_ms: int, start_before_ms: int) -> list[Record]:
         return [
             record
-            for key, record in sorted(self.unsaid.items())
-            if record.changed_ms < (start_before_ms if key.step == ORIGIN else before_ms)
+            for _, record in sorted(self.unsaid.items())
+            if record.changed_ms < (start_before_ms if record.is_start else before_ms)
         ]
 
     def mark_announced(self, marks: Sequence[AnnouncedMark]) -> None:

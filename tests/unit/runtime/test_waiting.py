@@ -164,6 +164,6 @@ def test_a_saga_of_an_unknown_definition_says_so_and_an_ended_one_is_not_stuck()
 
 
 def test_a_sign_of_life_can_be_read_and_is_silent_after_a_while() -> None:
-    assert read_alive(alive_notice("payments", "a1", Sign(NOW_MS, 5_000))) == ("payments", Sign(NOW_MS, 5_000))
+    assert read_alive(alive_notice("payments", "a1", Sign(NOW_MS, 5_000))) == ("payments", "a1", Sign(NOW_MS, 5_000))
     assert life_of("payments", {"payments": Sign(NOW_MS - 30_000)}, NOW_MS) == ""
     assert life_of("payments", {"payments": Sign(NOW_MS - 40_000)}, NOW_MS).startswith("no live agent")
