@@ -33,6 +33,8 @@ MODULES ?=
 CHAOS_ARGS ?=
 # Settings of `make simulate`: options of `saga-choreo simulate`.
 SIMULATE_ARGS ?= --seeds 5000
+# Processes of `make simulate-long`.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 # Settings of `make services`: names of servers (SERVICES='nats postgres'), instead of all.
 SERVICES ?=
 # Settings of `make bench-brokers`: options of the scripts in tests/benchmarks.
@@ -90,8 +92,8 @@ simulate: .venv/.ready-dev ## run sagas under random faults in virtual time; SIM
 
 simulate-long: .venv/.ready-dev ## the long runs: 20,000 seeds of the pipeline and 3,000 of real agents, each three ways (about an hour)
 	@for ways in "" "--seed 2000000 --no-reannounce" "--seed 4000000 --loss 0.4"; do \
-	  $(BIN)/saga-choreo simulate --seeds 20000 $$ways --json || exit 1; \
-	  $(BIN)/saga-choreo simulate --layer c --seeds 3000 $$ways --json || exit 1; \
+	  $(BIN)/saga-choreo simulate --jobs $(JOBS) --seeds 20000 $$ways --json || exit 1; \
+	  $(BIN)/saga-choreo simulate --jobs $(JOBS) --layer c --seeds 3000 $$ways --json || exit 1; \
 	done
 
 chaos: .venv/.ready-dev ## hurt real agents, brokers and databases while sagas run; CHAOS_ARGS='broker-killed --broker nats' picks

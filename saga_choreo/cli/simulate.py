@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, cast
+import signal
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -38,6 +40,7 @@ _TRIES_MAX, _OWN_TRIES_MAX = 300, 40
 @click.option("--shape", default="", help="Draw graphs of this shape only.")
 @click.option("--rate", "rates", multiple=True, metavar="FAULT=RATE", help="Fix the rate of one class of faults; repeatable.")
 @click.option("--anyway", is_flag=True, help="Run a choreography though it is not well-formed.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that run the seeds.")
 @click.option("--failures", "failures_max", type=click.IntRange(1), default=1, show_default=True, help="Stop after so many.")
 @click.option("--shrink/--no-shrink", "shrinks", default=True, help="Make a failing run small, and show it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -56,13 +59,14 @@ def simulate(
     shape: str,
     rates: tuple[str, ...],
     anyway: bool,
+    jobs: int,
     failures_max: int,
     shrinks: bool,
     as_json: bool,
 ) -> None:
     """Run sagas under random faults. Exit code 6 when a promise is broken or APP is not well-formed, 1 when a full run misses one of
     the rare situations that it counts under "sometimes". A run is full with 20,000 sagas of drawn graphs (5,000 seeds), in layer c
-    with 12,000 (3,000 seeds). sagas_per_s is by CPU time: what one core does.
+    with 12,000 (3,000 seeds). sagas_per_s is by CPU time: what one core does. Ctrl-C ends a run early, with what it has found.
 
     APP is 'package.module:choreography'; without it, graphs are drawn from a family of shapes. With --start APP is an agent; name
     all of them, first the one that starts the sagas. Their own handlers run on SQLite files and a memory broker, in layer c.
@@ -77,7 +81,7 @@ def simulate(
       saga-choreo simulate shop.order:agent shop.payment:agent --start shop.simulation:start
     """
     from saga_choreo.testing.simulator.settings import Settings
-    from saga_choreo.testing.simulator.simulate import simulate as run
+    from saga_choreo.testing.simulator.simulate import simulate_on
 
     if not 0 <= loss <= 1:  # not a number passes every range
         raise click.UsageError(f"--loss is {loss!r}; give a share from 0 to 0.9")
@@ -94,16 +98,42 @@ def simulate(
         loss=loss,
         rates=_rates(rates),
     )
-    result = run(range(first, first + seeds), settings, failures_max=failures_max)
+    if start and jobs > 1:
+        raise click.UsageError("your own agents run in one process; leave --jobs or --start out")
+    wanted = _until_interrupted(range(first, first + seeds))
+    result = simulate_on(jobs, wanted, settings, failures_max=failures_max)
     click.echo(json.dumps(result.to_json()) if as_json else _summary(result))
     if result.failures:
         if shrinks:
             _explain(result, settings, " ".join([*apps, *([f"--start {start}"] if start else [])]))
         ctx.exit(ExitCode.FINDINGS)
+    if result.seeds < seeds:
+        click.echo(f"interrupted after {result.seeds} of {seeds} seeds", err=True)
+        ctx.exit(ExitCode.INTERRUPTED)
     not_reached = missed(result, is_drawn=not (apps or shape or rates))
     if not_reached:
         click.echo(f"never reached: {', '.join(not_reached)}", err=True)
         ctx.exit(ExitCode.FAILED)
+
+
+def _until_interrupted(seeds: Iterable[int]) -> Iterator[int]:
+    """Ctrl-C lets the seed that runs come to its end; pressed once more it ends the command at once."""
+    is_asked = False
+
+    def ask(*_: Any) -> None:
+        nonlocal is_asked
+        if is_asked:
+            raise KeyboardInterrupt
+        is_asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        for seed in seeds:
+            if is_asked:
+                return
+            yield seed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def missed(result: Result, *, is_drawn: bool) -> list[str]:

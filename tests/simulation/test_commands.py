@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,37 @@ def test_a_clean_simulation_prints_exactly_the_documented_keys() -> None:
         assert sorted(found) == ["aborted", "completed", "sagas", "sagas_per_s", "seeds", "sometimes", "violations"]
         assert found["violations"] == 0
         assert found["completed"] + found["aborted"] == found["sagas"] == 4 * int(seeds)
+
+
+def test_how_many_processes_run_the_seeds_changes_nothing() -> None:
+    one, two = (json.loads(_cli("simulate", "--seeds", "60", "--jobs", jobs, "--json").stdout) for jobs in ("1", "2"))
+    assert one | {"sagas_per_s": 0} == two | {"sagas_per_s": 0}
+    own = _cli(
+        "simulate", "examples.order_processing.order:agent", "--start", "examples.order_processing.simulation:start", "--jobs", "2"
+    )
+    assert own.returncode == 2
+    assert "leave --jobs or --start out" in own.stderr
+
+
+def test_a_failing_seed_is_the_same_in_several_processes(ill_formed: Path) -> None:
+    words = ("simulate", "illshop:shop", "--anyway", "--seeds", "400", "--no-shrink", "--json")
+    one, two = (_cli(*words, "--jobs", jobs, path=ill_formed) for jobs in ("1", "2"))
+    assert one.returncode == two.returncode == 6
+    assert json.loads(one.stdout)["failures"] == json.loads(two.stdout)["failures"]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_run_that_is_interrupted_tells_what_it_has_found(jobs: str) -> None:
+    command_line = [sys.executable, "-c", RUN, "simulate", "--seeds", "1000000", "--jobs", jobs, "--json"]
+    with subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        time.sleep(6)
+        running.send_signal(signal.SIGINT)
+        said, complaint = running.communicate(timeout=120)
+    assert running.returncode == 130
+    found = json.loads(said)
+    assert found["violations"] == 0
+    assert 0 < found["seeds"] < 1_000_000
+    assert f"interrupted after {found['seeds']} of 1000000 seeds" in complaint
 
 
 def test_a_search_prints_exactly_the_documented_keys() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from saga_choreo.testing.simulator.layers import run_one
@@ -17,10 +21,12 @@ from saga_choreo.testing.simulator.situations import LIVE_SITUATIONS, SITUATIONS
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Result", "replay_command", "silence", "simulate", "simulate_every_crash"]
+__all__ = ["Result", "replay_command", "silence", "simulate", "simulate_every_crash", "simulate_on"]
 
 # A world is a megabyte or so.
 _COLLECT_EVERY = 8
+# What one process is given at a time: a second's work or so.
+_SEEDS_AT_ONCE = 25
 
 
 @dataclass(slots=True)
@@ -61,6 +67,17 @@ class Result:
             self.sometimes[situation] = self.sometimes.get(situation, 0) + count
         if verdict.violations:
             self.failures.append(verdict)
+
+    def join(self, other: Result) -> None:
+        """Count what another run of the same settings found as found here."""
+        self.seeds += other.seeds
+        self.sagas += other.sagas
+        self.completed += other.completed
+        self.aborted += other.aborted
+        self.failures += other.failures
+        self.seconds += other.seconds
+        for situation, count in other.sometimes.items():
+            self.sometimes[situation] = self.sometimes.get(situation, 0) + count
 
     def to_json(self) -> dict[str, Any]:
         failures = [verdict.to_json() for verdict in self.failures]
@@ -141,6 +158,32 @@ def simulate(
                 break
     result.seconds = time.process_time() - began
     return result
+
+
+def simulate_on(jobs: int, seeds: Iterable[int], settings: Settings, *, failures_max: int = 1) -> Result:
+    """`simulate` in so many processes. What is found, and in which order, does not depend on how many there are; a run with own
+    agents, which may not fit into another process, is not for this (ValueError)."""
+    if jobs == 1:
+        return simulate(seeds, settings, failures_max=failures_max)
+    if settings.own is not None:
+        raise ValueError("own agents run in one process; give jobs=1")
+    result, parts = Result(settings.layer), _batched(seeds, _SEEDS_AT_ONCE)
+    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+        waiting = deque(pool.submit(simulate, part, settings, failures_max=failures_max) for part in islice(parts, 2 * jobs))
+        try:
+            while waiting and len(result.failures) < failures_max:
+                result.join(waiting.popleft().result())
+                waiting.extend(pool.submit(simulate, part, settings, failures_max=failures_max) for part in islice(parts, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    del result.failures[failures_max:]
+    return result
+
+
+def _batched(seeds: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
+    rest = iter(seeds)
+    while part := tuple(islice(rest, size)):
+        yield part
 
 
 def simulate_every_crash(seed: int, settings: Settings | None = None, *, faults: frozenset[str] = frozenset()) -> Result:
