@@ -88,7 +88,8 @@ COMPLETE = (
     "RETURNING saga_id, step"
 )
 IS_COMPLETED = (
-    f"SELECT saga_id, bool_and(outcome = '{Outcome.COMPLETED}'), count(*) FILTER (WHERE step <> {ORIGIN}) FROM saga_record "  # noqa: S608  (constants only)
+    f"SELECT saga_id, bool_and(outcome = '{Outcome.COMPLETED}' AND origin = $3 AND deadline_ms IS NOT DISTINCT FROM $4::bigint), "  # noqa: S608  (constants only)
+    f"count(*) FILTER (WHERE step <> {ORIGIN}) FROM saga_record "
     f"WHERE service = $1 AND saga_id = $2 {DAY} GROUP BY saga_id"
 )
 # A saga's start: its business key, and its origin's record with it if the key is new. `here` is one row, or none where the caller's own

@@ -99,12 +99,16 @@ async def complete(speaker: Speaker, service: str, ends: Sequence[Completion], n
     rows = [(service, *end.key, end.origin, end.deadline_ms, end.told, now_ms) for end in ordered]
     changed = {(row[0], row[1]) for row in await by_day(speaker, sql.COMPLETE, rows)}
     sagas = Counter(end.key.saga_id for end in ends)
-    doubtful = {end.key.saga_id for end in ends if (end.key.saga_id, end.key.step) not in changed}
+    doubtful = {
+        end.key.saga_id: (service, end.key.saga_id, end.origin, end.deadline_ms)
+        for end in ordered
+        if (end.key.saga_id, end.key.step) not in changed
+    }
     if not doubtful:
         return set(sagas)
-    looked = await by_day(speaker, sql.IS_COMPLETED, [(service, saga) for saga in sorted(doubtful)])
+    looked = await by_day(speaker, sql.IS_COMPLETED, list(doubtful.values()))
     found = {UUID(bytes=row[0].bytes): row[2] for row in looked if row[1]}
-    return sagas.keys() - doubtful | {saga for saga, records in found.items() if records >= sagas[saga]}
+    return sagas.keys() - doubtful.keys() | {saga for saga, records in found.items() if records >= sagas[saga]}
 
 
 def _values(record: Record) -> list[Any]:

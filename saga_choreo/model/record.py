@@ -159,14 +159,17 @@ class Completion(NamedTuple):
     deadline_ms: int | None
     told: int = 0
 
+    def agrees_with(self, record: Record) -> bool:
+        """Whoever says it means the saga that this record is of (S11)."""
+        return (record.origin, record.deadline_ms) == (self.origin, self.deadline_ms)
+
 
 def completed(record: Record, end: Completion, now_ms: int) -> Record | None:
     """What the saga's good end makes of a record that has nothing more to do or to say (rule 28): it is ended, its payloads are
     freed, nothing is due. None for every other record, of which more has to be looked at: `core.transitions` decides then."""
     row = record.row
     plain = row.outcome is Outcome.OPEN and row.state in (State.DONE, State.SKIPPED) and not row.abort and not record.lock
-    agrees = (record.origin, record.deadline_ms) == (end.origin, end.deadline_ms)  # S11
-    if not plain or not agrees or max(record.announced, end.told) < record.version:
+    if not plain or not end.agrees_with(record) or max(record.announced, end.told) < record.version:
         return None
     return record.but(
         row=row._replace(outcome=Outcome.COMPLETED, cause=Cause.NONE),

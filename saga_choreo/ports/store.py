@@ -137,7 +137,8 @@ def completed_among(records: Sequence[Record], ends: Sequence[Completion], now_m
     saved = {key: record for key, record in changed.items() if record is not None}
     now |= saved
     left = {key.saga_id for key, record in now.items() if record.row.outcome is not Outcome.COMPLETED}
-    left |= {end.key.saga_id for end in ends if end.key not in now}  # a record that should be there: the caller finds out why
+    # A record that should be there, or is of another saga than the one that is meant: the caller finds out why.
+    left |= {end.key.saga_id for end in ends if end.key not in now or not end.agrees_with(now[end.key])}
     return [saved[key] for key in sorted(saved)], frozenset(key.saga_id for key in now) - left
 
 
@@ -176,8 +177,8 @@ class Transaction(Protocol):
 
     async def complete(self, service: str, ends: Sequence[Completion], now_ms: int) -> Collection[UUID]:
         """Make of the records of these keys what `completed(record, end, now_ms)` does, where it is not None. Returns sagas of which the
-        service has records, all of them ended as completed now (`completed_among`); what is to become of the others is for the caller to
-        find out, as if they had not been asked for."""
+        service has records, all of them ended as completed now and meant by their ends (`completed_among`); what is to become of the
+        others is for the caller to find out, as if they had not been asked for."""
         ...
 
     async def append(

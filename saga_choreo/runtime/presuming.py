@@ -43,6 +43,8 @@ class Presuming:
             return False
         if len(known.own) != 1 or len(known.own[0].in_edges) != 1 or known.options(known.own[0].index).is_guarded:
             return False
+        if known.own[0].in_edges[0][1] != envelope.event:  # it makes no record here, so no insert would find out
+            return False
         if envelope.saga_id in self._seen or abs(now_ms - started_ms(envelope.saga_id)) >= self._age_max_ms:
             return False
         self.saw((envelope.saga_id,))  # a copy of this message may come while its batch is under way

@@ -132,6 +132,9 @@ async def _complete_in_part(harness: StoreHarness) -> None:
             async with store.transaction() as transaction:
                 assert set(await transaction.complete(SERVICE, ends, _NOW_MS)) == {saga_id_of(2)}
                 await transaction.commit()
+            async with store.transaction() as transaction:  # somebody else's saga: it has ended, but not by this
+                others = [_ends(replace(whole[0], origin="somebody")), _ends(replace(whole[0], deadline_ms=9))]
+                assert [set(await transaction.complete(SERVICE, [end], _NOW_MS)) for end in others] == [set(), set()]
         assert [record.version for record in await stored(store, 1)] == [2, 1]
         assert [record.version for record in await stored(store, 2)] == [1, 2]
         assert [record.version for record in await stored(store, 3)] == [2], "its other record is not there"

@@ -19,5 +19,8 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
         {"layer": "c"},
         "simulator: a person was still about to try an undo again that had been passed by when all was thought quiet",
     ),
+    (6008, {}, "a message that disagreed with the record was presumed to be the first of its saga, and lost from view"),
+    (2003142, {"reannounce": False}, "the same, of a step's own event"),
+    (2000363, {"layer": "c", "reannounce": False}, "the same, in real agents"),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]
