@@ -14,9 +14,13 @@ __all__ = [
     "ConfigResource",
     "ConfigResourceType",
     "ConsumerRebalanceListener",
+    "DescribeGroupsRequest",
     "IllegalSaslStateError",
+    "InvalidSessionTimeoutError",
     "InvalidTimestampError",
     "KafkaError",
+    "LeaveGroupRequest",
+    "MemberAssignment",
     "MessageSizeTooLargeError",
     "NewTopic",
     "OffsetAndMetadata",
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     class ClusterAuthorizationFailedError(KafkaError): ...
 
     class IllegalSaslStateError(KafkaError): ...
+
+    class InvalidSessionTimeoutError(KafkaError): ...
 
     class InvalidTimestampError(KafkaError): ...
 
@@ -74,6 +80,9 @@ if TYPE_CHECKING:
     AIOKafkaProducer: Any
     ConfigResource: Any
     ConfigResourceType: Any
+    DescribeGroupsRequest: Any
+    LeaveGroupRequest: Any
+    MemberAssignment: Any
     NewTopic: Any
 
     async def create_conn(host: str, port: int, **settings: Any) -> Any: ...
@@ -85,11 +94,13 @@ else:
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
     from aiokafka.conn import create_conn
+    from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment as MemberAssignment
     from aiokafka.errors import (
         AuthenticationFailedError,
         AuthenticationMethodNotSupported,
         ClusterAuthorizationFailedError,
         IllegalSaslStateError,
+        InvalidSessionTimeoutError,
         InvalidTimestampError,
         KafkaError,
         MessageSizeTooLargeError,
@@ -101,4 +112,6 @@ else:
         for_code,
     )
     from aiokafka.partitioner import murmur2
+    from aiokafka.protocol.admin import DescribeGroupsRequest
+    from aiokafka.protocol.group import LeaveGroupRequest
     from aiokafka.structs import OffsetAndMetadata, TopicPartition

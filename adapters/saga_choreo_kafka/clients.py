@@ -22,8 +22,11 @@ from saga_choreo_kafka.bare import (
     AIOKafkaProducer,
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
+    DescribeGroupsRequest,
     IllegalSaslStateError,
     KafkaError,
+    LeaveGroupRequest,
+    MemberAssignment,
     SaslAuthenticationFailed,
     TopicPartition,
     UnsupportedSaslMechanismError,
@@ -40,8 +43,12 @@ __all__ = [
     "make_admin",
     "make_consumer",
     "make_producer",
+    "member_of",
+    "partitions_of",
     "probe",
+    "put_out",
     "start_consumer",
+    "working_members",
 ]
 
 # The first attempt comes soon (a server that merely restarted), the later ones at 1.6 s on average: below one a second.
@@ -56,6 +63,9 @@ _STOP_S = 2.0
 _TAKEN_S = 0.5
 # The clients of one broker object come back one after the other: only the first of them waits.
 _SETTLED_S = 2.0
+# How long a rebalance waits for members that do not come, however long their session is: an agent that starts where another one died
+# waits for it.
+_REBALANCE_S = 3.0
 _REFUSED = (
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
@@ -257,6 +267,7 @@ def make_consumer(
         enable_auto_commit=False,
         session_timeout_ms=int(options.session * 1000),
         heartbeat_interval_ms=int(options.heartbeat * 1000),
+        rebalance_timeout_ms=int(_REBALANCE_S * 1000),
         # An agent that stalls is noticed by the receiver, which knows what is overdue.
         max_poll_interval_ms=24 * 3600 * 1000,
         fetch_max_bytes=8 * 1024 * 1024,
@@ -285,6 +296,31 @@ async def committed_offsets(consumer: Any, partitions: Iterable[TopicPartition])
     wanted = list(partitions)
     found = await consumer._coordinator.fetch_committed_offsets(wanted)
     return {tp: (found[tp].offset, found[tp].metadata) if tp in found else (-1, "") for tp in wanted}
+
+
+def member_of(consumer: Any) -> str:
+    """What the server calls it; empty while it is in no group."""
+    return str(consumer._coordinator.member_id)
+
+
+def partitions_of(consumer: Any, topics: Iterable[str]) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()]
+
+
+async def working_members(consumer: Any) -> set[str]:
+    """Members of the consumer's group that have partitions; nobody while there is a rebalance."""
+    coordinator = consumer._coordinator
+    answer = await coordinator._send_req(DescribeGroupsRequest([coordinator.group_id]))
+    _error, _group, state, _type, _protocol, members = answer.groups[0][:6]
+    if state != "Stable":
+        return set()
+    return {member[0] for member in members if MemberAssignment.decode(member[4]).assignment}
+
+
+async def put_out(consumer: Any, member: str) -> None:
+    """Of the consumer's own group. A member that is gone already is no error."""
+    coordinator = consumer._coordinator
+    await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, member))
 
 
 def fail_batches(producer: Any, error: Exception) -> None:

@@ -24,12 +24,13 @@ class Options:
 
     `ack_wait`: seconds until an unacknowledged message is delivered again; `stall`: seconds without a `receive`, while messages
     are overdue, after which the agent's partitions go to the others; `prefetch`: messages held at most, a quarter of it of one
-    partition; `commit_every`: seconds between two commits of offsets; `session`, `heartbeat`: of the group;
-    `partitions`, `replicas`, `min_insync`, `horizon` (seconds kept): of topics that are made; `publish_timeout`: seconds until an
-    unconfirmed publish counts as unknown; `request_timeout`: the same for any other request; `open_timeout`: for all of `open`;
-    `in_flight`, `in_flight_bytes`: unconfirmed publishes; `batch_bytes`: most that is sent to a partition at once. Files, for
-    `kafka+ssl://`: `ca_file` (who may have issued the server's certificate), `cert_file` and `key_file` (our own); they are read again
-    for every client that is made.
+    partition; `commit_every`: seconds between two commits of offsets; `session`: seconds until the messages of a dead agent go to the
+    others (also where the server takes longer ones only: see `peers`); `heartbeat`: seconds between two signs of life; `partitions`,
+    `replicas`, `min_insync`, `horizon` (seconds kept): of topics that are made; `publish_timeout`: seconds until an unconfirmed
+    publish counts as unknown; `request_timeout`: the same for any other request; `open_timeout`: for all of `open`; `in_flight`,
+    `in_flight_bytes`: unconfirmed publishes; `batch_bytes`: most that is sent to a partition at once. Files, for `kafka+ssl://`:
+    `ca_file` (who may have issued the server's certificate), `cert_file` and `key_file` (our own); they are read again for every client
+    that is made.
     """
 
     servers: tuple[str, ...]
@@ -44,8 +45,8 @@ class Options:
     stall: float = 30.0
     prefetch: int = 2048
     commit_every: float = 0.2
-    session: float = 10.0
-    heartbeat: float = 1.0
+    session: float = 3.5
+    heartbeat: float = 0.6
     partitions: int = 6
     replicas: int = 1
     min_insync: int = 1

@@ -4,8 +4,7 @@ Kafka knows no acknowledgement of a single message and no delay, so both live he
 from memory, while the partition's committed offset stays below it. Nobody sleeps and nobody is blocked: a partition that holds too much
 is asked for nothing more, and what aiokafka has fetched of it waits there (of a paused partition it is thrown away, to be fetched again).
 Before a rebalance takes partitions away, what is in flight may finish, and what is done is committed; what is kept over the rebalance
-goes on where it was. Members are dynamic: an agent that ends leaves the group, so others take over at once, not after a session; and
-each start is a new incarnation anyway.
+goes on where it was. Members are dynamic: an agent that ends leaves the group, so others take over at once, not after a session.
 """
 
 from __future__ import annotations
@@ -16,13 +15,21 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from saga_choreo.ports import Delivery
-from saga_choreo_kafka.bare import ConsumerRebalanceListener, KafkaError, OffsetAndMetadata, TopicPartition
+from saga_choreo_kafka.bare import (
+    ConsumerRebalanceListener,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    OffsetAndMetadata,
+    TopicPartition,
+)
 from saga_choreo_kafka.clients import Pace, committed_offsets, discard, make_consumer, start_consumer
 from saga_choreo_kafka.names import Names
 from saga_choreo_kafka.options import Options
+from saga_choreo_kafka.peers import Peers, longer_session
 from saga_choreo_kafka.window import Held, Window
 
 __all__ = ["Receiver"]
@@ -53,6 +60,7 @@ class Receiver:
 
     def __init__(self, options: Options, names: Names, pace: Pace, on_metadata: Callable[[Any], None]) -> None:
         self._options = options
+        self._peers: Peers | None = None
         self._names = names
         self._pace = pace
         self._on_metadata = on_metadata
@@ -86,6 +94,10 @@ class Receiver:
             while True:
                 try:
                     await self._live()
+                except InvalidSessionTimeoutError:
+                    self._peers = self._peers or Peers(self._options.session, self._options.heartbeat)
+                    self._options = replace(self._options, session=longer_session(self._options.session, self.group))
+                    continue
                 except Exception as exc:  # noqa: BLE001  (whatever it is, giving up for ever would be worse)
                     _log.warning("consuming as group %r broke off (%s); joining again", self.group, exc)
                 finally:
@@ -156,7 +168,7 @@ class Receiver:
     # --- partitions come and go
 
     async def revoked(self) -> None:
-        """Called while we are still a member: the last moment to commit."""
+        """While we are still a member: the last moment to commit."""
         self._is_rebalancing = True
         until = asyncio.get_running_loop().time() + _FLUSH_S
         while self._is_busy() and asyncio.get_running_loop().time() < until:
@@ -189,6 +201,8 @@ class Receiver:
                 continue
             self._forget([partition])
             self._windows[partition] = Window.taken_over(committed, mark)
+        if self._peers is not None:
+            self._peers.forget()
         self._is_rebalancing = False
         self._wake()
 
@@ -346,6 +360,9 @@ class Receiver:
             self._resign_if_stalled()
             try:
                 await self._commit(self._windows)
+                if self._peers is not None and self._windows and self._peers.is_due():
+                    await self._commit([min(self._windows)], marks=True)
+                    await self._peers.look(self._consumer, self.topics, self.group)
             except (OSError, TimeoutError, KafkaError) as exc:
                 # Refused because the group has moved on, or not answered: the next owner, or the next commit, mends it.
                 _log.info("offsets of group %r were not committed (%r)", self.group, exc)
@@ -363,7 +380,8 @@ class Receiver:
         if consumer is None:
             return
         mine = consumer.assignment()
-        offsets = {tp: OffsetAndMetadata(at, window.mark) for tp, (window, at) in due.items() if tp in mine}
+        sign = self._peers.sign(consumer) if self._peers is not None else ""
+        offsets = {tp: OffsetAndMetadata(at, window.mark + sign) for tp, (window, at) in due.items() if tp in mine}
         if not offsets:
             return
         async with asyncio.timeout(_COMMIT_S if politely else _FLUSH_S):

@@ -32,8 +32,8 @@ class Held:
 
 
 def read_mark(text: str) -> tuple[int, int]:
-    """(owners so far, end of what they were handed); nothing for a text that is not ours."""
-    owners, _, end = text.partition(":")
+    """(owners so far, end of what they were handed); nothing for a text that is not ours. Who wrote it may follow (`peers`)."""
+    owners, _, end = text.partition(" ")[0].partition(":")
     return (int(owners), int(end)) if owners.isdecimal() and end.isdecimal() else (0, 0)
 
 

@@ -22,6 +22,8 @@ import pytest
 
 from saga_choreo import Agent, SagaHandle, SagaState, StepContext
 from saga_choreo.testing.harness import Cluster
+from saga_choreo.testing.kafka_server import KafkaServer
+from tests.conftest import require_local
 from tests.scenarios.mortal import Ordered, form, notes
 from tests.scenarios.world import event_of, eventually, run
 
@@ -30,8 +32,6 @@ _SAGAS = 6
 _numbers = itertools.count()
 # From the kill (or from when it was up again) to the next step of the last of them.
 _BOUND_S = 5.0
-# A group of Kafka gives the partitions of a dead member to others only when its session is over (the adapter's default).
-_KAFKA_SESSION_S = 10.0
 
 
 @dataclass
@@ -121,7 +121,7 @@ async def overslept() -> float:
     return most
 
 
-async def judged(place: Place, handles: list[SagaHandle], since: float, what: str, bound_s: float) -> None:
+async def judged(place: Place, handles: list[SagaHandle], since: float, what: str) -> None:
     sleeper = asyncio.create_task(overslept())
     await asyncio.sleep(0)
     for handle in handles:
@@ -132,10 +132,10 @@ async def judged(place: Place, handles: list[SagaHandle], since: float, what: st
     print(f"{what}: the last saga went on after {late:.2f} s (the machine kept everybody waiting for up to {lag:.2f} s)")
     keys = [(one["saga"], one["key"]) for one in notes(place.notes) if one["what"] == "charge"]
     assert len(set(keys)) == len(handles), "a repeated attempt has another key"
-    assert late < bound_s + 10 * lag  # a step is a dozen waits for others: store, broker, the other agents
+    assert late < _BOUND_S + 10 * lag  # a step is a dozen waits for others: store, broker, the other agents
 
 
-async def recovers(place: Place, dies_at: str, by: str, bound_s: float = _BOUND_S) -> None:
+async def recovers(place: Place, dies_at: str, by: str) -> None:
     cluster = Cluster(place.agent("inventory", "reserve", "stock.reserved"), place.agent("shop", "confirm"))
     with ExitStack() as processes:
         await cluster.start()
@@ -154,7 +154,7 @@ async def recovers(place: Place, dies_at: str, by: str, bound_s: float = _BOUND_
             await place.up(processes.enter_context(place.payment()))
             since = time.time()
             print(f"started again within {since - began:.2f} s")
-        await judged(place, handles, since, f"{by}, died at {dies_at}", bound_s)
+        await judged(place, handles, since, f"{by}, died at {dies_at}")
         await cluster.stop()
 
 
@@ -177,5 +177,12 @@ def test_they_do_on_other_brokers_too(
     url: str = request.getfixturevalue(f"{broker}_url")
     stores = {service: postgres_schema() for service in ("inventory", "payment", "shop")}
     place = Place(url, stores, tmp_path, False, f"mortal{os.getpid()}-{next(_numbers)}")
-    bound_s = _BOUND_S + _KAFKA_SESSION_S if broker == "kafka" and by == "a second agent" else _BOUND_S
-    run(recovers(place, dies_at, by, bound_s), 180)
+    run(recovers(place, dies_at, by), 180)
+
+
+@pytest.mark.parametrize("by", ["a second agent", "itself after a restart"])
+def test_they_do_where_kafka_allows_no_session_so_short(by: str, postgres_schema: Callable[[], str], tmp_path: Path) -> None:
+    require_local("kafka")
+    stores = {service: postgres_schema() for service in ("inventory", "payment", "shop")}
+    with KafkaServer(tmp_path / "kafka", settings={"group.min.session.timeout.ms": "6000"}) as server:
+        run(recovers(Place(server.url, stores, tmp_path, False, "mortal"), "handler", by), 180)
