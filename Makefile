@@ -14,7 +14,7 @@ PYTHON ?=
 COVERAGE_MIN := 90
 PYTEST_ARGS ?=
 # Tests that share a server stay together (tests/conftest.py). Say PARALLEL= to run one after the other.
-PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadgroup
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 STATIC_CHECKS := check-format check-lint check-mypy check-pyright check-imports
 # make 3.81 (macOS) cannot keep the output of parallel jobs apart.

@@ -15,6 +15,7 @@ import pytest
 
 from saga_choreo.testing.rabbitmq_server import RabbitMqServer
 from saga_choreo.testing.services import SERVICES
+from tests.conformance import kafka_tools
 from tests.conformance.harnesses import fresh_prefix
 from tests.conformance.rabbitmq_tools import Guarded, Place
 from tests.conftest import require_local
@@ -29,6 +30,16 @@ def guarded_rabbitmq() -> Iterator[Guarded]:
     require_local("rabbitmq")
     with TemporaryDirectory(prefix="saga-rabbitmq-") as folder:
         guarded = Guarded(Path(folder), lambda settings, tls_port: RabbitMqServer(folder, settings=settings, tls_port=tls_port))
+        with guarded.server:
+            yield guarded
+
+
+@pytest.fixture(scope="session")
+def guarded_kafka() -> Iterator[kafka_tools.Guarded]:
+    """As `guarded_rabbitmq`."""
+    require_local("kafka")
+    with TemporaryDirectory(prefix="saga-kafka-") as folder:
+        guarded = kafka_tools.Guarded(Path(folder))
         with guarded.server:
             yield guarded
 

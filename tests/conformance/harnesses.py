@@ -90,7 +90,7 @@ class _Nats:
 class _Kafka:
     ack_wait_s = 1.0
 
-    def __init__(self, server: KafkaServer, folder: Path) -> None:
+    def __init__(self, server: KafkaServer, guarded: Callable[[], kafka_tools.Guarded]) -> None:
         self._server, self._prefix = server, fresh_prefix()
         self.features: BrokerFeatures = self.broker().features
         tools = kafka_tools.KafkaTools(server, self._prefix)
@@ -103,7 +103,7 @@ class _Kafka:
             blocked=tools.blocked,
             rewind=tools.rewind,
             expire=tools.expire,
-            guarded=lambda: kafka_tools.guarded(folder / "guarded"),
+            guarded=lambda: guarded().entered(self._prefix),
             disconnect=tools.restart,
         )
         self.clean = tools.drop_topics
@@ -167,7 +167,7 @@ def _kafka(request: pytest.FixtureRequest, folder: Path) -> Iterator[BrokerHarne
     """It takes seconds to start: one for all, and each behaviour has a prefix of its own."""
     server: KafkaServer = request.getfixturevalue("shared_kafka")
     server.start()
-    harness = _Kafka(server, folder)
+    harness = _Kafka(server, lambda: request.getfixturevalue("guarded_kafka"))
     yield harness
     asyncio.run(harness.clean())
 

@@ -20,12 +20,12 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from saga_choreo.ports import Broker
 from saga_choreo.testing.behaviours import started
-from saga_choreo.testing.brokers import Certificate, GuardedServer
+from saga_choreo.testing.brokers import Certificate
 from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo_kafka.broker import KafkaBroker
 from tests.conformance.certificates import Certificates
 
-__all__ = ["QUICK", "KafkaTools", "admin", "guarded"]
+__all__ = ["QUICK", "Guarded", "KafkaTools", "admin"]
 
 # A dead agent is noticed after three seconds, a rebalance takes a fraction of one; few partitions keep the shared server quick.
 QUICK = "publish_timeout=3&request_timeout=5&open_timeout=8&session=3&heartbeat=0.2&commit_every=0.05&partitions=3"
@@ -151,14 +151,16 @@ class KafkaTools:
             await consumer.stop()
 
 
-class _Guarded:
-    """Certificate and password are read when it starts: it starts again for each change, which also ends all sessions."""
+class Guarded:
+    """One server for all behaviours. Certificate and password are read when it starts: it starts again for each change, which also ends
+    all sessions."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._certificates = Certificates(folder)
         self._password: Literal["first", "second"] = "first"
         self._certificate: Certificate = "good"
+        self._prefix = ""
         self.server = KafkaServer(folder / "server", protocol="SASL_SSL", settings=self._settings())
 
     def _settings(self) -> dict[str, str]:
@@ -173,9 +175,17 @@ class _Guarded:
             "listener.name.clients.plain.sasl.jaas.config": f'{login} user_agent="{self._password}-s3cret";',
         }
 
+    @asynccontextmanager
+    async def entered(self, prefix: str) -> AsyncIterator[Guarded]:
+        self._prefix = prefix
+        if (self._password, self._certificate) != ("first", "good"):
+            self._password, self._certificate = "first", "good"
+            await self._begin_again()
+        yield self
+
     def broker(self, which: Literal["first", "second"] = "first") -> Broker:
         options = f"ca_file={self._certificates.issuer}&ack_wait=1&{QUICK}"
-        return KafkaBroker(f"kafka+ssl://agent:{which}-s3cret@127.0.0.1:{self.server.port}?{options}")
+        return KafkaBroker(f"kafka+ssl://agent:{which}-s3cret@127.0.0.1:{self.server.port}?{options}", prefix=self._prefix)
 
     async def accept(self, which: Literal["first", "second"]) -> None:
         self._password = which
@@ -192,13 +202,3 @@ class _Guarded:
         self.server.stop()
         self.server.settings = self._settings()
         await started(self.server)
-
-
-@asynccontextmanager
-async def guarded(folder: Path) -> AsyncIterator[GuardedServer]:
-    guard = _Guarded(folder)
-    await started(guard.server)
-    try:
-        yield guard
-    finally:
-        guard.server.stop()
