@@ -110,7 +110,15 @@ def parse_url(url: str) -> Options:
             f"broker URL would send user and password in the clear to {','.join(servers)!r}; write kafka+ssl:// before the host"
         )
     rest_of_them: dict[str, Any] = {**files, **{name: _number(name, text) for name, text in texts.items()}}
-    return Options(servers=servers, secure=scheme == "kafka+ssl", user=user, password=password, mechanism=mechanism, **rest_of_them)
+    options = Options(
+        servers=servers, secure=scheme == "kafka+ssl", user=user, password=password, mechanism=mechanism, **rest_of_them
+    )
+    if 3 * options.heartbeat > options.session:
+        raise ConfigurationError(
+            f"broker URL option 'heartbeat' is {options.heartbeat:g} s, and 'session' {options.session:g} s: one sign of life that is late "
+            "would end it; give at most a third of it"
+        )
+    return options
 
 
 def _server(host: str) -> str:

@@ -26,6 +26,8 @@ LogFormat = Literal["auto", "json", "human"]
 # Longer than any message of ours; an exception's text may come from anywhere.
 TEXT_MAX = 8_192
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Clients that tell at level INFO of each of their own steps, and nothing that an operator could act on.
+_TALKATIVE = ("aiokafka",)
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
@@ -115,6 +117,8 @@ def configure(
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.NOTSET if root.level <= logging.DEBUG else max(root.level, logging.WARNING))
 
 
 def _time(record: logging.LogRecord) -> datetime:

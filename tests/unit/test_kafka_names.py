@@ -95,6 +95,8 @@ def test_credentials_go_over_tls_or_stay_on_this_machine(url: str) -> None:
         "kafka://me:s3cret@localhost?partitions=-1",
         "kafka://me:s3cret@localhost?ack_wait=inf",
         "kafka://me:s3cret@localhost?no_such=1",
+        "kafka://me:s3cret@localhost?heartbeat=2",
+        "kafka://me:s3cret@localhost?session=1",
         "kafka://me:s3cret@localhost?mechanism=GSSAPI",
         "kafka://me:s3cret@localhost?ca_file=/ca.pem",
     ],

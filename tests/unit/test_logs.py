@@ -75,6 +75,16 @@ def test_a_bound_logger_says_its_ids_with_every_line_and_takes_more() -> None:
     assert (two["saga_id"], two["step_id"], two["duration_ms"]) == (SAGA, "refund", 3.0)
 
 
+@pytest.mark.parametrize(("level", "said"), [("INFO", ["bad"]), ("DEBUG", ["joining", "bad"]), ("ERROR", [])])
+def test_a_talkative_client_is_heard_from_warnings_on_unless_everything_is_wanted(level: str, said: list[str]) -> None:
+    stream = io.StringIO()
+    configure("json", level, "payment", stream)
+    log = logging.getLogger("aiokafka.consumer")
+    log.info("joining")
+    log.warning("bad")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == said
+
+
 def test_an_exception_is_in_the_line_and_bounded() -> None:
     stream = io.StringIO()
     configure("json", "INFO", "payment", stream)
