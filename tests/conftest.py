@@ -59,11 +59,6 @@ _LONG_S = {
 }
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: whoever talks to servers mostly waits."""
-    return (os.cpu_count() or 1) + 1
-
-
 def _group(item: pytest.Item) -> str:
     params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
     of = [one for name in ("adapter", "broker", "store") if isinstance(one := params.get(name, ""), str)]

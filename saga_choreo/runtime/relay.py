@@ -24,9 +24,9 @@ from saga_choreo.runtime.timing import Limits
 __all__ = ["Relay"]
 
 _log = logging.getLogger("saga_choreo.relay")
-# A look at what is published and may have to be written down: after six of them it is, before any other agent's scan takes it for
-# lost (`unannounced_after_s`). Most sagas have gone on by then, which writes it down for nothing.
-_MARKS_EVERY_S = 0.25
+# So many looks at what is published and may have to be written down before any other agent's scan takes it for lost
+# (`unannounced_after_s`): after six of them it is. Most sagas have gone on by then, which writes it down for nothing.
+_LOOKS = 8
 _SCAN_MAX = 256
 # Of a full page, the youngest: a saga that starts now does not wait until all that an outage left behind is published.
 _FRESH = 64
@@ -142,7 +142,7 @@ class Relay:
         """Without `every_s`: lazily, as an agent does that will mostly write these records again itself."""
         while True:
             await self._published.wait()
-            await self._clock.sleep(every_s or _MARKS_EVERY_S)
+            await self._clock.sleep(every_s or self._limits.unannounced_after_s / _LOOKS)
             await _patiently(lambda: self.flush(old=not every_s), "noting what is published")
             if not self._announcing.known:
                 self._published.clear()
