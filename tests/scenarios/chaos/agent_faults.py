@@ -91,6 +91,7 @@ async def cancelled_everywhere(place: Place, sagas: int) -> int:
             await asyncio.wait((cancelling,), timeout=0.3)  # so that the others hear of it
             process.child.send_signal(signal.SIGCONT)
             await cancelling
+        await _begin_to_count(process, stops_at, 0)  # or it would stand still at the last one later, when nobody waits for it
     return stops
 
 
@@ -98,6 +99,7 @@ async def _begin_to_count(process: Process, stops_at: Path, number: int) -> None
     def begin() -> None:
         stops_at.write_text(str(number))
         process.child.send_signal(signal.SIGUSR1)
+        process.child.send_signal(signal.SIGCONT)  # it may have come to its point after nobody waited for that any more
 
     async def has_begun() -> bool:
         return not await asyncio.to_thread(stops_at.exists)
