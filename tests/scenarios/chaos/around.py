@@ -45,9 +45,10 @@ class Boundaries:
             # Whoever reads it meanwhile sees the old number or the new one.
             Path(f"{self._count_in}.new").write_text(str(self._passed))
             Path(f"{self._count_in}.new").replace(self._count_in)
-        if self._passed == self._dies_at:
+        # A SIGUSR1 may have come since the line above, and the count begins anew: 0 is no point.
+        if self._passed == self._dies_at > 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._passed == self._stops_at:
+        if self._passed == self._stops_at > 0:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def around(self, real: Any) -> Any:
