@@ -166,7 +166,7 @@ def test_orders_complete_or_are_undone_with_four_services_in_one_database(
         await prepared(store)
         async with four(nats_url, store, f"pg{next(_numbers)}") as cluster:
             handles = await asyncio.gather(*(cluster["order"].start_saga(order(n), key=f"o-{n}") for n in range(60)))
-            await ends(handles, 30)
+            await ends(handles, 90)
         await judge(store, handles)
 
     run(scenario(), 60)
@@ -277,7 +277,7 @@ def test_two_agents_of_one_service_share_the_work(nats_url: str, postgres_schema
         async with pair[0].serving(), pair[1].serving(), Cluster(*others) as cluster:
             await cluster.ready()
             handles = await asyncio.gather(*(cluster["order"].start_saga(order(n)) for n in range(100)))
-            await ends(handles, 30)
+            await ends(handles, 90)
         await judge(store, handles)
         connection = await asyncpg.connect(store)
         rows = await connection.fetch("select agent, count(*) from ledger where step = 'reserve-stock' group by agent")

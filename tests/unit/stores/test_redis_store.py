@@ -13,6 +13,7 @@ from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError,
 from saga_choreo.ports import BusinessKey, Outcome, SagaFilter, State
 from saga_choreo.testing.proxy import FaultProxy
 from saga_choreo.testing.redis_server import RedisServer
+from saga_choreo.testing.servers import free_port
 from saga_choreo.testing.stores import make_record, saga_id_of
 from saga_choreo_redis.packing import pack_record, record_of
 from saga_choreo_redis.store import RedisStore
@@ -102,7 +103,7 @@ def test_a_server_that_does_not_tell_its_settings_is_not_taken_for_safe(own_redi
 
 
 def test_a_cluster_and_a_replica_are_refused(own_redis: RedisServer) -> None:
-    cluster = RedisServer(own_redis.data_dir / "cluster", settings={"cluster-enabled": "yes"})
+    cluster = RedisServer(own_redis.data_dir / "cluster", settings={"cluster-enabled": "yes", "cluster-port": str(free_port())})
     replica = RedisServer(own_redis.data_dir / "replica", settings={"replicaof": f"127.0.0.1 {own_redis.port}"})
     with cluster, own_redis, replica:
 
