@@ -7,6 +7,7 @@ steps and services; `runtime` makes envelopes of them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from saga_choreo.core.graph import TO_SINK, Plan, StepPlan
@@ -35,6 +36,8 @@ _HAPPENED = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
 _CLEAR = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED})
 
 
+# A saga's rows take few different values, and each is asked about several times; the values that come only once fall out again.
+@lru_cache(maxsize=8192)
 def emissions(row: Row, step: StepPlan, plan: Plan) -> tuple[Message, ...]:
     """Everything this row implies it has said, in a fixed order."""
     if step.index == ORIGIN:

@@ -12,10 +12,11 @@ from saga_choreo.ports.store import AnnouncedMark
 from saga_choreo.runtime.operations import Publication
 from saga_choreo.runtime.timing import Limits
 
-__all__ = ["Announcing", "unannounced_before"]
+__all__ = ["LOOKS", "Announcing", "unannounced_before"]
 
-# What is published is written down when it was known for so many looks.
-_LOOKS = 6
+# So many looks at what is published and may have to be written down before any other agent's scan takes it for lost
+# (`unannounced_after_s`): after six of them it is. Most sagas have gone on by then, which writes it down for nothing.
+LOOKS, _OLD_AFTER = 8, 6
 
 
 def unannounced_before(now_ms: int, limits: Limits) -> tuple[int, int]:
@@ -65,7 +66,7 @@ class Announcing:
     def old_marks(self) -> list[AnnouncedMark]:
         """Those that were known some looks ago already. Of the others most will be written down by the record's own next update."""
         self._look += 1
-        before, known, since = self._look - _LOOKS, self.known, self._known_since
+        before, known, since = self._look - _OLD_AFTER, self.known, self._known_since
         self._known_since = {key: look for key, look in since.items() if key in known}
         return [AnnouncedMark(key, known[key]) for key, look in self._known_since.items() if look <= before]
 

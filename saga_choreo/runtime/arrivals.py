@@ -22,6 +22,7 @@ from saga_choreo.model.states import Cause, Outcome
 from saga_choreo.ports.broker import Delivery, Outgoing
 from saga_choreo.ports.store import Held, Quarantined
 from saga_choreo.runtime.catalog import Catalog, Known
+from saga_choreo.runtime.ended import Ended
 from saga_choreo.runtime.letters import harmless, letter_of, message_of
 from saga_choreo.runtime.operations import Ending
 from saga_choreo.runtime.presuming import Presuming
@@ -34,8 +35,27 @@ _log = logging.getLogger("saga_choreo.arrivals")
 _DLQ = Channel(ChannelKind.DLQ)
 # A callback that fails is called again with every redelivery, up to this many; then the end stands untold, with an error in the log.
 _TOLD_MAX = 10
-# What has been read of arrivals so far, by their `id`: a batch that is done in parts, or once more, is decoded once.
-Decoded = dict[int, Envelope | DecodeError]
+
+
+class Decoded:
+    """What is known of a batch's arrivals so far, by their `id`. A batch that is done in parts, or once more, is decoded once; and what
+    was presumed to be new and had no turn yet (`presumed`) still is."""
+
+    __slots__ = ("envelopes", "presumed")
+
+    def __init__(self) -> None:
+        self.envelopes: dict[int, Envelope | DecodeError] = {}
+        self.presumed: set[int] = set()
+
+    def are_done(self, arrivals: Sequence[Arrival]) -> None:
+        """These are committed: of their sagas nothing is new any more."""
+        if self.presumed:
+            sagas = {self._saga_of(id(arrival)) for arrival in arrivals}
+            self.presumed = {one for one in self.presumed if self._saga_of(one) not in sagas}
+
+    def _saga_of(self, arrival: int) -> UUID | None:
+        envelope = self.envelopes[arrival]
+        return None if isinstance(envelope, DecodeError) else envelope.saga_id
 
 
 @dataclass(slots=True)
@@ -91,12 +111,13 @@ class Sorted:
     """A decoded batch. `sagas` are the ones to lock, without those that are presumed to be new; `apply` is called for each arrival in
     turn."""
 
-    def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int, envelopes: Decoded) -> None:
+    def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int, decoded: Decoded) -> None:
         self._service = service
         self._catalog = catalog
         self._limits = limits
         self._now_ms = now_ms
-        self._envelopes = envelopes
+        self._envelopes = decoded.envelopes
+        self._presumed = decoded.presumed
         self._quarantined: dict[int, Quarantined] = {}
         self._held: dict[int, Held] = {}
         self._alarms: dict[int, int] = {}
@@ -118,7 +139,9 @@ class Sorted:
                 continue
             known = self._catalog.get(envelope.definition)
             if known is not None:
-                is_new = presuming.is_new(envelope, known, arrival.delivery, self._now_ms)
+                is_new = id(arrival) in self._presumed or presuming.is_new(envelope, known, arrival.delivery, self._now_ms)
+                if is_new:
+                    self._presumed.add(id(arrival))
                 wanted[envelope.saga_id] = wanted.get(envelope.saga_id, True) and is_new
         self.sagas = tuple(sorted(saga_id for saga_id, is_new in wanted.items() if not is_new))
 
@@ -131,8 +154,9 @@ class Sorted:
         self._envelopes[id(arrival)] = envelope
         return envelope
 
-    def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int]) -> list[Completion]:
-        """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end."""
+    def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int], ended: Ended) -> list[Completion]:
+        """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end, unless that
+        is known here already (`ended`)."""
         good: dict[UUID, tuple[Envelope, Known]] = {}
         other: set[UUID] = set()
         for arrival in batch:
@@ -145,10 +169,16 @@ class Sorted:
             else:
                 other.add(envelope.saga_id)
         ends: list[Completion] = []
+        done: set[UUID] = set()
         for saga_id, (envelope, known) in good.items():
-            if saga_id not in other:
+            if saga_id in other:
+                continue
+            if ended.knows(envelope, self._now_ms):
+                done.add(saga_id)
+            else:
                 keys = (RecordKey(saga_id, envelope.definition, step.index) for step in known.own)
                 ends += [Completion(key, envelope.origin, envelope.deadline_ms, announced.get(key, 0)) for key in keys]
+        self._has_ended(done)
         return ends
 
     def _is_good_end(self, envelope: Envelope) -> bool:
@@ -159,8 +189,12 @@ class Sorted:
     def note_completed(self, sagas: Collection[UUID]) -> None:
         """These have ended here by what `completions` said: nothing is left to be claimed or applied."""
         self.told_ends = True
-        self.completed = frozenset(sagas)
-        self.sagas = tuple(saga_id for saga_id in self.sagas if saga_id not in self.completed)
+        self._has_ended(sagas)
+
+    def _has_ended(self, sagas: Collection[UUID]) -> None:
+        if sagas:
+            self.completed = self.completed.union(sagas)
+            self.sagas = tuple(saga_id for saga_id in self.sagas if saga_id not in self.completed)
 
     def apply(self, arrival: Arrival, ws: Workspace) -> bool:
         """Apply one arrival to the workspace. Returns whether what becomes due should run in the slow lane."""

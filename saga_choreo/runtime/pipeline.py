@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.core.facts import DeadlinePassed, Fact, OutcomeCame, Refusal, Resolved
+from saga_choreo.core.facts import Fact, OutcomeCame, Refusal, Resolved
 from saga_choreo.core.notices import notices
 from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
@@ -29,6 +29,7 @@ from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.arrivals import Arrival, Decoded, Sorted, sort_arrivals
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.claiming import admission, claim_attempt, settle_unclaimed, timeout_s
+from saga_choreo.runtime.ended import Ended
 from saga_choreo.runtime.letters import letter_of, notice_letter
 from saga_choreo.runtime.operations import (
     Ack,
@@ -53,8 +54,8 @@ from saga_choreo.runtime.operations import (
     Tell,
 )
 from saga_choreo.runtime.presuming import Presuming
-from saga_choreo.runtime.settling import at_own_deadline, goes_fast, hand_back, hold_back, is_same_attempt, is_undo, settle, word_on
-from saga_choreo.runtime.timing import Limits, deadline_of, deadline_own_of, without_handler_ms
+from saga_choreo.runtime.settling import deadline_passed, goes_fast, hand_back, hold_back, is_same_attempt, is_undo, settle, word_on
+from saga_choreo.runtime.timing import Limits, without_handler_ms
 from saga_choreo.runtime.workspace import Said, Workspace, everything
 
 __all__ = ["Pipeline", "Steps"]
@@ -68,7 +69,8 @@ _TELL_AGAIN_S = 2.0
 
 
 class Pipeline:
-    """The work of one service. Holds no state of its own but guesses: the catalog, the limits and the relay's knowledge are given."""
+    """The work of one service. Of its own it has only what spares a look into the store: the catalog, the limits and the relay's
+    knowledge are given."""
 
     def __init__(
         self, service: str, catalog: Catalog, limits: Limits, announced: Mapping[RecordKey, int], *, tells: bool = True
@@ -80,6 +82,7 @@ class Pipeline:
         self._limits = limits
         self._announced = announced
         self._presuming = Presuming(service, limits.horizon_s)
+        self._ended = Ended(service, catalog)
 
     def handle(self, arrivals: Sequence[Arrival]) -> Steps:
         """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
@@ -104,8 +107,11 @@ class Pipeline:
                 size = 1 if conflicts > 1 else size
                 now_ns, chance = yield Now()
                 self._presuming.was_wrong(now_ns // 1_000_000)
+                decoded.presumed.clear()
                 yield Pause(0.01 * conflicts * (0.5 + chance))
                 continue
+            decoded.are_done(rest[:done])
+            size = size if done == size else 2 * done  # what is claimed and gets no turn is claimed again
             rest, slow = rest[done:], False
 
     def _share(self, batch: Sequence[Arrival], decoded: Decoded, *, slow: bool) -> Generator[Operation, Any, int]:
@@ -113,7 +119,7 @@ class Pipeline:
         ws, began_ns = yield from self._workspace()
         sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms, self._presuming, decoded)
         yield Begin()
-        ends = [] if self._tells else sorted_.completions(batch, self._announced)
+        ends = [] if self._tells else sorted_.completions(batch, self._announced, self._ended)
         if ends:
             sorted_.note_completed((yield Complete(ends, ws.now_ms)))
         if sorted_.sagas:
@@ -146,6 +152,7 @@ class Pipeline:
             yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
             self._presuming.saw(record.saga_id for record in records)
+            self._ended.saw(records, ws.now_ms)
         else:
             yield Rollback()
         untold: frozenset[UUID] = (yield Tell(extras.endings)) if extras.endings else frozenset()
@@ -233,7 +240,7 @@ class Pipeline:
     def _wake(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, tuple[Duty | None, list[Outgoing]]]:
         """What is due of this record. Returns the duty of a slow attempt that was claimed, and loose letters to send."""
         key, step = record.record_key, known.plan.step(record.step)
-        if self._deadline_passed(ws, record, known):
+        if deadline_passed(ws, record, known):
             yield from self._run_duties(ws, slow=bool(record.error))  # noted when it blocked the transaction before
             return None, []
         what = duty(record.row, step)
@@ -249,16 +256,6 @@ class Pipeline:
             return None, []
         attempt = yield from self._begin_attempt(ws, record, known, what)
         return attempt, []
-
-    def _deadline_passed(self, ws: Workspace, record: Record, known: Known) -> bool:
-        key, step = record.record_key, known.plan.step(record.step)
-        deadline = deadline_of(record, step)
-        if deadline is not None and deadline <= ws.now_ms:
-            return isinstance(ws.act(key, DeadlinePassed(), known, reason="the saga's deadline passed"), Row)
-        own = deadline_own_of(record, step)
-        if own is None or own > ws.now_ms:
-            return False
-        return isinstance(ws.act(key, DeadlinePassed(own=True), known, **at_own_deadline(step)), Row)
 
     def _nudge(self, ws: Workspace, record: Record, known: Known) -> Generator[Operation, Any, list[Outgoing]]:
         """Say everything again, flagged: repairs whatever the broker lost."""

@@ -17,20 +17,19 @@ from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Broker, Outgoing
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import AnnouncedMark, Scans
-from saga_choreo.runtime.announcing import Announcing, unannounced_before
+from saga_choreo.runtime.announcing import LOOKS, Announcing, unannounced_before
 from saga_choreo.runtime.operations import Publication
 from saga_choreo.runtime.timing import Limits
 
 __all__ = ["Relay"]
 
 _log = logging.getLogger("saga_choreo.relay")
-# So many looks at what is published and may have to be written down before any other agent's scan takes it for lost
-# (`unannounced_after_s`): after six of them it is. Most sagas have gone on by then, which writes it down for nothing.
-_LOOKS = 8
 _SCAN_MAX = 256
 # Of a full page, the youngest: a saga that starts now does not wait until all that an outage left behind is published.
 _FRESH = 64
 _SCAN_BUSY, _BUSY_MIN = 4, 16
+# A start whose caller publishes it after the commit is left to that for so long.
+_EXPECTED_S = 1.0
 # Between two looks at a store that cannot be read.
 _TROUBLE_S = 2.0
 # Publishing rounds under way at once; beyond that the pipeline waits, and with it consumption.
@@ -61,6 +60,7 @@ class Relay:
         self._published = asyncio.Event()
         self.refused = 0
         self.unconfirmed = 0
+        self._expected: dict[RecordKey, float] = {}
         self._skip = 0
         self._ahead: _Page | None = None
         self._is_busy = False
@@ -121,6 +121,17 @@ class Relay:
             self._quiet_until = now + 5.0
             _log.warning("%d messages are not published yet and will be tried again: %s", len(failed), failed[0])
 
+    def expect(self, key: RecordKey) -> None:
+        """Somebody here is about to publish this record: the scan leaves it alone for a while."""
+        now = self._clock.monotonic()
+        self._expected[key] = now + _EXPECTED_S
+        while self._expected[first := next(iter(self._expected))] < now:
+            del self._expected[first]
+
+    def covers(self, record: Record) -> bool:
+        """This version is published already, or on its way, or somebody here is about to publish it."""
+        return self._announcing.covers(record) or self._expected.get(record.record_key, 0.0) > self._clock.monotonic()
+
     def saved(self, records: Sequence[Record]) -> None:
         """What the store has written down need not be remembered."""
         self._announcing.saved(records)
@@ -142,7 +153,7 @@ class Relay:
         """Without `every_s`: lazily, as an agent does that will mostly write these records again itself."""
         while True:
             await self._published.wait()
-            await self._clock.sleep(every_s or self._limits.unannounced_after_s / _LOOKS)
+            await self._clock.sleep(every_s or self._limits.unannounced_after_s / LOOKS)
             await _patiently(lambda: self.flush(old=not every_s), "noting what is published")
             if not self._announcing.known:
                 self._published.clear()
@@ -169,9 +180,9 @@ class Relay:
         some and none of them could be published. While a full page is published, the one before is written down and the next read."""
         page = self._ahead or await self._look(0)
         self._ahead = None
-        fresh = [record for record in page.fresh if not self._announcing.covers(record)][:_FRESH]
+        fresh = [record for record in page.fresh if not self.covers(record)][:_FRESH]
         found = page.found[: _SCAN_MAX - len(fresh)]
-        lost = {record.record_key: record for record in (*found, *fresh) if not self._announcing.covers(record)}
+        lost = {record.record_key: record for record in (*found, *fresh) if not self.covers(record)}
         self._is_busy = len(found) + len(fresh) - len(lost) >= _BUSY_MIN
         unconfirmed = self.unconfirmed
         if lost:

@@ -108,9 +108,11 @@ class SagaHandle:
             ) from exc
 
     async def _until_ended(self, watched: Watched) -> SagaState:
-        # A serving agent usually records the end itself, of a saga it has just started it missed none; a client has to look.
-        serves = self._session.serves
+        # A serving agent records the end itself, unless its service has others; of a saga it has just started it missed none. A client
+        # has to look.
+        serves, is_alone = self._session.serves, not self._session.directory.has_company()
         look_s, look_max_s = (_LOOK_MAX_S, _LOOK_SERVING_MAX_S) if serves else (_LOOK_FIRST_S, _LOOK_MAX_S)
+        look_s = _LOOK_SERVING_MAX_S if serves and is_alone else look_s
         looks = not (serves and self.is_new)
         has_looked = not looks
         looking = _LOOKING.setdefault(self._session, asyncio.Semaphore(_LOOKS_AT_ONCE))
@@ -215,13 +217,18 @@ async def start(session: Session, known: Known, what: Start, tx: Any, wait_s: fl
     await transaction.commit()  # of the toolkit's part: the rest is the caller's
     if answer.is_new and isinstance(transaction, TellsOfCommit):
         transaction.after_commit(partial(session.soon, answer.published))
+        session.relay.expect(wanted.record.record_key)
+    elif answer.is_new and session.published is not None:  # callers here say when they have committed
+        session.relay.expect(wanted.record.record_key)
     return answer
 
 
 async def _publish_together(session: Session, round_: Sequence[UUID]) -> Sequence[SagaNotFound | None]:
-    """One look at what of these has been committed, and one round of publishing for all that has."""
+    """One look at what of these has been committed, and one round of publishing for all that has, but for what is published."""
     records = await session.store.origins(session.service, round_)
-    await session.relay.publish(session.pipeline.publications(records, session.clock.time_ns()))
+    known = session.relay.announced
+    silent = [one for one in records if max(one.announced, known.get(one.record_key, 0)) < one.version]
+    await session.relay.publish(session.pipeline.publications(silent, session.clock.time_ns()))
     there = {record.saga_id for record in records}
     return [None if saga_id in there else _unknown(saga_id) for saga_id in round_]
 

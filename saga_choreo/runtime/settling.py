@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-from saga_choreo.core.facts import Declined, Failed, Resolved, Succeeded, UndoFailed, Undone, WentPending
+from saga_choreo.core.facts import DeadlinePassed, Declined, Failed, Resolved, Succeeded, UndoFailed, Undone, WentPending
 from saga_choreo.core.graph import StepPlan
 from saga_choreo.core.rows import Duty
 from saga_choreo.model.record import Record, RecordKey, Resolution, Row
@@ -13,10 +13,11 @@ from saga_choreo.model.states import State
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.failures import TIMED_OUT, noted
 from saga_choreo.runtime.operations import Answer, Broke, Executed, HeldBack, Overran, Ran, Rejected
+from saga_choreo.runtime.timing import deadline_of, deadline_own_of
 from saga_choreo.runtime.workspace import Workspace, is_uncalled
 
 __all__ = [
-    "at_own_deadline",
+    "deadline_passed",
     "died_too_often",
     "give_up",
     "goes_fast",
@@ -228,7 +229,19 @@ def is_same_attempt(now: Row, claimed: Row) -> bool:
     return (now.attempt, now.key_no) == (claimed.attempt, claimed.key_no)
 
 
-def at_own_deadline(step: StepPlan) -> dict[str, Any]:
+def deadline_passed(ws: Workspace, record: Record, known: Known) -> bool:
+    """Whether the saga's deadline or the step's own has passed and changed something."""
+    key, step = record.record_key, known.plan.step(record.step)
+    deadline = deadline_of(record, step)
+    if deadline is not None and deadline <= ws.now_ms:
+        return isinstance(ws.act(key, DeadlinePassed(), known, reason="the saga's deadline passed"), Row)
+    own = deadline_own_of(record, step)
+    if own is None or own > ws.now_ms:
+        return False
+    return isinstance(ws.act(key, DeadlinePassed(own=True), known, **_at_own_deadline(step)), Row)
+
+
+def _at_own_deadline(step: StepPlan) -> dict[str, Any]:
     """What changes beside the row when the step's own deadline passes. The event of a deadline has nothing to tell but that it
     has passed; its model is checked to need no field."""
     if not step.deadline_choice:

@@ -43,7 +43,7 @@ class Limits:
     nudge_max_s: float = 3600.0
     # At most this many repeated announcements a second and agent (5 % of a publish capacity of 2,000 messages a second).
     nudges_per_s: float = 100.0
-    unannounced_after_s: float = 2.0
+    unannounced_after_s: float = 3.0
     start_unannounced_after_s: float = 0.2
     scan_every_s: float = 0.25
     # No saga is started while so many of the service's own are open, or so many of its records wait to be published.

@@ -73,7 +73,7 @@ def test_the_times_of_recovery_are_those_of_the_limits() -> None:
     limits, told = Limits(), _section(OPERATIONS, "Stopping and recovering")
     for seconds, text in (
         (limits.stop_grace_s, "longer than 25 s"),
-        (limits.unannounced_after_s, "any agent of the service: 2 s"),
+        (limits.unannounced_after_s, "any agent of the service: 3 s"),
         (limits.start_unannounced_after_s, "0.2 s for the start"),
         (limits.lease_s, "4 s after its last sign of life"),
         (limits.nudge_first_s, "after 30 s, then doubling"),

@@ -21,6 +21,7 @@ from saga_choreo.runtime.operations import (
     Ack,
     Claim,
     Commit,
+    Complete,
     Execute,
     Executed,
     Now,
@@ -121,11 +122,12 @@ class Rig:
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     undo: Mapping[str, Any] = field(default_factory=dict)
+    tells: bool = True
 
     def __post_init__(self) -> None:
         self.catalog = catalog_of(self.name, self.choreography, options=self.options, undo=self.undo)
         self.announced: dict[RecordKey, int] = {}
-        self.pipeline = Pipeline(self.name, self.catalog, self.limits, self.announced)
+        self.pipeline = Pipeline(self.name, self.catalog, self.limits, self.announced, tells=self.tells)
         self.records: dict[RecordKey, Record] = {}
         self.now_ms = NOW_MS
         self.answers: list[Executed] = []
@@ -169,6 +171,8 @@ class Rig:
                 self._saved = ()
             case Tell():
                 return self.untold
+            case Complete():
+                return ()
             case _:
                 pass
         return None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from saga_choreo import Limits
+from saga_choreo.errors import StoreConflict
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope
 from saga_choreo.model.event import EventRef
 from saga_choreo.ports import Delivery
+from saga_choreo.runtime.operations import Begin, Claim, Commit
 from saga_choreo.runtime.presuming import Presuming
-from tests.unit.runtime.rig import NOW_MS, catalog_of, envelope, form
+from tests.unit.runtime.rig import NOW_MS, Rig, catalog_of, envelope, form
 
 
 def _is_new(said: Envelope, *, attempt: int = 1, redelivered: bool = False) -> bool:
@@ -16,9 +19,9 @@ def _is_new(said: Envelope, *, attempt: int = 1, redelivered: bool = False) -> b
     return Presuming("inventory", 7 * 86_400.0).is_new(said, known, delivery, NOW_MS)
 
 
-def _begun() -> Envelope:
+def _begun(number: int = 0) -> Envelope:
     channel = Channel(ChannelKind.EVENT, "rig.begun")
-    return envelope(form(), sender="shop", from_step="", event=EventRef("rig.begun"), channel=channel)
+    return envelope(form(), number, sender="shop", from_step="origin", event=EventRef("rig.begun"), channel=channel)
 
 
 def test_the_event_that_the_service_waits_for_is_presumed_new_unless_it_comes_again() -> None:
@@ -30,3 +33,33 @@ def test_the_event_that_the_service_waits_for_is_presumed_new_unless_it_comes_ag
 def test_an_event_that_makes_no_record_here_is_not_presumed_new() -> None:
     """No insert would find out that there is a record, with which the message disagrees, say."""
     assert not _is_new(envelope(form()))
+
+
+def _one_a_part() -> Rig:
+    rig = Rig(name="inventory", limits=Limits(fast_budget_s=0.25))
+    rig.execute_ms = 300
+    return rig
+
+
+def test_what_had_no_turn_in_its_part_of_a_batch_is_still_presumed_new() -> None:
+    rig = _one_a_part()
+    rig.handle(*(_begun(number) for number in range(4)))
+    assert len(rig.records) == len(rig.of(Commit)) == 4
+    assert not rig.of(Claim)
+
+
+def test_after_a_conflict_what_is_left_of_the_batch_is_claimed() -> None:
+    rig = _one_a_part()
+    rig.faults[Commit] = [None, StoreConflict("a record that is new here exists already")]
+    rig.handle(*(_begun(number) for number in range(4)))
+    assert len(rig.records) == 4
+    sagas = [envelope(form(), number).saga_id for number in range(4)]
+    assert {saga for claim in rig.of(Claim) for saga in claim.sagas} == set(sagas[1:])
+
+
+def test_a_saga_of_which_a_part_is_done_is_claimed_for_what_comes_after_it() -> None:
+    rig = _one_a_part()
+    rig.handle(_begun(0), _begun(1), _begun(0))
+    assert len(rig.records) == 2
+    assert rig.of(Begin)
+    assert {saga for claim in rig.of(Claim) for saga in claim.sagas} == {envelope(form(), 0).saga_id}

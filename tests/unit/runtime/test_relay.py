@@ -110,3 +110,30 @@ def test_a_broker_that_is_away_is_asked_for_one_page_and_then_left_alone_for_a_w
         assert list(await store.unannounced(SERVICE, 9_999, 9_999, 2_000)) == []
 
     _with_records(700, scenario)
+
+
+def test_a_start_that_its_caller_is_about_to_publish_is_left_to_that_for_a_second() -> None:
+    async def scenario(store: MemoryStore) -> None:
+        rig = _Rig(store, _Picky([]))
+        mine, other = make_record(0), make_record(1)
+        rig.relay.expect(mine.record_key)
+        await rig.round()
+        assert [record.saga_id for record in await store.unannounced(SERVICE, 9_999, 9_999, 10)] == [mine.saga_id]
+        assert not rig.relay.covers(other)  # it is written down
+        await asyncio.sleep(1.05)
+        await rig.round()
+        assert not await store.unannounced(SERVICE, 9_999, 9_999, 10)
+
+    _with_records(2, scenario)
+
+
+def test_what_is_expected_is_forgotten_with_the_next_that_is() -> None:
+    async def scenario(store: MemoryStore) -> None:
+        relay = _Rig(store, _Picky([])).relay
+        for number in range(3):
+            relay.expect(make_record(number).record_key)
+        await asyncio.sleep(1.05)
+        relay.expect(make_record(3).record_key)
+        assert list(relay._expected) == [make_record(3).record_key]
+
+    _with_records(1, scenario)

@@ -22,7 +22,8 @@ _held = (
 )
 
 
-def test_many_that_wait_look_into_the_store_a_few_at_a_time() -> None:
+def _looks(*, has_company: bool) -> int:
+    """How many of thirty look into the store at once, who wait for two seconds for what does not end."""
     name = uuid4().hex
     agent = Agent("office", saga=_held, broker=f"memory://{name}", store=f"memory://{name}")
 
@@ -35,6 +36,7 @@ def test_many_that_wait_look_into_the_store_a_few_at_a_time() -> None:
         async with agent.serving():
             handles = [await agent.start_saga(Asked()) for _ in range(30)]
             assert agent._session is not None
+            agent._session.directory.has_company = lambda: has_company  # type: ignore[method-assign]
             store = agent._session.store
             records = store.records
 
@@ -52,5 +54,13 @@ def test_many_that_wait_look_into_the_store_a_few_at_a_time() -> None:
         return most, ends
 
     most, ends = asyncio.run(scenario())
-    assert 1 <= most <= 4
     assert all(isinstance(end, WaitTimeout) for end in ends)
+    return most
+
+
+def test_many_that_wait_look_into_the_store_a_few_at_a_time() -> None:
+    assert 1 <= _looks(has_company=True) <= 4
+
+
+def test_the_only_agent_of_a_service_need_not_look() -> None:
+    assert _looks(has_company=False) == 0

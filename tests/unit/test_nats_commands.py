@@ -1,0 +1,72 @@
+"""What our client writes for a message is what nats-py writes, byte for byte but for a blank, and what is strange is left to nats-py."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
+
+from saga_choreo_nats.link import _Client, _plain_command
+
+_PLAIN = {"ce-id": "01a2-x", "ce-sagareason": "a b", "content-type": "application/json"}
+_WORD = st.text("abc-XYZ:;\u00fc\t\r\n 019", max_size=6)
+
+
+def _written(
+    kind: type[Client], subject: str, payload: bytes, reply: str, headers: dict[str, str] | None
+) -> bytes | type[Exception]:
+    async def scenario() -> bytes:
+        client, written = kind(), list[bytes]()
+
+        async def send(command: bytes, priority: bool = False) -> None:
+            assert not priority
+            written.append(bytes(command))
+
+        client._send_command = send  # type: ignore[method-assign]
+        client._status = Client.CONNECTED
+        client._max_payload = 100
+        await client.publish(subject, payload, reply, headers)
+        assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (1, len(payload))
+        (command,) = written
+        return command.replace(f"{subject}  ".encode(), f"{subject} ".encode(), 1)
+
+    try:
+        return asyncio.run(scenario())
+    except (BadHeaderError, BadSubjectError, MaxPayloadError) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize(
+    ("subject", "payload", "reply", "headers"),
+    [
+        ("saga.event.a", b"{}", "_INBOX.x.7", _PLAIN),
+        ("$JS.ACK.a.b.1.2.3.4", b"", "", None),
+        ("saga.event.a", b"", "", {}),
+        ("saga.event.a", b"{}", "", {"a": ""}),
+        ("saga.event.a", b"{}", "", {"a": " b "}),
+        ("saga.event.a", b"{}", "", {"a": "b\r\nc: d"}),
+        ("saga.event.a", b"{}", "", {"a: b": "c"}),
+        ("saga.event.a", b"{}", "", {"a": "\u00fc"}),
+        ("saga.event.a", b"{}", "", {"a b": "c"}),
+        ("saga event", b"{}", "", _PLAIN),
+        ("saga.event.a", b"{}", "to me", _PLAIN),
+        ("", b"{}", "", None),
+        ("saga.event.a", bytes(101), "", _PLAIN),
+    ],
+)
+def test_both_write_the_same(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+    assert _written(_Client, subject, payload, reply, headers) == _written(Client, subject, payload, reply, headers)
+
+
+@given(st.dictionaries(_WORD, _WORD, max_size=3), st.binary(max_size=8))
+def test_both_write_the_same_for_any_headers(headers: dict[str, str], payload: bytes) -> None:
+    assert _written(_Client, "a", payload, "", headers) == _written(Client, "a", payload, "", headers)
+
+
+def test_what_agents_write_is_not_left_to_nats_py() -> None:
+    assert _plain_command("saga.event.a", b"{}", "_INBOX.x.7", _PLAIN)
+    assert _plain_command("$JS.ACK.a.b.1.2.3.4", b"", "", None)
