@@ -137,6 +137,10 @@ class Link:
         where = repr(self._options.shown)
         if error.code == _ACCESS_REFUSED and "Login was refused" in error.text:
             return ConfigurationError(f"RabbitMQ at {where} refused the credentials; correct user or password in the broker URL")
+        if error.code == _NOT_ALLOWED and "not found" in error.text:
+            return ConfigurationError(
+                f"RabbitMQ at {where} has no virtual host {self._options.vhost!r}; create it, or correct the end of the broker URL"
+            )
         if error.code in (_ACCESS_REFUSED, _NOT_ALLOWED):
             return ConfigurationError(f"RabbitMQ at {where} does not permit this: {error.text}; give the account the permission")
         return BrokerUnavailable(f"RabbitMQ at {where} does not answer as it should ({error}); try again")

@@ -6,7 +6,7 @@ Everything received ends as applied, ignored (a duplicate), held, or quarantined
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -35,27 +35,6 @@ _log = logging.getLogger("saga_choreo.arrivals")
 _DLQ = Channel(ChannelKind.DLQ)
 # A callback that fails is called again with every redelivery, up to this many; then the end stands untold, with an error in the log.
 _TOLD_MAX = 10
-
-
-class Decoded:
-    """What is known of a batch's arrivals so far, by their `id`. A batch that is done in parts, or once more, is decoded once; and what
-    was presumed to be new and had no turn yet (`presumed`) still is."""
-
-    __slots__ = ("envelopes", "presumed")
-
-    def __init__(self) -> None:
-        self.envelopes: dict[int, Envelope | DecodeError] = {}
-        self.presumed: set[int] = set()
-
-    def are_done(self, arrivals: Sequence[Arrival]) -> None:
-        """These are committed: of their sagas nothing is new any more."""
-        if self.presumed:
-            sagas = {self._saga_of(id(arrival)) for arrival in arrivals}
-            self.presumed = {one for one in self.presumed if self._saga_of(one) not in sagas}
-
-    def _saga_of(self, arrival: int) -> UUID | None:
-        envelope = self.envelopes[arrival]
-        return None if isinstance(envelope, DecodeError) else envelope.saga_id
 
 
 @dataclass(slots=True)
@@ -91,6 +70,33 @@ class Arrival:
         return Arrival(delivery.channel, delivery.headers, delivery.body, delivery)
 
 
+class Decoded:
+    """What is known of a batch's arrivals, by their `id`. One that is done in parts, or once more, is decoded once; and what was presumed
+    to be new and had no turn yet (`presumed`) still is."""
+
+    __slots__ = ("envelopes", "presumed")
+
+    def __init__(self, arrivals: Sequence[Arrival]) -> None:
+        self.envelopes = {id(arrival): _decoded(arrival) for arrival in arrivals}
+        self.presumed: set[int] = set()
+
+    def sagas_of(self, arrivals: Sequence[Arrival]) -> set[UUID]:
+        found = (self.envelopes[id(arrival)] for arrival in arrivals)
+        return {envelope.saga_id for envelope in found if isinstance(envelope, Envelope)}
+
+    def are_done(self, sagas: Set[UUID]) -> None:
+        """What was to be done for these is committed: nothing of them is new any more."""
+        envelopes = ((one, self.envelopes[one]) for one in self.presumed)
+        self.presumed = {one for one, envelope in envelopes if isinstance(envelope, Envelope) and envelope.saga_id not in sagas}
+
+
+def _decoded(arrival: Arrival) -> Envelope | DecodeError:
+    try:
+        return decode(arrival.channel, arrival.headers, arrival.body)
+    except DecodeError as error:
+        return error
+
+
 @dataclass(frozen=True, slots=True)
 class Extras:
     """What a batch writes beside records, and the letters it sends beside theirs."""
@@ -108,8 +114,8 @@ class Extras:
 
 
 class Sorted:
-    """A decoded batch. `sagas` are the ones to lock, without those that are presumed to be new; `apply` is called for each arrival in
-    turn."""
+    """A decoded batch. `sagas` are the ones to lock, without those that are presumed to be new and those whose records are `recalled`;
+    `apply` is called for each arrival in turn."""
 
     def __init__(self, service: str, catalog: Catalog, limits: Limits, now_ms: int, decoded: Decoded) -> None:
         self._service = service
@@ -128,13 +134,15 @@ class Sorted:
         self._plain: set[int] = set()
         self._ended_by: dict[int, UUID] = {}
         self.sagas: tuple[UUID, ...] = ()
+        self.recalled: list[Record] = []
         self.completed: frozenset[UUID] = frozenset()
         self.told_ends = False
 
     def read(self, batch: Sequence[Arrival], presuming: Presuming) -> None:
         wanted: dict[UUID, bool] = {}
+        again: set[UUID] = set()
         for arrival in batch:
-            envelope = self._envelopes.get(id(arrival)) or self._decode(arrival)
+            envelope = self._envelopes[id(arrival)]
             if isinstance(envelope, DecodeError):
                 continue
             known = self._catalog.get(envelope.definition)
@@ -143,16 +151,15 @@ class Sorted:
                 if is_new:
                     self._presumed.add(id(arrival))
                 wanted[envelope.saga_id] = wanted.get(envelope.saga_id, True) and is_new
-        self.sagas = tuple(sorted(saga_id for saga_id, is_new in wanted.items() if not is_new))
-
-    def _decode(self, arrival: Arrival) -> Envelope | DecodeError:
-        envelope: Envelope | DecodeError
-        try:
-            envelope = decode(arrival.channel, arrival.headers, arrival.body)
-        except DecodeError as error:
-            envelope = error
-        self._envelopes[id(arrival)] = envelope
-        return envelope
+                if arrival.times > 1 or arrival.delivery is None or envelope.reannounced or envelope.kind is MessageKind.OUTCOME:
+                    again.add(envelope.saga_id)
+        sagas: list[UUID] = []
+        for saga_id, is_new in wanted.items():
+            records = () if is_new or saga_id in again else presuming.recall(saga_id, self._now_ms)
+            self.recalled += records
+            if not is_new and not records:
+                sagas.append(saga_id)
+        self.sagas = tuple(sorted(sagas))
 
     def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int], ended: Ended) -> list[Completion]:
         """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end, unless that
@@ -377,7 +384,7 @@ def _ghost(service: str, envelope: Envelope, step: int) -> Record:
 def sort_arrivals(
     service: str, catalog: Catalog, limits: Limits, batch: Sequence[Arrival], now_ms: int, presuming: Presuming, decoded: Decoded
 ) -> Sorted:
-    """Decode a batch, but for what is in `decoded` already; nothing is touched yet."""
+    """Sort a batch; nothing is touched yet."""
     sorted_ = Sorted(service, catalog, limits, now_ms, decoded)
     sorted_.read(batch, presuming)
     return sorted_

@@ -12,16 +12,15 @@ counts as made. Nothing is ever concluded from a commit that failed with an unkn
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from saga_choreo.core.facts import Fact, OutcomeCame, Refusal, Resolved
-from saga_choreo.core.notices import notices
 from saga_choreo.core.rows import Duty, duty
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.choreography import Undo
-from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Record, RecordKey, Row
 from saga_choreo.model.states import Outcome
@@ -30,7 +29,6 @@ from saga_choreo.runtime.arrivals import Arrival, Decoded, Sorted, sort_arrivals
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.claiming import admission, claim_attempt, settle_unclaimed, timeout_s
 from saga_choreo.runtime.ended import Ended
-from saga_choreo.runtime.letters import letter_of, notice_letter
 from saga_choreo.runtime.operations import (
     Ack,
     Admitted,
@@ -45,7 +43,6 @@ from saga_choreo.runtime.operations import (
     Now,
     Operation,
     Pause,
-    Publication,
     Publish,
     Ran,
     Release,
@@ -53,10 +50,21 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.presuming import Presuming
-from saga_choreo.runtime.settling import deadline_passed, goes_fast, hand_back, hold_back, is_same_attempt, is_undo, settle, word_on
+from saga_choreo.runtime.presuming import Presuming, in_hands
+from saga_choreo.runtime.saying import Said, publication_of, said_again
+from saga_choreo.runtime.settling import (
+    deadline_passed,
+    goes_fast,
+    hand_back_unless_pending,
+    hold_back,
+    is_same_attempt,
+    is_undo,
+    note_error,
+    settle,
+    word_on,
+)
 from saga_choreo.runtime.timing import Limits, without_handler_ms
-from saga_choreo.runtime.workspace import Said, Workspace, everything
+from saga_choreo.runtime.workspace import Workspace
 
 __all__ = ["Pipeline", "Steps"]
 
@@ -69,11 +77,17 @@ _TELL_AGAIN_S = 2.0
 
 
 class Pipeline:
-    """The work of one service. Of its own it has only what spares a look into the store: the catalog, the limits and the relay's
-    knowledge are given."""
+    """The work of one service. What it keeps of its own only spares looks into the store."""
 
     def __init__(
-        self, service: str, catalog: Catalog, limits: Limits, announced: Mapping[RecordKey, int], *, tells: bool = True
+        self,
+        service: str,
+        catalog: Catalog,
+        limits: Limits,
+        announced: Mapping[RecordKey, int],
+        presuming: Presuming | None = None,
+        *,
+        tells: bool = True,
     ) -> None:
         """`tells`: somebody here is told how each saga ended, with what its records say."""
         self.service = service
@@ -81,13 +95,20 @@ class Pipeline:
         self._catalog = catalog
         self._limits = limits
         self._announced = announced
-        self._presuming = Presuming(service, limits.horizon_s)
+        self._presuming = presuming or Presuming(service, limits.horizon_s)
         self._ended = Ended(service, catalog)
 
     def handle(self, arrivals: Sequence[Arrival]) -> Steps:
         """Apply a batch of deliveries, run what becomes due, commit, publish and acknowledge. Raises what the store raises
         when trying again did not help; then nothing of the rest has been acknowledged."""
-        rest, decoded = list(arrivals), Decoded()
+        decoded = Decoded(arrivals)
+        mine = yield from in_hands(self._presuming, decoded.sagas_of(arrivals))
+        try:
+            yield from self._handle(arrivals, decoded, mine)
+        finally:
+            self._presuming.let_go(mine)
+
+    def _handle(self, rest: Sequence[Arrival], decoded: Decoded, mine: set[UUID]) -> Steps:
         size, conflicts, slow = len(rest), 0, False
         while rest:
             try:
@@ -110,9 +131,11 @@ class Pipeline:
                 decoded.presumed.clear()
                 yield Pause(0.01 * conflicts * (0.5 + chance))
                 continue
-            decoded.are_done(rest[:done])
-            size = size if done == size else 2 * done  # what is claimed and gets no turn is claimed again
+            decoded.are_done(decoded.sagas_of(rest[:done]))
+            size = size if done == size else 2 * done  # what gets no turn is claimed again
             rest, slow = rest[done:], False
+            self._presuming.let_go(over := mine - decoded.sagas_of(rest))
+            mine -= over
 
     def _share(self, batch: Sequence[Arrival], decoded: Decoded, *, slow: bool) -> Generator[Operation, Any, int]:
         """One transaction for as many of these as fit the budget (at least one). Returns how many were done."""
@@ -124,6 +147,7 @@ class Pipeline:
             sorted_.note_completed((yield Complete(ends, ws.now_ms)))
         if sorted_.sagas:
             ws.load((yield Claim(sorted_.sagas)))
+        ws.load(sorted_.recalled)
         done = 0
         for arrival in batch:
             suspect = sorted_.apply(arrival, ws)
@@ -139,9 +163,11 @@ class Pipeline:
         now_ns, chance = yield Now()
         return Workspace(self.service, self._catalog, self._limits, now_ns // 1_000_000, chance, self._announced), now_ns
 
-    def _claimed(self, saga_id: UUID) -> Generator[Operation, Any, Workspace]:
+    def _claimed(self, saga_id: UUID, *, begins: bool = True) -> Generator[Operation, Any, Workspace]:
         ws, _ = yield from self._workspace()
-        yield Begin()
+        self._presuming.drop((saga_id,))
+        if begins:
+            yield Begin()
         ws.load((yield Claim((saga_id,))))
         return ws
 
@@ -151,10 +177,11 @@ class Pipeline:
         if records or sorted_.told_ends or extras.is_something:
             yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
-            self._presuming.saw(record.saga_id for record in records)
+            self._presuming.saw((record.saga_id for record in records), ended=sorted_.completed)
             self._ended.saw(records, ws.now_ms)
         else:
             yield Rollback()
+        self._presuming.keep(ws.whole(records), ws.now_ms)
         untold: frozenset[UUID] = (yield Tell(extras.endings)) if extras.endings else frozenset()
         if told := sorted_.told_of_hold(done, untold):
             yield Begin()
@@ -172,15 +199,7 @@ class Pipeline:
         if not said and not loose:
             return
         now_ns, _ = yield Now()
-        yield Publish([self._publication(one, now_ns) for one in said], loose)
-
-    def _publication(self, said: Said, now_ns: int) -> Publication:
-        record = said.record
-        known = self._catalog.get(record.definition)
-        assert known is not None
-        letters = [letter_of(message, record, known.plan, now_ns) for message in said.messages]
-        letters += [notice_letter(note, record, known.plan, now_ns) for note in said.notes]
-        return Publication(record.record_key, record.version, tuple(letter for letter in letters if letter is not None))
+        yield Publish([publication_of(one, self._catalog, now_ns) for one in said], loose)
 
     def _run_duties(self, ws: Workspace, *, slow: bool) -> Generator[Operation, Any, None]:
         """The fast lane: local steps that became due in this transaction. Everything else is left due for the slow lane."""
@@ -221,7 +240,7 @@ class Pipeline:
             yield Commit()
         except TransactionTooLong as error:
             yield Rollback()
-            yield from self._note_error(key, str(error))
+            yield from self._amend(key, partial(note_error, error=str(error)))
             return False
         yield from self._announce(ws.said(records), loose)
         if attempt is not None:
@@ -229,11 +248,13 @@ class Pipeline:
             yield from self._attempt(claimed, known, attempt)
         return bool(loose)
 
-    def _note_error(self, key: RecordKey, error: str) -> Generator[Operation, Any, None]:
-        """A step that cannot run in the fast lane goes on in the slow one, where its attempts are counted."""
+    def _amend(self, key: RecordKey, change: Callable[[Workspace, Record, Known], object]) -> Generator[Operation, Any, None]:
+        """Change something beside what is decided, unless nothing is to be changed (then False)."""
         ws = yield from self._claimed(key.saga_id)
-        if ws.get(key) is not None:
-            ws.touch(key, error=error)
+        record, known = ws.get(key), self._catalog.get(key.definition)
+        if record is None or known is None or change(ws, record, known) is False:
+            yield Rollback()
+        else:
             yield Save(ws.changed())
             yield Commit()
 
@@ -266,10 +287,7 @@ class Pipeline:
             return []
         now_ns, _ = yield Now()
         ws.touch(record.record_key, nudges=record.nudges + 1)
-        letters = [letter_of(m, record, known.plan, now_ns, again=True) for m in everything(record, known.plan)]
-        parked = [note for note in notices(record) if note.kind is MessageKind.PARKED]
-        letters += [notice_letter(note, record, known.plan, now_ns, again=True) for note in parked]
-        return [letter for letter in letters if letter is not None]
+        return said_again(record, known.plan, now_ns)
 
     def _begin_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Generator[Operation, Any, Duty | None]:
         """Claim an attempt, unless it was the last that died or something holds it back."""
@@ -325,8 +343,7 @@ class Pipeline:
             if not isinstance(answer, Ran):  # nothing of the handler's is to be kept, its transaction neither
                 yield Rollback()
                 yield Begin()
-        ws, _ = yield from self._workspace()
-        ws.load((yield Claim((key.saga_id,))))
+        ws = yield from self._claimed(key.saga_id, begins=False)
         record = ws.get(key)
         if (
             record is None
@@ -378,20 +395,6 @@ class Pipeline:
         yield from self._keep(ws)
         return answer
 
-    def publications(self, records: Sequence[Record], now_ns: int) -> list[Publication]:
-        """Everything these records say, as if nothing had been published yet: the crash path, and a saga's start."""
-        known = [(record, self._catalog.get(record.definition)) for record in records]
-        said = [Said(record, everything(record, one.plan), notices(record)) for record, one in known if one is not None]
-        return [self._publication(one, now_ns) for one in said]
-
     def give_back(self, key: RecordKey) -> Generator[Operation, Any, None]:
         """An attempt that was cancelled because the agent stops: it does not count, and another may begin at once."""
-        ws = yield from self._claimed(key.saga_id)
-        record = ws.get(key)
-        known = self._catalog.get(key.definition)
-        if record is None or known is None or record.lease_ms is None or record.row.pending:
-            yield Rollback()
-            return
-        hand_back(ws, key, known)
-        yield Save(ws.changed())
-        yield Commit()
+        return self._amend(key, hand_back_unless_pending)

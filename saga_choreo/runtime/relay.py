@@ -58,6 +58,8 @@ class Relay:
         self._announcing = Announcing()
         # There may be something to write down.
         self._published = asyncio.Event()
+        # Called with what the store says by now.
+        self.on_written: Callable[[Sequence[AnnouncedMark]], object] = len
         self.refused = 0
         self.unconfirmed = 0
         self._expected: dict[RecordKey, float] = {}
@@ -148,6 +150,7 @@ class Relay:
         if marks:
             await self._scans.mark_announced(self._service, marks)
             self._announcing.written(marks)
+            self.on_written(marks)
 
     async def mark_for_ever(self, every_s: float = 0.0) -> None:
         """Without `every_s`: lazily, as an agent does that will mostly write these records again itself."""
@@ -197,7 +200,8 @@ class Relay:
         if page.is_full and not is_outage:
             self._skip += sum(not self._announcing.covers(record) for record in found) if published else len(found)
             return True
-        await self.flush()
+        if lost or self._skip:
+            await self.flush()
         self._skip, self._ahead = 0, None
         return None if lost and not published else False
 

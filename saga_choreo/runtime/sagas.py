@@ -26,6 +26,7 @@ from saga_choreo.ports.store import BusinessKey, TellsOfCommit, Transaction
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
+from saga_choreo.runtime.saying import publications_of
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.telling import Watched
 from saga_choreo.runtime.together import Together
@@ -226,11 +227,21 @@ async def start(session: Session, known: Known, what: Start, tx: Any, wait_s: fl
 async def _publish_together(session: Session, round_: Sequence[UUID]) -> Sequence[SagaNotFound | None]:
     """One look at what of these has been committed, and one round of publishing for all that has, but for what is published."""
     records = await session.store.origins(session.service, round_)
+    for record in records:
+        _remember(session, [record])
     known = session.relay.announced
     silent = [one for one in records if max(one.announced, known.get(one.record_key, 0)) < one.version]
-    await session.relay.publish(session.pipeline.publications(silent, session.clock.time_ns()))
+    await session.relay.publish(publications_of(silent, session.catalog, session.clock.time_ns()))
     there = {record.saga_id for record in records}
     return [None if saga_id in there else _unknown(saga_id) for saga_id in round_]
+
+
+def _remember(session: Session, records: Sequence[Record]) -> None:
+    """The next message of a saga that has just been started here is applied to what the start has written."""
+    origin = records[0] if records else None
+    known = session.catalog.get(origin.definition) if session.serves and origin is not None and origin.is_start else None
+    if origin is not None and known is not None and not any(ORIGIN in step.preds for step in known.own):
+        session.presuming.keep([records], origin.changed_ms)
 
 
 def starts_of(session: Session) -> Together[_Wanted, SagaHandle]:
@@ -253,8 +264,10 @@ async def _start_together(session: Session, round_: Sequence[_Wanted]) -> Sequen
             await session.clock.sleep(0.01 * (1 << tried) * (0.5 + session.clock.chance()))
         else:
             saved = [record for _, records in opened_ for record in records]
+            for _, records in opened_:
+                _remember(session, records)
             session.saved(saved)
-            await session.publish(session.pipeline.publications(saved, session.clock.time_ns()), ())
+            await session.publish(publications_of(saved, session.catalog, session.clock.time_ns()), ())
             return [answer for answer, _ in opened_]
     raise AssertionError("the last conflict is raised")
 

@@ -41,7 +41,9 @@ from saga_choreo.runtime.operations import Ending, Publication
 from saga_choreo.runtime.part import Part
 from saga_choreo.runtime.pipeline import Pipeline
 from saga_choreo.runtime.plugins import WholeStore
+from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.relay import Relay
+from saga_choreo.runtime.saying import publications_of
 from saga_choreo.runtime.standing import Standing
 from saga_choreo.runtime.stopping import within_grace
 from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
@@ -84,13 +86,14 @@ class Session:
         self.limits = limits
         self._telling = Telling(callbacks, limits.outcome_timeout_s, self._time_left_s)
         self.gates = Gates(clock)
-        for known in catalog.all():
-            for bound in known.handlers.values():
-                self.gates.expect(bound.definition.name, bound.options)
+        for bound in (bound for known in catalog.all() for bound in known.handlers.values()):
+            self.gates.expect(bound.definition.name, bound.options)
         self.incarnation = self.agent = clock.entropy(4).hex()
         self.version = f"{__version__} release {part.release}" if part.release else __version__
         self.relay = Relay(service, broker, store, clock, limits)
-        self.pipeline = Pipeline(service, catalog, limits, self.relay.announced, tells=bool(callbacks))
+        self.presuming = Presuming(service, limits.horizon_s, lambda: not self.directory.has_company())
+        self.relay.on_written = self.presuming.marked
+        self.pipeline = Pipeline(service, catalog, limits, self.relay.announced, self.presuming, tells=bool(callbacks))
         self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
@@ -364,7 +367,7 @@ class Session:
 
     def _publications(self, record: Record) -> Sequence[Publication]:
         try:
-            return self.pipeline.publications([record], self.clock.time_ns())
+            return publications_of([record], self.catalog, self.clock.time_ns())
         except Exception:  # noqa: BLE001  a record that cannot be told of must not keep the others from it, nor end the agent
             _log.exception("saga %s, step %d: what it says cannot be written", record.saga_id, record.step)
             return ()

@@ -22,9 +22,11 @@ __all__ = [
     "give_up",
     "goes_fast",
     "hand_back",
+    "hand_back_unless_pending",
     "hold_back",
     "is_same_attempt",
     "is_undo",
+    "note_error",
     "HELD",
     "settle",
     "settle_uncalled",
@@ -190,6 +192,20 @@ def hand_back(ws: Workspace, key: RecordKey, known: Known) -> None:
         return
     ws.touch(key, row=row._replace(attempt=max(row.attempt - 1, 0)), lease_ms=None)
     ws.retry_at(key, ws.now_ms)
+
+
+def note_error(ws: Workspace, record: Record, known: Known, *, error: str) -> None:
+    """A step that cannot run in the fast lane: it goes on in the slow one, where its attempts are counted."""
+    del known
+    ws.touch(record.record_key, error=error)
+
+
+def hand_back_unless_pending(ws: Workspace, record: Record, known: Known) -> bool:
+    """Returns whether there was an attempt to hand back."""
+    is_under_way = record.lease_ms is not None and not record.row.pending
+    if is_under_way:
+        hand_back(ws, record.record_key, known)
+    return is_under_way
 
 
 def _record(ws: Workspace, key: RecordKey) -> Record:

@@ -7,7 +7,7 @@ never travels; everything else becomes a message to be published after the commi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,25 +19,17 @@ from saga_choreo.core.notices import Note, notices
 from saga_choreo.core.routing import facts_for
 from saga_choreo.core.rows import Duty, duty, is_finished, is_resolved
 from saga_choreo.core.transitions import transition
-from saga_choreo.model.envelope import Envelope, MessageKind
+from saga_choreo.model.envelope import Envelope
 from saga_choreo.model.ids import started_ms
-from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record, RecordKey, Row
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Parked, State
 from saga_choreo.ports.store import SagaLock
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.letters import TELLS_WHY, message_of, receiver_of
+from saga_choreo.runtime.saying import Said, everything, is_needless
 from saga_choreo.runtime.timing import Limits, due_of
 
-__all__ = ["Applied", "Said", "Workspace", "everything", "is_uncalled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What the new version of one record says to the outside, and what it tells people."""
-
-    record: Record
-    messages: tuple[Message, ...]
-    notes: tuple[Note, ...] = ()
+__all__ = ["Applied", "Workspace", "is_uncalled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +215,7 @@ class Workspace:
         said_before = emissions(before, step, plan)
         here: list[tuple[Message, _Carried]] = []
         for message in emissions(record.row, step, plan):
-            if message in said_before or _is_needless(message, record, plan):
+            if message in said_before or is_needless(message, record, plan):
                 continue
             receiver = receiver_of(message, record)
             if receiver != self.service:
@@ -307,6 +299,12 @@ class Workspace:
         gone = dict.fromkeys((record.saga_id, record.lock) for record in locked if not _keeps_lock(record))
         return [SagaLock(service=self.service, name=name, saga_id=saga_id) for saga_id, name in gone if (saga_id, name) not in kept]
 
+    def whole(self, saved: Iterable[Record]) -> Iterable[Sequence[Record]]:
+        """The records of each saga that was looked at, as they are after these were saved."""
+        now = {record.record_key: record for record in saved}
+        for records in self._by_saga.values():
+            yield [now.get(key) or self._stored[key] for key in records]
+
     def said(self, saved: Iterable[Record]) -> list[Said]:
         """What the saved records say to the outside, to be published after the commit. A record whose earlier words are not
         known to be published says everything again."""
@@ -329,23 +327,10 @@ class Workspace:
         return known.plan
 
 
-def everything(record: Record, plan: Plan) -> tuple[Message, ...]:
-    """All that a record says to other services, as if nothing had been said yet."""
-    said = emissions(record.row, plan.step(record.step), plan)
-    return tuple(m for m in said if receiver_of(m, record) != record.service and not _is_needless(m, record, plan))
-
-
 def _news(record: Record, stored: Record | None) -> tuple[Note, ...]:
     """What people are not told yet. Where it was parked before, another error or debt is no news."""
     known = {(kind, parking.round) for kind, parking, _ in notices(stored)} if stored is not None else set[object]()
     return tuple(note for note in notices(record) if (note.kind, note.parking.round) not in known)
-
-
-def _is_needless(message: Message, record: Record, plan: Plan) -> bool:
-    """A compensation that published no event has nothing to tell the world; an origin that owns steps hears an ABORT once."""
-    if message.kind is MessageKind.UNDONE:
-        return record.undo_result is None
-    return message.kind is MessageKind.ABORT and message.service == ORIGIN_NAME and record.origin in plan.owners
 
 
 def is_uncalled(record: Record) -> bool:

@@ -23,7 +23,7 @@ from tests.conftest import require_local
 
 def test_a_missing_virtual_host_and_missing_permissions_are_matters_of_configuration(place: Place) -> None:
     async def scenario() -> None:
-        with pytest.raises(ConfigurationError, match=r"does not permit this.*nowhere"):
+        with pytest.raises(ConfigurationError, match=r"has no virtual host 'nowhere'; create it"):
             await RabbitMqBroker(f"amqp://127.0.0.1:{place.server.port}/nowhere").open(topology())
         place.server.ctl("add_user", "poor", "poor-s3cret")
         place.server.ctl("set_permissions", "poor", "^nothing$", "^nothing$", "^nothing$")

@@ -14,8 +14,8 @@ from saga_choreo.runtime.deadletters.door import DeadLetters
 from saga_choreo.runtime.deadletters.find import WantedLetters
 from saga_choreo.runtime.deadletters.replay import JobView, ReplayOrder
 from saga_choreo.runtime.letters import letter_of
+from saga_choreo.runtime.saying import everything
 from saga_choreo.runtime.views import plan_from
-from saga_choreo.runtime.workspace import everything
 from saga_choreo.testing.harness import Cluster
 from tests.scenarios.parking import with_tool
 from tests.scenarios.world import eventually

@@ -15,6 +15,7 @@ from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.gates import Gates
 from saga_choreo.runtime.pipeline import Pipeline, Steps
+from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import Letter, SimulatedBroker
@@ -115,7 +116,9 @@ class Process:
         self.is_up = True
         self.publishing = Publishing(self)
         self.gates = Gates(_ProcessClock(self))
-        self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, self.publishing.announcing.known)
+        # Brothers that think they are alone: a wrong guess costs time, and nothing else.
+        self.presuming = Presuming(self.store.service, self.limits.horizon_s, lambda: True)
+        self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, self.publishing.announcing.known, self.presuming)
         self._runs: dict[Run, None] = {}
         self._working: dict[RecordKey, None] = {}
         self._batches = 0

@@ -11,6 +11,7 @@ from saga_choreo.model.record import Record
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.announcing import Announcing, unannounced_before
 from saga_choreo.runtime.operations import Publication
+from saga_choreo.runtime.saying import publications_of
 from saga_choreo.testing.simulator.world import SECOND
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Publishing:
             return
         self._process.store.mark_announced(marks)
         self.announcing.written(marks)
+        self._process.presuming.marked(marks)
 
     def expect(self, at_ns: int) -> None:
         """Scan then, unless a scan comes before."""
@@ -103,7 +105,7 @@ class Publishing:
         if lost:
             world.saw("republished by a scan")
             world.note(process.name, f"scan finds {len(lost)} records")
-            self.submit(process.pipeline.publications(lost, now_ns), (), self._flush)
+            self.submit(publications_of(lost, process.catalog, now_ns), (), self._flush)
         if store.unsaid:
             oldest = min(record.changed_ms for record in store.unsaid.values())
             wait = world.delay_until_wall_ms(oldest + int(process.limits.unannounced_after_s * 1000), process.skew_ns)

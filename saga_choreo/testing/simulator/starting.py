@@ -11,6 +11,7 @@ from saga_choreo.errors import SagaError
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.runtime.operations import Begin, Commit, Operation, Publish, Save
+from saga_choreo.runtime.saying import publications_of
 from saga_choreo.runtime.workspace import Workspace
 from saga_choreo.testing.simulator.driving import Run
 from saga_choreo.testing.simulator.world import SECOND, World
@@ -71,7 +72,7 @@ class Client:
         saved = ws.changed()
         yield Save(saved)
         yield Commit()
-        yield Publish(process.pipeline.publications(saved, self._world.wall_ns(process.skew_ns)))
+        yield Publish(publications_of(saved, process.catalog, self._world.wall_ns(process.skew_ns)))
 
 
 def _no_matter(run: Run, value: Any, error: SagaError | None) -> None:

@@ -68,7 +68,7 @@ SCENARIOS = (
     Scenario(agent_faults.redelivery_storm, 100),
     Scenario(agent_faults.rebalance_storm, 100),
     Scenario(agent_faults.deliveries_given_up, 100, brokers=frozenset({"rabbitmq"}), options="delivery_limit=1"),
-    Scenario(agent_faults.overload, 300, brokers=_NATS),
+    Scenario(agent_faults.overload, 300),
     Scenario(broker_faults.broker_killed, 200),
     Scenario(broker_faults.broker_restarted, 200),
     Scenario(broker_faults.broker_wiped),

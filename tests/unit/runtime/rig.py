@@ -9,6 +9,7 @@ from uuid import UUID
 
 from saga_choreo import Agent, Choreography, ChoreographyStep, Event, Limits, Retry, StepContext
 from saga_choreo.codec.wire import decode, encode
+from saga_choreo.errors import StoreConflict
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.event import EventRef
@@ -35,6 +36,7 @@ from saga_choreo.runtime.operations import (
     Tell,
 )
 from saga_choreo.runtime.pipeline import Pipeline
+from saga_choreo.runtime.presuming import Presuming
 
 __all__ = ["Begun", "OneDone", "Rig", "StockReserved", "catalog_of", "envelope", "form", "service"]
 
@@ -127,7 +129,9 @@ class Rig:
     def __post_init__(self) -> None:
         self.catalog = catalog_of(self.name, self.choreography, options=self.options, undo=self.undo)
         self.announced: dict[RecordKey, int] = {}
-        self.pipeline = Pipeline(self.name, self.catalog, self.limits, self.announced, tells=self.tells)
+        self.is_alone = True
+        self.presuming = Presuming(self.name, self.limits.horizon_s, lambda: self.is_alone)
+        self.pipeline = Pipeline(self.name, self.catalog, self.limits, self.announced, self.presuming, tells=self.tells)
         self.records: dict[RecordKey, Record] = {}
         self.now_ms = NOW_MS
         self.answers: list[Executed] = []
@@ -148,7 +152,10 @@ class Rig:
                 self.seen.append(operation)
                 waiting = self.faults.get(type(operation), [])
                 fault = waiting.pop(0) if waiting else None
-                answer = None if fault is not None else self._answer(operation)
+                try:
+                    answer = None if fault is not None else self._answer(operation)
+                except StoreConflict as conflict:
+                    answer, fault = None, conflict
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -163,6 +170,9 @@ class Rig:
                 self.meanwhile()
                 return self.answers.pop(0) if self.answers else RAN
             case Save(records=records):
+                there = {record.record_key: record.version for record in self.records.values()}
+                if any(there.get(record.record_key, 0) != record.version - 1 for record in records):
+                    raise StoreConflict("a record is not at the version it was read at any more")
                 self._saved = records
             case Commit():
                 self.records.update({record.record_key: record for record in self._saved})

@@ -18,9 +18,9 @@ from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.declare.results import Handled
 from saga_choreo.runtime.letters import envelope_of, message_of
 from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected, Save
+from saga_choreo.runtime.saying import everything
 from saga_choreo.runtime.timing import Limits as RuntimeLimits
 from saga_choreo.runtime.timing import deadline_of, due_of, nudge_after_ms
-from saga_choreo.runtime.workspace import everything
 from tests.unit.runtime.rig import NOW_MS, ONCE, Rig, envelope, form
 
 VETO = Retry(attempts=1, on_exhausted=OnExhausted.VETO)

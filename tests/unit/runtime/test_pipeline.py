@@ -14,6 +14,7 @@ from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKi
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import Cause, Outcome, Parked, State
 from saga_choreo.runtime.operations import Begin, Broke, Commit, Execute, Overran, Pause, Publish, Rejected, Rollback, Save
+from saga_choreo.runtime.saying import publications_of
 from tests.unit.runtime.rig import NOW_MS, ONCE, RAN, Rig, envelope, form
 
 
@@ -32,6 +33,7 @@ def test_one_event_runs_the_step_and_the_next_one_of_the_same_service_in_one_com
 
 def test_a_duplicate_changes_nothing_and_is_acknowledged() -> None:
     rig = Rig()
+    rig.is_alone = False
     rig.handle(envelope(rig.choreography))
     rig.seen.clear()
     rig.handle(envelope(rig.choreography))
@@ -316,5 +318,5 @@ def test_everything_a_record_says_can_be_published_again() -> None:
     rig = Rig()
     rig.handle(envelope(rig.choreography))
     said = rig.said()
-    publications = rig.pipeline.publications(list(rig.records.values()), 1)
+    publications = publications_of(list(rig.records.values()), rig.catalog, 1)
     assert sum(len(one.messages) for one in publications) == len(said)
