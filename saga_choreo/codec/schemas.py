@@ -7,7 +7,6 @@ Limits that JSON Schema cannot say (bytes of UTF-8, the size of the block, names
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -182,46 +181,45 @@ def samples() -> dict[str, Envelope]:
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         sent_ns=1_790_000_000_123_456_789,
     )
-    bare = replace(done, event=None, payload=b"", channel=Channel(ChannelKind.CONTROL, "orders"))
+    bare = done._replace(event=None, payload=b"", channel=Channel(ChannelKind.CONTROL, "orders"))
     order, refund = EventRef("order.created"), EventRef("payment.refunded")
-    ended = replace(bare, kind=MessageKind.OUTCOME, sender="orders", from_step="origin", channel=Channel(ChannelKind.OUTCOME))
-    aborted = replace(ended, outcome=Outcome.ABORTED)
+    ended = bare._replace(kind=MessageKind.OUTCOME, sender="orders", from_step="origin", channel=Channel(ChannelKind.OUTCOME))
+    aborted = ended._replace(outcome=Outcome.ABORTED)
     return {
-        "saga-started": replace(
-            done, sender="orders", from_step="origin", event=order, channel=Channel(ChannelKind.EVENT, order.name)
+        "saga-started": done._replace(
+            sender="orders", from_step="origin", event=order, channel=Channel(ChannelKind.EVENT, order.name)
         ),
         "step-completed": done,
         "last-step-completed": bare,
-        "step-skipped": replace(bare, kind=MessageKind.SKIP, event=done.event, channel=Channel(ChannelKind.CONTROL, "shipping")),
-        "step-failed": replace(bare, kind=MessageKind.ABORT, cause=Cause.REFUSED, reason="card declined: 100 % sure"),
+        "step-skipped": bare._replace(kind=MessageKind.SKIP, event=done.event, channel=Channel(ChannelKind.CONTROL, "shipping")),
+        "step-failed": bare._replace(kind=MessageKind.ABORT, cause=Cause.REFUSED, reason="card declined: 100 % sure"),
         **_samples_for_people(bare),
-        "compensation-completed": replace(bare, kind=MessageKind.CLEAR, to_step="origin", reannounced=True),
-        "compensation-event": replace(done, kind=MessageKind.UNDONE, event=refund, channel=Channel(ChannelKind.EVENT, refund.name)),
-        "saga-cancel": replace(
-            bare,
+        "compensation-completed": bare._replace(kind=MessageKind.CLEAR, to_step="origin", reannounced=True),
+        "compensation-event": done._replace(kind=MessageKind.UNDONE, event=refund, channel=Channel(ChannelKind.EVENT, refund.name)),
+        "saga-cancel": bare._replace(
             kind=MessageKind.CANCEL,
             sender="orders",
             from_step="origin",
             cause=Cause.TIMED_OUT,
             channel=Channel(ChannelKind.CONTROL, "stock"),
         ),
-        "saga-cancel-requested": replace(
-            bare, kind=MessageKind.CANCEL_REQUEST, from_step="", cause=Cause.CANCELLED, reason="changed my mind"
+        "saga-cancel-requested": bare._replace(
+            kind=MessageKind.CANCEL_REQUEST, from_step="", cause=Cause.CANCELLED, reason="changed my mind"
         ),
-        "saga-completed": replace(ended, outcome=Outcome.COMPLETED),
-        "saga-failed": replace(aborted, cause=Cause.REFUSED, reason="card declined", debt=True),
-        "saga-cancelled": replace(aborted, cause=Cause.CANCELLED, reason="changed my mind"),
-        "saga-timed-out": replace(aborted, cause=Cause.TIMED_OUT),
+        "saga-completed": ended._replace(outcome=Outcome.COMPLETED),
+        "saga-failed": aborted._replace(cause=Cause.REFUSED, reason="card declined", debt=True),
+        "saga-cancelled": aborted._replace(cause=Cause.CANCELLED, reason="changed my mind"),
+        "saga-timed-out": aborted._replace(cause=Cause.TIMED_OUT),
     }
 
 
 def _samples_for_people(bare: Envelope) -> dict[str, Envelope]:
     parked = Parking(attempt=5, error="ConnectError: card service is down")
     resolved = Parking(attempt=5, round=1, operator="ana", resolution="retry")
-    told = replace(bare, channel=Channel(ChannelKind.DLQ))
+    told = bare._replace(channel=Channel(ChannelKind.DLQ))
     return {
-        "step-parked": replace(told, kind=MessageKind.PARKED, parking=parked),
-        "step-resolved": replace(told, kind=MessageKind.RESOLVED, parking=resolved, reason="card service is back, ticket 4411"),
+        "step-parked": told._replace(kind=MessageKind.PARKED, parking=parked),
+        "step-resolved": told._replace(kind=MessageKind.RESOLVED, parking=resolved, reason="card service is back, ticket 4411"),
     }
 
 

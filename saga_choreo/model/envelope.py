@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from saga_choreo.model.event import EventRef
@@ -62,8 +63,7 @@ class Parking:
     resolution: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(NamedTuple):
     """One message. `from_step` and `to_step` are step names ('origin' for the virtual source and sink).
 
     `sent_ns` is the time of publishing (Unix nanoseconds); `deadline_ms` is absolute. `reannounced` marks a repeated
