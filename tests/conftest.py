@@ -77,6 +77,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -_LONG_S.get(groups[item.nodeid], 0))
 
 
+# What processes of these tests do is counted elsewhere, or measured: they run as fast as they can, untraced.
+_UNTRACED = {"simulation", "benchmarks", "test_demo", "test_pages", "test_kafka"}
+
+
+@pytest.fixture(autouse=True)
+def untraced_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if _UNTRACED & {request.path.stem, request.path.parent.name}:
+        for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+            monkeypatch.delenv(name)
+
+
 def missing(server: str, reason: str) -> None:
     """A test that cannot have its server says so; where servers are required, as in the gate, that is a failure."""
     if server in os.environ.get("SAGA_REQUIRE_SERVERS", "").split(","):

@@ -34,7 +34,7 @@ _SEEN_MAX = 4096
 # After a wrong guess, doubling with each that follows soon: at worst one batch a minute is done twice.
 _WARY_FIRST_MS, _WARY_MAX_MS = 500, 60_000
 # Sagas whose records are kept, for so long, and with payloads of so many bytes at most.
-_KEPT_MAX, _KEPT_MS, _KEPT_BYTES_MAX = 2048, 60_000, 4096
+_KEPT_MAX, _KEPT_MS, _KEPT_BYTES_MAX = 1024, 60_000, 4096
 # Of an older saga a missing record might mean that it was forgotten (S12): never presumed.
 _AGE_MAX_MS = 3_600_000
 
