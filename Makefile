@@ -14,8 +14,7 @@ PYTHON ?=
 COVERAGE_MIN := 90
 PYTEST_ARGS ?=
 # Tests that share a server stay together (tests/conftest.py). Say PARALLEL= to run one after the other.
-# One worker more than there are cores, since half of the time a test waits for a server.
-PARALLEL ?= --numprocesses $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))) --maxprocesses 5 --dist loadgroup --no-loadscope-reorder
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 STATIC_CHECKS := check-format check-lint check-mypy check-pyright check-imports
 # make 3.81 (macOS) cannot keep the output of parallel jobs apart.

@@ -45,7 +45,7 @@ _VERSION = b"NATS/1.0\r\n"
 # A header block without anything strange in it, and its lines.
 _PLAIN_BLOCK = re.compile(rb"(?:[!-9;-~]+: [!-~](?:[ -~]*[!-~])?\r\n)+\r\n")
 _PLAIN_LINE = re.compile(r"([^:]+): ([^\r]+)\r\n")
-_PLAIN_NAME = re.compile(r"[!-9;-~]+")
+_PLAIN_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLAIN_SUBJECT = re.compile(r"[!-~]+")
 
 
