@@ -50,7 +50,7 @@ from saga_choreo.runtime.operations import (
     Save,
     Tell,
 )
-from saga_choreo.runtime.presuming import Presuming, in_hands
+from saga_choreo.runtime.presuming import Presuming, in_hands, verified
 from saga_choreo.runtime.saying import Said, publication_of, said_again
 from saga_choreo.runtime.settling import (
     deadline_passed,
@@ -134,8 +134,7 @@ class Pipeline:
             decoded.are_done(decoded.sagas_of(rest[:done]))
             size = size if done == size else 2 * done  # what gets no turn is claimed again
             rest, slow = rest[done:], False
-            self._presuming.let_go(over := mine - decoded.sagas_of(rest))
-            mine -= over
+            self._presuming.let_go(mine, but=decoded.sagas_of(rest))
 
     def _share(self, batch: Sequence[Arrival], decoded: Decoded, *, slow: bool) -> Generator[Operation, Any, int]:
         """One transaction for as many of these as fit the budget (at least one). Returns how many were done."""
@@ -156,6 +155,7 @@ class Pipeline:
             now_ns, _ = yield Now()
             if now_ns - began_ns > self._limits.fast_budget_s * 1e9:
                 break
+        yield from verified(sorted_.recalled, decoded.sagas_of(batch[:done]), ws)
         yield from self._finish(ws, sorted_, batch[:done])
         return done
 

@@ -6,7 +6,7 @@ them; the update finds it out, by their version. So the batch presumes it, and w
 the batch is committed, and it is done once more with claims. Presumed is only what is usually right: of a message that comes again the
 records are claimed; and after a wrong guess everything is, for a while, the longer the more guesses were wrong.
 
-Only what is written is found out, so of a saga that holds a lock nothing is presumed: what becomes of it depends on records beside.
+A write finds out about its own record only: what is recalled and not written is claimed before the commit (`verified`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence, Set
 from typing import Any
 from uuid import UUID
 
+from saga_choreo.errors import StoreConflict
 from saga_choreo.model.envelope import Envelope, MessageKind
 from saga_choreo.model.ids import started_ms
 from saga_choreo.model.record import Record
@@ -22,9 +23,10 @@ from saga_choreo.model.states import Outcome
 from saga_choreo.ports.broker import Delivery
 from saga_choreo.ports.store import AnnouncedMark
 from saga_choreo.runtime.catalog import Known
-from saga_choreo.runtime.operations import Operation, Pause
+from saga_choreo.runtime.operations import Claim, Operation, Pause
+from saga_choreo.runtime.workspace import Workspace
 
-__all__ = ["Presuming", "in_hands"]
+__all__ = ["Presuming", "in_hands", "verified"]
 
 # A batch waits so often, and so long each time, for another of its process that has the same saga.
 _HOLDS_MAX, _HOLD_S = 100, 0.01
@@ -74,9 +76,11 @@ class Presuming:
             self._in_hands |= sagas
         return is_free
 
-    def let_go(self, sagas: Set[UUID]) -> None:
-        """Only by who holds them."""
-        self._in_hands -= sagas
+    def let_go(self, mine: set[UUID], *, but: Set[UUID] = frozenset()) -> None:
+        """Only by who holds them; what is let go is taken out of `mine`."""
+        over = mine - but
+        self._in_hands -= over
+        mine -= over
 
     def keep(self, sagas: Iterable[Sequence[Record]], now_ms: int) -> None:
         """All records of each of these sagas here, as they are committed."""
@@ -130,6 +134,18 @@ def _is_light(record: Record) -> bool:
         return False
     payloads = (*record.inputs.values(), *record.results.values(), record.kept or b"", record.undo_result or b"")
     return sum(map(len, payloads)) <= _KEPT_BYTES_MAX
+
+
+def verified(recalled: Iterable[Record], sagas: Set[UUID], ws: Workspace) -> Generator[Operation, Any, None]:
+    """Of these sagas, what was recalled and is not going to be written: no version would find out that it was another record by then,
+    and a message that would have changed it would be taken for done. Claims it; raises StoreConflict where it is not as it was."""
+    mine = [record for record in recalled if record.saga_id in sagas]
+    doubtful = {record.saga_id for record in mine if ws.get(record.record_key) is record}
+    if doubtful:
+        there = yield Claim(tuple(sorted(doubtful)))
+        known = {record.record_key: record.version for record in mine if record.saga_id in doubtful}
+        if {record.record_key: record.version for record in there} != known:
+            raise StoreConflict("records are not as this process has committed them last; claim them and decide anew")
 
 
 def in_hands(presuming: Presuming, sagas: set[UUID]) -> Generator[Operation, Any, set[UUID]]:

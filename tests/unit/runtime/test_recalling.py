@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
+from saga_choreo.model.record import Row
 from saga_choreo.model.states import State
 from saga_choreo.ports import AnnouncedMark
 from saga_choreo.runtime.operations import Claim, Pause
@@ -57,6 +58,17 @@ def test_what_somebody_has_changed_meanwhile_is_found_out_and_claimed() -> None:
     rig.seen.clear()
     rig.handle(_abort(from_step="book", sender="payment"))
     assert _claimed(rig) == [_SAGA], "after a wrong guess everything is claimed for a while"
+
+
+def test_what_would_change_nothing_is_acknowledged_only_when_the_store_agrees() -> None:
+    rig = _done()
+    rig.handle(envelope(rig.choreography))
+    assert _claimed(rig) == [_SAGA]
+    rig.seen.clear()
+    key = rig.key("charge")
+    rig.records[key] = replace(rig.records[key], version=rig.records[key].version + 1, row=Row(), inputs={})
+    rig.handle(envelope(rig.choreography))
+    assert rig.records[key].row.state is State.DONE, "by what this process knew it was a duplicate"
 
 
 def test_with_company_or_of_a_message_that_comes_again_everything_is_claimed() -> None:
