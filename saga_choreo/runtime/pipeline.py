@@ -155,7 +155,7 @@ class Pipeline:
             now_ns, _ = yield Now()
             if now_ns - began_ns > self._limits.fast_budget_s * 1e9:
                 break
-        yield from verified(sorted_.recalled, decoded.sagas_of(batch[:done]), ws)
+        yield from verified(self._presuming, sorted_.recalled, decoded.sagas_of(batch[:done]), ws)
         yield from self._finish(ws, sorted_, batch[:done])
         return done
 

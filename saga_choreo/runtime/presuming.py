@@ -48,6 +48,8 @@ class Presuming:
         self._is_alone = is_alone
         self._kept: dict[UUID, tuple[int, Sequence[Record]]] = {}
         self._in_hands: set[UUID] = set()
+        # How often what was recalled was not as the store had it.
+        self.misses = 0
         self._age_max_ms = min(_AGE_MAX_MS, int(500 * horizon_s))
         self._seen: dict[UUID, None] = {}
         self._wary_ms = _WARY_FIRST_MS
@@ -136,7 +138,7 @@ def _is_light(record: Record) -> bool:
     return sum(map(len, payloads)) <= _KEPT_BYTES_MAX
 
 
-def verified(recalled: Iterable[Record], sagas: Set[UUID], ws: Workspace) -> Generator[Operation, Any, None]:
+def verified(presuming: Presuming, recalled: Iterable[Record], sagas: Set[UUID], ws: Workspace) -> Generator[Operation, Any, None]:
     """Of these sagas, what was recalled and is not going to be written: no version would find out that it was another record by then,
     and a message that would have changed it would be taken for done. Claims it; raises StoreConflict where it is not as it was."""
     mine = [record for record in recalled if record.saga_id in sagas]
@@ -145,6 +147,7 @@ def verified(recalled: Iterable[Record], sagas: Set[UUID], ws: Workspace) -> Gen
         there = yield Claim(tuple(sorted(doubtful)))
         known = {record.record_key: record.version for record in mine if record.saga_id in doubtful}
         if {record.record_key: record.version for record in there} != known:
+            presuming.misses += 1
             raise StoreConflict("records are not as this process has committed them last; claim them and decide anew")
 
 

@@ -79,6 +79,7 @@ class Run:
         self._saved: list[Record] = []
         self._is_dead = False
         self._admission = Admission(self)
+        self._misses = process.presuming.misses
 
     @property
     def is_dead(self) -> bool:
@@ -159,6 +160,8 @@ class Run:
             case Rollback():
                 self._leave()
             case Pause(seconds=seconds):
+                # A conflict that the pipeline has found by itself is one.
+                self.was_hurt = self.was_hurt or process.presuming.misses > self._misses
                 if self.was_held_back and not self.was_hurt:
                     world.broken("L7", f"{self.what} waits for a step that is held back, and messages with it")
                 world.after(int(seconds * SECOND), self.go)
