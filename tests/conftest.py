@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # What processes of these tests do is counted elsewhere, or measured: they run as fast as they can, untraced.
-_UNTRACED = {"simulation", "benchmarks", "test_demo", "test_pages", "test_kafka"}
+_UNTRACED = {"simulation", "benchmarks"}
 
 
 @pytest.fixture(autouse=True)
