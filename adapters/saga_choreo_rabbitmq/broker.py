@@ -22,7 +22,7 @@ from saga_choreo_rabbitmq.link import Link
 from saga_choreo_rabbitmq.names import Names
 from saga_choreo_rabbitmq.notices import Watch, notice_letter
 from saga_choreo_rabbitmq.options import parse_url
-from saga_choreo_rabbitmq.publish import Publisher
+from saga_choreo_rabbitmq.publish import Publisher, Unroutable
 from saga_choreo_rabbitmq.receive import Receiver
 from saga_choreo_rabbitmq.wire import Wire
 
@@ -195,6 +195,10 @@ class RabbitMqBroker:
     async def notify(self, notice: Notice) -> None:
         self._must_be_open()
         (error,) = await self._publisher.send([notice_letter(self._names, notice)])
+        if isinstance(error, Unroutable):
+            raise BrokerUnavailable(
+                f"the stream {self._names.defs!r} of definitions is not there (a server that was killed has it back a little later)"
+            ) from error
         if error is not None:
             raise error
 

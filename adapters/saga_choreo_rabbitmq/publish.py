@@ -23,7 +23,7 @@ from saga_choreo_rabbitmq.names import Names
 from saga_choreo_rabbitmq.options import Options
 from saga_choreo_rabbitmq.wire import Channel, Wire
 
-__all__ = ["Letter", "Publisher"]
+__all__ = ["Letter", "Publisher", "Unroutable"]
 
 # Above this, best-effort messages are dropped rather than queued behind the ones that matter.
 _OBSERVE_BYTES_MAX = 1024 * 1024
@@ -34,6 +34,10 @@ _EXTENSIONS_MAX = 11
 # What properties, names and frames add to body and headers, generously.
 _FRAMING_BYTES = 600
 _SERVER_LIMIT = re.compile(r"max size '?(\d+)")
+
+
+class Unroutable(PublishRefused):
+    """No queue was there to take it: none is bound, or the one that is has not come back yet."""
 
 
 class Letter(NamedTuple):
@@ -278,7 +282,7 @@ class Publisher:
             return None
         self._returned.discard(tag)
         if is_taken:
-            return PublishRefused(
+            return Unroutable(
                 f"nobody is bound to {sent.what!r}, and somebody should be; start its readers once, and publish again"
             )
         return PublishRefused(

@@ -172,9 +172,10 @@ class Sorted:
                 continue
             known = self._catalog.get(envelope.definition)
             if known is not None and arrival.delivery is not None and self._is_good_end(envelope):
-                good[envelope.saga_id] = (envelope, known)
-            else:
-                other.add(envelope.saga_id)
+                first, _ = good.setdefault(envelope.saga_id, (envelope, known))
+                if _means(envelope) == _means(first):
+                    continue
+            other.add(envelope.saga_id)
         ends: list[Completion] = []
         done: set[UUID] = set()
         for saga_id, (envelope, known) in good.items():
@@ -364,6 +365,11 @@ class Sorted:
             endings=[self._endings[i] for i in ids if i in self._endings],
             letters=[letter for i in ids for letter in self._letters.get(i, ())],
         )
+
+
+def _means(end: Envelope) -> tuple[str, str, int | None]:
+    """Which saga of this id (S11)."""
+    return end.definition, end.origin, end.deadline_ms
 
 
 def _ghost(service: str, envelope: Envelope, step: int) -> Record:

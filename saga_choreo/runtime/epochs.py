@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -79,13 +80,24 @@ async def suspects(store: WholeStore, service: str, limit: int = _SUSPECTS_MAX) 
 class Epochs:
     """Says whether the agent may work (`until_clear`). Without effect on a store that is private to its process, or tells nothing."""
 
-    def __init__(self, service: str, agent: str, store: WholeStore, broker: Broker, clock: Clock, every_s: float) -> None:
+    def __init__(
+        self,
+        service: str,
+        agent: str,
+        store: WholeStore,
+        broker: Broker,
+        clock: Clock,
+        every_s: float,
+        on_doubt: Callable[[], object] = bool,
+    ) -> None:
+        """`on_doubt` is called when what this process remembers of the store may not be true any more."""
         self._service = service
         self._agent = agent
         self._store = store
         self._broker = broker
         self._clock = clock
         self._every_s = every_s
+        self._on_doubt = on_doubt
         self._upkeep = store if store.features.shared and isinstance(store, Upkeep) else None
         self._told: Told | None = None
         self._asked_ms = 0
@@ -131,6 +143,7 @@ class Epochs:
 
     def doubt(self) -> None:
         """The store was out of reach: it may come back as another. Nothing is worked on until it has been looked at."""
+        self._on_doubt()
         if self._upkeep is not None:
             self._clear.clear()
             self._doubted.set()

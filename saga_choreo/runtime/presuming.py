@@ -107,6 +107,10 @@ class Presuming:
         for saga_id in sagas:
             self._kept.pop(saga_id, None)
 
+    def forget(self) -> None:
+        """The store may be another by now, or may have lost what was committed last: the same versions may say something else."""
+        self._kept.clear()
+
     def marked(self, marks: Iterable[AnnouncedMark]) -> None:
         """The store says by now that these are published."""
         for key, version in marks:

@@ -97,7 +97,7 @@ class Session:
         self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)
-        self.epochs = Epochs(service, self.incarnation, store, broker, clock, limits.epoch_every_s)
+        self.epochs = Epochs(service, self.incarnation, store, broker, clock, limits.epoch_every_s, self.presuming.forget)
         self.directory.on_epoch = self.epochs.hear
         self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.replays = replays_of(self, store, self.pipeline)

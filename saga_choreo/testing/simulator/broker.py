@@ -63,6 +63,7 @@ class SimulatedBroker:
         if world.hit("publish_refused") is not None:
             world.saw("publish refused")
             return BrokerUnavailable("the broker does not answer")
+        world.took(message)
         for service in self._receivers(message.channel):
             self.send(service, message)
             if len(self.logged) < self.logs:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
-from saga_choreo.model.record import Record
+from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
+from saga_choreo.ports.store import completed_among
 from saga_choreo.runtime.operations import (
     Ack,
     Admit,
@@ -77,6 +78,7 @@ class Run:
         self._store = process.store
         self._transaction: SimulatedTransaction | None = None
         self._saved: list[Record] = []
+        self._completed: list[RecordKey] = []
         self._is_dead = False
         self._admission = Admission(self)
         self._misses = process.presuming.misses
@@ -130,7 +132,7 @@ class Run:
         self._ended(self, value, error)
 
     def _leave(self) -> None:
-        self._saved = []
+        self._saved, self._completed = [], []
         if self._transaction is not None:
             transaction, self._transaction = self._transaction, None
             self._store.end(transaction)
@@ -146,7 +148,8 @@ class Run:
                 self._in_store_time(self._claim, self._store.keys_of(sagas))
                 return _WAITING
             case Complete():
-                return frozenset[Any]()  # any store may answer so; those of layer c do more
+                self._in_store_time(self._complete, operation)
+                return _WAITING
             case Admit():
                 answer = self._admission.ask(operation, self._open(), self.go)
                 return _WAITING if answer is None else answer
@@ -197,6 +200,10 @@ class Run:
         return self._transaction
 
     def _claim(self, keys: Sequence[Any]) -> None:
+        self._with_rows(keys, self.go)
+
+    def _with_rows(self, keys: Sequence[RecordKey], then: Callable[[list[Record]], None]) -> None:
+        """Lock these rows, waiting for whoever has one, and go on with what they say."""
         if self._is_dead:
             return
         bad = self._world.hit("store_error")
@@ -207,11 +214,25 @@ class Run:
         if taken is not None:
             self._world.saw("waited for a row")
             try:
-                self._store.when_free(self._open(), taken, lambda: self._claim(keys))
+                self._store.when_free(self._open(), taken, lambda: self._with_rows(keys, then))
             except StoreConflict as conflict:
                 self.go(error=conflict)
             return
-        self.go([record for key in keys if (record := self._store.get(key)) is not None])
+        mine = self._open().writes
+        then([record for key in keys if (record := mine.get(key) or self._store.get(key)) is not None])
+
+    def _complete(self, operation: Complete) -> None:
+        keys = self._store.keys_of(sorted({end.key.saga_id for end in operation.ends}))
+
+        def ended(records: list[Record]) -> None:
+            saved, sagas = completed_among(records, operation.ends, operation.now_ms)
+            self._store.save(self._open(), saved)
+            self._completed = [record.record_key for record in records if record.saga_id in sagas]
+            if saved:
+                self._world.saw("ended in bulk")
+            self.go(sagas)
+
+        self._with_rows(keys, ended)
 
     def _execute(self, operation: Execute) -> Any:
         known = self.process.catalog.get(operation.record.definition)
@@ -317,9 +338,10 @@ class Run:
             return
         self.has_committed = True
         self.owes_publishing = any(record.announced < record.version for record in records)
-        saved = self._saved
+        saved, completed = self._saved, self._completed
         self._leave()
         self.process.publishing.saved(saved)
+        self.process.publishing.announcing.forget(completed)
         self.go()
 
     def _ack(self, deliveries: Sequence[Delivery]) -> None:

@@ -338,6 +338,7 @@ class FaultyBroker:
         if world.hit("publish_refused") is not None:
             world.saw("publish refused")
             return BrokerUnavailable("the broker does not answer")
+        world.took(message)
         more = world.hit("duplicate")
         for _ in range(1 if more is None else 2 + int(more * 3)):
             if world.hit("loss") is not None:

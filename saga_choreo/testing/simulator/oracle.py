@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from saga_choreo.core.emissions import emissions
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.choreography import Undo
+from saga_choreo.model.envelope import ChannelKind
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
+from saga_choreo.runtime.letters import letter_of
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
@@ -150,6 +153,8 @@ class Oracle:
 
     def _row(self, ledger: Ledger, before: Row, record: Record) -> None:
         row, step = record.row, record.step
+        if row.state is not before.state or (step == ORIGIN and row.choice and not before.choice):
+            self._owe(ledger, record)
         if before.state in _ABSORBING and row.state is not before.state:
             self._broken("S5", ledger, f"{ledger.name(step)} left {before.state.name} for {row.state.name}")
         if step == ORIGIN:
@@ -221,7 +226,7 @@ class Oracle:
             self._broken("S7", ledger, f"{ledger.name(number)} counts as compensated without any effect")
 
     def finish(self, stores: Sequence[Judged], unacknowledged: int) -> None:
-        """Everything is healed and quiet: S7, L1, L2, L5, L6."""
+        """Everything is healed and quiet: S7, S10, L1, L2, L5, L6."""
         for ledger in self.ledgers.values():
             if ORIGIN in ledger.rows:
                 self._final(ledger)
@@ -232,6 +237,9 @@ class Oracle:
             if store.counters.get("contradictions"):
                 self._world.broken("S6", f"service {store.service!r} heard an outcome that contradicts what it did")
         self._locks.finish([(one.service, name) for one in stores for name in one.saga_locks], list(self.ledgers.values()))
+        for owed in self._world.owed.values():
+            if not owed.is_told:
+                self._world.broken("S10", f"{owed.words} is committed, and nobody has published it", owed.saga)
         if unacknowledged:
             self._world.broken("L5", f"{unacknowledged} messages are still on the broker")
 
@@ -242,6 +250,13 @@ class Oracle:
             self._broken("L2", ledger, f"{ledger.name(record.step)} never learned the outcome; it is {state}")
         elif record.announced < record.version:
             self._broken("L6", ledger, f"{ledger.name(record.step)} still has something to say after the end")
+
+    def _owe(self, ledger: Ledger, record: Record) -> None:
+        """S10: whatever is committed gets published, also what no step here waits for: others read events too."""
+        for message in emissions(record.row, ledger.plan.step(record.step), ledger.plan):
+            letter = letter_of(message, record, ledger.plan, 0)
+            if letter is not None and letter.channel.kind in (ChannelKind.EVENT, ChannelKind.OUTCOME):
+                self._world.owes(letter, f"{message.kind.value} of {ledger.name(record.step)}", ledger.number)
 
     def _final(self, ledger: Ledger) -> None:
         outcome = ledger.rows[ORIGIN].outcome

@@ -107,6 +107,8 @@ class Process:
         self.jitter = world.streams.named(f"process/{self.name}")
         self.skew_ns = int(self.jitter.between(-1, 1) * SECOND)
         self._slots = 1 + self.jitter.below(3)
+        # Some programs ask to be told how their sagas end; for the others, good ends are recorded without a look at the records.
+        self._tells = bool(world.streams.named(f"tells/{self.name}").below(2))
         self._graveyard: list[Steps] = []
         self.is_up = False
         self.boot()
@@ -118,7 +120,8 @@ class Process:
         self.gates = Gates(_ProcessClock(self))
         # Brothers that think they are alone: a wrong guess costs time, and nothing else.
         self.presuming = Presuming(self.store.service, self.limits.horizon_s, lambda: True)
-        self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, self.publishing.announcing.known, self.presuming)
+        known = self.publishing.announcing.known
+        self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, known, self.presuming, tells=self._tells)
         self._runs: dict[Run, None] = {}
         self._working: dict[RecordKey, None] = {}
         self._batches = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from saga_choreo.model.record import Record
 from saga_choreo.ports.broker import Outgoing
+from saga_choreo.ports.store import AnnouncedMark
 from saga_choreo.runtime.announcing import Announcing, unannounced_before
 from saga_choreo.runtime.operations import Publication
 from saga_choreo.runtime.saying import publications_of
@@ -74,11 +75,17 @@ class Publishing:
             return
         self._flush_due = False
         marks = self.announcing.marks()
-        if not marks:
+        if marks:
+            self._world.soon(self._write, marks)
+
+    def _write(self, marks: Sequence[AnnouncedMark]) -> None:
+        """Records may have changed since."""
+        if self.is_dead:
             return
         if self._world.hit("store_error") is not None:
-            self._flush_due = True
-            self._world.after(_MARKS_EVERY_NS, self._flush)
+            if not self._flush_due:
+                self._flush_due = True
+                self._world.after(_MARKS_EVERY_NS, self._flush)
             return
         self._process.store.mark_announced(marks)
         self.announcing.written(marks)

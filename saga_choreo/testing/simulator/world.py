@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
+from saga_choreo.ports.broker import Outgoing
 from saga_choreo.testing.simulator.faults import Faults
 from saga_choreo.testing.simulator.settings import Settings, Violation
 from saga_choreo.testing.simulator.streams import Streams
@@ -16,6 +18,16 @@ __all__ = ["SECOND", "World"]
 SECOND = 1_000_000_000
 # Virtual time 0 as a wall clock, so that saga ids and deadlines look like real ones.
 _EPOCH_NS = 1_767_225_600 * SECOND
+
+
+@dataclass(slots=True)
+class Owed:
+    """A message that a commit has promised."""
+
+    body: bytes
+    words: str
+    saga: int
+    is_told: bool = False
 
 
 class World:
@@ -31,6 +43,8 @@ class World:
         self.healed_ns: int | None = None
         self.sometimes: dict[str, int] = {}
         self.ended: dict[str, None] = {}
+        # What is committed and has to be published, by the messages' identity, until a broker has taken it over.
+        self.owed: dict[str, Owed] = {}
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
@@ -84,6 +98,18 @@ class World:
     def broken(self, code: str, text: str, saga: int = -1) -> None:
         self.violations.append(Violation(code, text, self.now_ns / 1e9, saga))
         self.note("BROKEN", f"{code} {text}")
+
+    def owes(self, message: Outgoing, words: str, saga: int) -> None:
+        """A commit says this to whoever reads it."""
+        self.owed.setdefault(message.headers["ce-id"], Owed(message.body, words, saga))
+
+    def took(self, message: Outgoing) -> None:
+        """A broker has this message; what becomes of it there is another matter."""
+        owed = self.owed.get(message.headers.get("ce-id", ""))
+        if owed is not None:
+            owed.is_told = True
+            if message.body != owed.body:
+                self.broken("S10", f"{owed.words} is published as {message.body!r}, committed was {owed.body!r}", owed.saga)
 
     def note(self, what: str, of: object) -> None:
         """One line of the trace, and of its digest."""

@@ -11,7 +11,7 @@ from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome
 from saga_choreo.ports import Completion
-from saga_choreo.runtime.operations import Ack, Begin, Claim, Complete
+from saga_choreo.runtime.operations import Ack, Begin, Claim, Complete, Save
 from tests.unit.runtime.rig import NOW_MS, Rig, envelope, form
 
 
@@ -88,3 +88,12 @@ def test_an_end_that_was_recorded_without_all_there_can_be_is_looked_at() -> Non
     rig.pipeline._ended.saw([done], NOW_MS)
     rig.handle(_outcome(0))
     assert len(_asked(rig)) == 1
+
+
+def test_a_forged_end_beside_the_good_one_is_put_aside_whichever_comes_first() -> None:
+    good, forged = _outcome(0), _outcome(0, deadline_ms=NOW_MS + 5_000)
+    for ends in ([good, forged], [forged, good]):
+        rig = _ended()
+        rig.handle(*ends)
+        assert [aside.code for save in rig.of(Save) for aside in save.quarantined] == ["inapplicable"]
+        assert sum(len(ack.deliveries) for ack in rig.of(Ack)) == 2

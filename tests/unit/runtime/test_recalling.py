@@ -6,10 +6,14 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from saga_choreo.memory.broker import MemoryBroker
+from saga_choreo.memory.store import MemoryStore
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import State
 from saga_choreo.ports import AnnouncedMark
+from saga_choreo.runtime.clock import SystemClock
+from saga_choreo.runtime.epochs import Epochs
 from saga_choreo.runtime.operations import Claim, Pause
 from saga_choreo.runtime.presuming import Presuming, in_hands
 from tests.unit.runtime.rig import NOW_MS, Rig, envelope, form
@@ -96,6 +100,16 @@ def test_records_are_recalled_once_and_for_a_minute() -> None:
     assert not presuming.recall(_SAGA, NOW_MS - 1), "the clock was set back"
 
 
+def test_after_a_lost_store_nothing_is_recalled() -> None:
+    """A commit that a failover took back may have been made once more, with the same version and another content."""
+    rig = _done()
+    epochs = Epochs("payment", "a1", MemoryStore("memory://"), MemoryBroker("memory://"), SystemClock(), 5.0, rig.presuming.forget)
+    epochs.doubt()
+    rig.handle(_abort())
+    assert _claimed(rig) == [_SAGA]
+    assert _is_aborted(rig)
+
+
 def test_a_saga_that_has_ended_holds_a_lock_or_carries_much_is_not_kept() -> None:
     rig = _done()
     first, second = rig.records.values()
@@ -122,6 +136,15 @@ def test_what_is_written_down_as_published_is_not_said_again() -> None:
     rig.handle(_abort())
     assert not any(one.kind is MessageKind.DONE for one in rig.said())
     assert {record.row.state for record in rig.records.values()} <= {State.DONE, State.COMPENSATED}
+
+
+def test_what_was_committed_after_the_mark_is_not_taken_for_published() -> None:
+    rig = _done()
+    book = rig.records[rig.key("book")]
+    newer = replace(book, version=book.version + 1, announced=0)
+    rig.presuming.keep([[newer]], NOW_MS)
+    rig.presuming.marked([AnnouncedMark(newer.record_key, newer.version - 1)])
+    assert [record.announced for record in rig.presuming.recall(_SAGA, NOW_MS)] == [newer.version - 1]
 
 
 def test_a_batch_waits_for_another_that_has_the_same_saga_in_its_hands() -> None:
