@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # What processes of these tests do is counted elsewhere, or measured: they run as fast as they can, untraced.
-_UNTRACED = {"simulation", "benchmarks"}
+_UNTRACED = {"simulation", "benchmarks", "test_recovery"}
 
 
 @pytest.fixture(autouse=True)
