@@ -270,19 +270,16 @@ class Run:
             else:
                 go_on(taken)
 
-        if not is_undo(operation.duty):
-            self._require_inputs(record)
+        oracle = self.process.house.oracle
+        if is_undo(operation.duty):
+            oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
+        else:
+            oracle.carried.inputs(record, known.plan)
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
-
-    def _require_inputs(self, record: Record) -> None:
-        """What has come is still there when the step runs, however long that took."""
-        lost = [bit for bit in range(record.row.done_in.bit_length()) if record.row.done_in >> bit & 1 and bit not in record.inputs]
-        if lost:
-            self._world.broken("L5", f"step {record.step} of saga {record.key} runs without the payloads of its in-edges {lost}")
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""

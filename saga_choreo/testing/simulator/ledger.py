@@ -40,6 +40,7 @@ class Ledger:
         self.undone = [0] * count
         self.debts: set[int] = set()
         self.rows: dict[int, Row] = {}
+        self.kept: dict[int, bytes | None] = {}
         self.vetoed_by: int | None = None
         self.is_completed = False
 

@@ -75,7 +75,7 @@ class LiveSimulation(House):
         self._guards = Guards(self.world)
         self.oracle = Oracle(self.world, by_definition, self._guards.locks)
         self.provider = Provider(self.world, self.oracle.outside)
-        self._handlers = LiveHandlers(self.world, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
+        self._handlers = LiveHandlers(self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider)
         self._started: dict[str, None] = {}
@@ -91,7 +91,7 @@ class LiveSimulation(House):
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
                 options = random_options(definition, self._stream, guards)
-                bound[step.index] = self._handlers.bound(definition, step, options, guards.lock)
+                bound[step.index] = self._handlers.bound(plan, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
         return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
 

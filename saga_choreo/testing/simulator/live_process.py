@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from saga_choreo.core.facts import Fact
 from saga_choreo.errors import KeyConflict, SagaError, StopCutShort
 from saga_choreo.memory.broker import MemoryBroker
-from saga_choreo.model.record import RecordKey
+from saga_choreo.model.record import ORIGIN, RecordKey
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.driver import Driver
@@ -20,6 +20,7 @@ from saga_choreo.runtime.sagas import Start, start
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.telling import SagaOutcome
 from saga_choreo.runtime.timing import Limits
+from saga_choreo.testing.simulator.carried import said_with, text_of
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.live_handlers import event_class
 from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, WatchedStore
@@ -75,6 +76,11 @@ class AgentProcess:
 
     def _new_session(self, broker: FaultyBroker) -> Session:
         raise NotImplementedError
+
+    def _said_with(self, key: RecordKey, fact: Fact) -> dict[str, Any]:
+        """What a person says beside the word."""
+        del key, fact
+        return {}
 
     def _lose_store(self) -> None:
         """What its death does to its connections to the store."""
@@ -139,7 +145,9 @@ class AgentProcess:
         async def say() -> None:
             BY_HAND.set(tuple(effects))
             try:
-                value = await Driver(session).run(session.pipeline.command(key.saga_id, step, fact, "asked by a person"))
+                said = self._said_with(key, fact)
+                steps = session.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
+                value = await Driver(session).run(steps)
             except SagaError as error:
                 self._world.note(self.name, f"cannot: {error}")
                 return
@@ -166,6 +174,10 @@ class LiveProcess(AgentProcess):
     def _lose_store(self) -> None:
         self._inner_store.inner.crash()
 
+    def _said_with(self, key: RecordKey, fact: Fact) -> dict[str, Any]:
+        record = self.store.get(key)
+        return {} if record is None else said_with(record, fact)
+
     async def _outcome(self, outcome: SagaOutcome) -> None:
         del outcome
         if self._world.hit("tell_fails") is not None:
@@ -177,7 +189,7 @@ class LiveProcess(AgentProcess):
         session = self._session
         event = known.plan.choreography.start
         assert event is not None
-        what = Start(event=event_class(event)(), key=key, deadline=deadline, trace="")
+        what = Start(event=event_class(event)(of=text_of(key, ORIGIN, 0)), key=key, deadline=deadline, trace="")
 
         async def begin() -> None:
             try:

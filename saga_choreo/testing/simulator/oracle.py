@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from saga_choreo.codec.wire import decode
 from saga_choreo.core.emissions import emissions
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
@@ -17,7 +18,9 @@ from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import ChannelKind
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
+from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.letters import letter_of
+from saga_choreo.testing.simulator.carried import Carried
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
@@ -53,6 +56,12 @@ class Oracle:
         self.ledgers: dict[UUID, Ledger] = {}
         self.effects = 0
         self._locks = LockLedger(world, locks)
+        self.carried = Carried(world, plans)
+        world.hears = self._hear
+
+    def _hear(self, message: Outgoing) -> None:
+        if "saga-quarantine-code" not in message.headers:  # a copy of what cannot be applied, perhaps not even read
+            self.carried.published(decode(message.channel, message.headers, message.body))
 
     def expect(self, number: int, first: Record) -> None:
         """A saga that is about to be started."""
@@ -183,6 +192,8 @@ class Oracle:
         """A step came into another state."""
         row, number = record.row, record.step
         step = ledger.plan.steps[number]
+        if row.state in _MAY_HAVE_RUN and before.state not in _MAY_HAVE_RUN:
+            self.carried.done(ledger, before, record)
         if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
             self._world.saw("own deadline published its event")
         match row.state:

@@ -19,10 +19,12 @@ from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import Letter, SimulatedBroker
+from saga_choreo.testing.simulator.carried import said_with
 from saga_choreo.testing.simulator.driving import Ended, Run
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import Handlers
+from saga_choreo.testing.simulator.oracle import Oracle
 from saga_choreo.testing.simulator.publishing import Publishing
 from saga_choreo.testing.simulator.store import SimulatedStore
 from saga_choreo.testing.simulator.world import SECOND, World
@@ -34,6 +36,8 @@ _BATCHES = (1, 1, 2, 4, 32)
 
 class House(Protocol):
     """Where a process lives."""
+
+    oracle: Oracle
 
     @property
     def broker(self) -> SimulatedBroker: ...
@@ -299,7 +303,9 @@ class Process:
             self._runs.pop(run, None)
             ended(run, value, error)
 
-        steps = self.pipeline.command(key.saga_id, step, fact, "asked by a person")
+        record = self.store.get(key)
+        said = {} if record is None else said_with(record, fact)
+        steps = self.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
         self._start(Run(self, f"command {type(fact).__name__}", steps, over, effects=effects))
 
     def begin(self, steps: Steps, ended: Ended) -> None:

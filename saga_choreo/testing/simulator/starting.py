@@ -13,6 +13,7 @@ from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.runtime.operations import Begin, Commit, Operation, Publish, Save
 from saga_choreo.runtime.saying import publications_of
 from saga_choreo.runtime.workspace import Workspace
+from saga_choreo.testing.simulator.carried import results_of
 from saga_choreo.testing.simulator.driving import Run
 from saga_choreo.testing.simulator.world import SECOND, World
 
@@ -44,7 +45,7 @@ class Client:
             origin=origin[0].store.service,
             key=f"SAGA-{number}",
             deadline_ms=None if bad is None else now_ms + 1000 + int(bad * 59_000),
-            results={0: b'{"n":0}'},
+            results=results_of(f"SAGA-{number}", ORIGIN, 1),
             changed_ms=now_ms,
         )
 

@@ -48,6 +48,8 @@ class World:
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
+        # Called with every message that a broker has taken over.
+        self.hears: Callable[[Outgoing], object] = id
         self._is_traced = settings.trace
         self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0
@@ -105,6 +107,7 @@ class World:
 
     def took(self, message: Outgoing) -> None:
         """A broker has this message; what becomes of it there is another matter."""
+        self.hears(message)
         owed = self.owed.get(message.headers.get("ce-id", ""))
         if owed is not None:
             owed.is_told = True
