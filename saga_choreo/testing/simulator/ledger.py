@@ -41,6 +41,8 @@ class Ledger:
         self.debts: set[int] = set()
         self.rows: dict[int, Row] = {}
         self.kept: dict[int, bytes | None] = {}
+        # How many words people have said on each step.
+        self.words: dict[int, int] = {}
         self.vetoed_by: int | None = None
         self.is_completed = False
 

@@ -23,6 +23,7 @@ from saga_choreo.runtime.letters import letter_of
 from saga_choreo.testing.simulator.carried import Carried
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import LockLedger
+from saga_choreo.testing.simulator.hearsay import Hearsay
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
 from saga_choreo.testing.simulator.situations import notice
 from saga_choreo.testing.simulator.store import LockWrites, Write
@@ -57,11 +58,14 @@ class Oracle:
         self.effects = 0
         self._locks = LockLedger(world, locks)
         self.carried = Carried(world, plans)
+        self._hearsay = Hearsay(world)
         world.hears = self._hear
 
     def _hear(self, message: Outgoing) -> None:
         if "saga-quarantine-code" not in message.headers:  # a copy of what cannot be applied, perhaps not even read
-            self.carried.published(decode(message.channel, message.headers, message.body))
+            envelope = decode(message.channel, message.headers, message.body)
+            self.carried.published(envelope)
+            self._hearsay.hear(envelope)
 
     def expect(self, number: int, first: Record) -> None:
         """A saga that is about to be started."""
@@ -97,6 +101,7 @@ class Oracle:
             self._local(effect, before.get((effect.saga_id, effect.step), Row()))
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
+            self._hearsay.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)
@@ -261,6 +266,8 @@ class Oracle:
             self._broken("L2", ledger, f"{ledger.name(record.step)} never learned the outcome; it is {state}")
         elif record.announced < record.version:
             self._broken("L6", ledger, f"{ledger.name(record.step)} still has something to say after the end")
+        else:
+            self._hearsay.told(ledger, record, ledger.words.get(record.step, 0))
 
     def _owe(self, ledger: Ledger, record: Record) -> None:
         """S10: whatever is committed gets published, also what no step here waits for: others read events too."""

@@ -24,6 +24,7 @@ from saga_choreo.testing.simulator.world import SECOND, World
 __all__ = ["People", "Place", "Shelf"]
 
 _OPERATOR = "ana"
+_SOMEBODY_ELSE = "ben"
 # A word, and what was done by hand before it was said.
 Word = tuple[Fact, tuple[Effect, ...]]
 
@@ -72,6 +73,8 @@ class People:
     def _say(self, service: str, key: RecordKey, step: int | None, word: Word) -> bool:
         up = [process for process in self._processes[service] if process.is_up]
         if up:
+            if isinstance(word[0], Resolved):
+                self._world.said.setdefault(key, []).append(word[0])
             self._stream.pick(up).command(key, step, word[0], self._heard, word[1])
         return bool(up)
 
@@ -119,10 +122,25 @@ class People:
                 self._stream.pick(up).command(key, key.step, Completed(record.row.key_no - 1, 1), self._must_not_count, ())
             self._think(service, key)
             return
+        if record.row.parked is Parked.HUMAN and self._stream.chance(0.3):
+            self._meddle(service, key, step)
         word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
         if self._say(service, key, key.step, word):
             self._world.note("people", f"say {word[0]!r} to step {key.step}")
         self._think(service, key)
+
+    def _meddle(self, service: str, key: RecordKey, step: StepPlan) -> None:
+        """Somebody else wants to finish what a person has taken over."""
+        up = [process for process in self._processes[service] if process.is_up]
+        if up:
+            self._world.saw("somebody else wanted to finish a taken step")
+            word = Resolved("done", _SOMEBODY_ELSE, choice_of(step, self._stream))
+            self._stream.pick(up).command(key, key.step, word, self._must_not_finish, ())
+
+    def _must_not_finish(self, run: Any, value: Any, error: SagaError | None) -> None:
+        del run, error
+        if isinstance(value, Row):
+            self._world.broken("S3", "a step in one person's hands was finished by another")
 
     def _completion(self, record: Record, step: StepPlan) -> Word:
         """What the provider says of an order it took."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
+from saga_choreo.core.facts import Resolved
+from saga_choreo.model.record import RecordKey
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.testing.simulator.faults import Faults
 from saga_choreo.testing.simulator.settings import Settings, Violation
@@ -45,6 +47,8 @@ class World:
         self.ended: dict[str, None] = {}
         # What is committed and has to be published, by the messages' identity, until a broker has taken it over.
         self.owed: dict[str, Owed] = {}
+        # What people have said on parked steps.
+        self.said: dict[RecordKey, list[Resolved]] = {}
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
