@@ -10,7 +10,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
+from uuid import UUID
 
+from saga_choreo.core.states import end_state
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
@@ -23,6 +25,7 @@ from saga_choreo.runtime.operations import (
     Claim,
     Commit,
     Complete,
+    Ending,
     Execute,
     Executed,
     Now,
@@ -179,14 +182,19 @@ class Run:
                 for delivery in deliveries:
                     self._release(delivery, delay_s)
             case Tell(endings=endings):
-                world_hit = world.hit("tell_fails")
-                if world_hit is not None:
-                    world.saw("callback told again")
-                    return frozenset(ending.record.saga_id for ending in endings)
-                return frozenset[Any]()
+                return self._tell(endings)
             case _:
                 assert_never(operation)
         return None
+
+    def _tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
+        world, service = self._world, self._store.service
+        if world.hit("tell_fails") is not None:
+            world.saw("callback told again")
+            return frozenset(ending.record.saga_id for ending in endings)
+        for one in endings:
+            world.told.setdefault((service, one.record.saga_id), []).append(end_state(one.outcome, one.cause))
+        return frozenset()
 
     def _in_store_time(self, call: Callable[..., None], *arguments: Any) -> None:
         slow = self._world.hit("store_slow")

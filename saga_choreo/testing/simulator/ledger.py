@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saga_choreo.core.graph import Plan
 from saga_choreo.model.record import ORIGIN, Record, Row
-from saga_choreo.model.states import Parked, State
+from saga_choreo.model.states import Cause, Parked, State
 
 __all__ = ["Ledger", "descendants_of"]
 
@@ -43,6 +43,9 @@ class Ledger:
         self.kept: dict[int, bytes | None] = {}
         # How many words people have said on each step.
         self.words: dict[int, int] = {}
+        # When the last of a step's in-edges was resolved; and the causes for which steps have refused.
+        self.ready_ns: dict[int, int] = {}
+        self.causes: set[Cause] = set()
         self.vetoed_by: int | None = None
         self.is_completed = False
 

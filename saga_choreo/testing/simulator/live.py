@@ -91,6 +91,8 @@ class LiveSimulation(House):
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
                 options = random_options(definition, self._stream, guards)
+                if options.deadline_s is not None:
+                    self.world.own_deadlines[plan.definition, step.index] = options.deadline_s
                 bound[step.index] = self._handlers.bound(plan, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
         return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
@@ -182,6 +184,8 @@ class LiveSimulation(House):
         for store in stores:
             await self._read_back(store)
         self.oracle.finish(stores, sum(queue.size for queue in self.bus.queues.values()))
+        if not world.violations:
+            self.oracle.ends.finish_told(self.oracle.ledgers.values(), [(one.service, set(one.records)) for one in stores])
         if not is_quiet and not world.violations:
             world.broken("L6", "something still goes on long after everything was healed")
         if not world.violations:

@@ -179,10 +179,10 @@ class LiveProcess(AgentProcess):
         return {} if record is None else said_with(record, fact)
 
     async def _outcome(self, outcome: SagaOutcome) -> None:
-        del outcome
         if self._world.hit("tell_fails") is not None:
             self._world.saw("callback told again")
             raise ValueError("simulated: the callback failed")
+        self._world.told.setdefault((self.service, outcome.saga_id), []).append(outcome.state)
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
         """A client's call, in this process. Whether it worked is seen in the store."""

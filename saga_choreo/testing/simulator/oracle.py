@@ -22,6 +22,7 @@ from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.letters import letter_of
 from saga_choreo.testing.simulator.carried import Carried
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.ends import Ends
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.hearsay import Hearsay
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
@@ -59,6 +60,7 @@ class Oracle:
         self._locks = LockLedger(world, locks)
         self.carried = Carried(world, plans)
         self._hearsay = Hearsay(world)
+        self.ends = Ends(world)
         world.hears = self._hear
 
     def _hear(self, message: Outgoing) -> None:
@@ -90,8 +92,9 @@ class Oracle:
                 before[(new.saga_id, new.step)] = old.row
             self._identity(ledger, new)
             ledger.rows[new.step] = new.row
-            if new.row.vetoer and ledger.vetoed_by is None:
-                ledger.vetoed_by = new.step
+            if new.row.vetoer and (old is None or not old.row.vetoer):
+                ledger.causes.add(new.row.cause)
+                ledger.vetoed_by = new.step if ledger.vetoed_by is None else ledger.vetoed_by
             # Before the effects: what is passed by or waived in this commit may let an undo of the same service happen in it.
             if new.row.parked is Parked.PASSED or (old is not None and ledger.is_waived(old.row, new)):
                 ledger.debts.add(new.step)
@@ -102,6 +105,7 @@ class Oracle:
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
             self._hearsay.committed(self.ledgers[new.saga_id], old, new)
+            self.ends.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)
@@ -199,8 +203,10 @@ class Oracle:
         step = ledger.plan.steps[number]
         if row.state in _MAY_HAVE_RUN and before.state not in _MAY_HAVE_RUN:
             self.carried.done(ledger, before, record)
-        if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
+        if step.deadline_choice and row.choice == step.deadline_choice and not before.choice:
             self._world.saw("own deadline published its event")
+            if not self.ends.own_is_over(ledger, record):
+                self._broken("L3", ledger, f"{ledger.name(number)} took the branch of its own deadline before that had passed")
         match row.state:
             case State.DONE if row.cancel & Cancel.HEARD and before.parked is not Parked.HUMAN:
                 self._broken("L3", ledger, f"{ledger.name(number)} ran though it had been told to refuse")
@@ -250,6 +256,8 @@ class Oracle:
             for rows in store.records.values():
                 for record in rows.values():
                     self._settled(record)
+                if not self._world.violations and rows:
+                    self.ends.finish(self.ledgers[next(iter(rows)).saga_id], rows.values())
             if store.counters.get("contradictions"):
                 self._world.broken("S6", f"service {store.service!r} heard an outcome that contradicts what it did")
         self._locks.finish([(one.service, name) for one in stores for name in one.saga_locks], list(self.ledgers.values()))

@@ -208,5 +208,6 @@ class People:
         if record.step == ORIGIN and record.row.outcome is not Outcome.OPEN:
             self._world.saw("cancel too late")
         else:
+            self._world.cancelled.add(key.saga_id)
             self._world.saw("cancelled" if record.step == ORIGIN else "cancel asked at a participant")
         self._say(service, record.record_key, record.step, (CancelRequested(), ()))

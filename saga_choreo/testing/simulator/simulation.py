@@ -93,7 +93,10 @@ class Simulation:
             for step in own:
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
-                bound[step.index] = _bound(definition, random_options(definition, self._stream, guards), guards.lock)
+                options = random_options(definition, self._stream, guards)
+                if options.deadline_s is not None:
+                    world.own_deadlines[plan.definition, step.index] = options.deadline_s
+                bound[step.index] = _bound(definition, options, guards.lock)
             late = world.hit("late_definition")
             if late is None:
                 catalog.add(plan, bound)
@@ -167,6 +170,9 @@ class Simulation:
     def _judge(self, *, is_quiet: bool) -> None:
         stores = [agents[0].store for agents in self.processes.values()]
         self.oracle.finish(stores, len(self.broker.open))
+        if not self.world.violations:
+            asking = [agents[0].store for agents in self.processes.values() if all(agent.tells for agent in agents)]
+            self.oracle.ends.finish_told(self.oracle.ledgers.values(), [(one.service, set(one.records)) for one in asking])
         if not is_quiet and not self.world.violations:
             self.world.broken("L6", "something still goes on long after everything was healed")
         if self._next_week and not self.world.violations:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
+from uuid import UUID
 
 from saga_choreo.core.facts import Resolved
 from saga_choreo.model.record import RecordKey
+from saga_choreo.model.states import SagaState
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.testing.simulator.faults import Faults
 from saga_choreo.testing.simulator.settings import Settings, Violation
@@ -49,6 +51,12 @@ class World:
         self.owed: dict[str, Owed] = {}
         # What people have said on parked steps.
         self.said: dict[RecordKey, list[Resolved]] = {}
+        # Sagas that somebody wanted to cancel, and the seconds of steps' own deadlines.
+        self.cancelled: set[UUID] = set()
+        self.own_deadlines: dict[tuple[str, int], float] = {}
+        # How sagas are said to have ended, to whom; of these a message came so often that it need not be told any more.
+        self.told: dict[tuple[str, UUID], list[SagaState]] = {}
+        self.worn: set[UUID] = set()
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
