@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 from uuid import UUID
 
+from saga_choreo.core.rows import Duty
 from saga_choreo.core.states import end_state
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.model.record import Record, RecordKey
@@ -22,6 +23,7 @@ from saga_choreo.runtime.operations import (
     Admit,
     Admitted,
     Begin,
+    Broke,
     Claim,
     Commit,
     Complete,
@@ -33,6 +35,7 @@ from saga_choreo.runtime.operations import (
     Pause,
     Publish,
     Ran,
+    Rejected,
     Release,
     Rollback,
     Save,
@@ -261,6 +264,10 @@ class Run:
             if operation.inside and transaction is not None and not isinstance(executed, Ran):
                 transaction.saga_locks = before  # the savepoint is undone
             self._admission.executed(record, executed)
+            if isinstance(executed, Rejected):
+                self.process.house.oracle.policies.refused(record.record_key)
+            elif isinstance(executed, Broke) and executed.final:
+                self.process.house.oracle.policies.final(record.record_key)
             self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
         def answer(executed: Executed) -> None:
@@ -283,6 +290,9 @@ class Run:
             oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
         else:
             oracle.carried.inputs(record, known.plan)
+        oracle.policies.runs(record, is_undo=is_undo(operation.duty))
+        if operation.duty is Duty.CALL:
+            oracle.policies.calls(record.record_key, str(record.row.key_no))
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:

@@ -73,11 +73,11 @@ class LiveSimulation(House):
         self._services = sorted({*self._services, *(owner for plan in self._plans for owner in plan.owners)})
         by_definition = {plan.definition: plan for plan in self._plans}
         self._guards = Guards(self.world)
-        self.oracle = Oracle(self.world, by_definition, self._guards.locks)
+        self.oracle = Oracle(self.world, by_definition, self._guards.locks, counts_runs=False)
         self.provider = Provider(self.world, self.oracle.outside)
         self._handlers = LiveHandlers(self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
         self.processes = {service: self._agents(service) for service in self._services}
-        self.people = People(self.world, self.processes, by_definition, self.provider)
+        self.people = People(self.world, self.processes, by_definition, self.provider, self.oracle.policies)
         self._started: dict[str, None] = {}
         self._quiet_rounds = 0
         self._strays = Strays(self.world)
@@ -90,7 +90,7 @@ class LiveSimulation(House):
             for step in plan.owned_by(service):
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
-                options = random_options(definition, self._stream, guards)
+                options = self.oracle.policies.of(plan.definition, step, random_options(definition, self._stream, guards))
                 if options.deadline_s is not None:
                     self.world.own_deadlines[plan.definition, step.index] = options.deadline_s
                 bound[step.index] = self._handlers.bound(plan, step, options, guards.lock)

@@ -14,6 +14,7 @@ from saga_choreo.core.graph import Plan, StepPlan
 from saga_choreo.errors import Reject
 from saga_choreo.model.choreography import ChoreographyStep, Split, Undo
 from saga_choreo.model.event import Event, EventRef
+from saga_choreo.model.record import RecordKey
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.invoke import Invocation
@@ -61,12 +62,15 @@ class LiveHandlers:
         async def forward(inputs: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
             del kept
             self._oracle.carried.events(ctx.key, step, plan, inputs)
-            if not options.is_limited:
-                return await self._forward(definition, step, ctx)
+            if step.external:
+                self._oracle.policies.calls(RecordKey(ctx.saga_id, plan.definition, step.index), ctx.idempotency_key)
             place, now = Life.current.get(), self._world.now_s
             run = self._watch.began(place, step.name, options, now())
             try:
                 return await self._forward(definition, step, ctx)
+            except Reject:
+                self._oracle.policies.refused(RecordKey(ctx.saga_id, plan.definition, step.index))
+                raise
             finally:
                 self._watch.ended(place, step.name, run, now(), failed=None)
 

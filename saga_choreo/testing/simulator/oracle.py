@@ -26,6 +26,7 @@ from saga_choreo.testing.simulator.ends import Ends
 from saga_choreo.testing.simulator.guards import LockLedger
 from saga_choreo.testing.simulator.hearsay import Hearsay
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
+from saga_choreo.testing.simulator.policies import Policies
 from saga_choreo.testing.simulator.situations import notice
 from saga_choreo.testing.simulator.store import LockWrites, Write
 from saga_choreo.testing.simulator.world import World
@@ -50,8 +51,10 @@ class Judged(Protocol):
 class Oracle:
     """One world's judge."""
 
-    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str]) -> None:
-        """`locks`: the name of the lock that a step of a definition takes."""
+    def __init__(
+        self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], *, counts_runs: bool
+    ) -> None:
+        """`locks`: the name of the lock that a step of a definition takes. `counts_runs`: it is told of every run of a step."""
         self._world = world
         self._plans = plans
         self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
@@ -61,6 +64,7 @@ class Oracle:
         self.carried = Carried(world, plans)
         self._hearsay = Hearsay(world)
         self.ends = Ends(world)
+        self.policies = Policies(world, counts_runs=counts_runs)
         world.hears = self._hear
 
     def _hear(self, message: Outgoing) -> None:
@@ -106,6 +110,7 @@ class Oracle:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
             self._hearsay.committed(self.ledgers[new.saga_id], old, new)
             self.ends.committed(self.ledgers[new.saga_id], old, new)
+            self.policies.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)

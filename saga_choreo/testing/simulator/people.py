@@ -19,6 +19,7 @@ from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
 from saga_choreo.testing.simulator.handlers import choice_of
+from saga_choreo.testing.simulator.policies import Policies
 from saga_choreo.testing.simulator.world import SECOND, World
 
 __all__ = ["People", "Place", "Shelf"]
@@ -60,12 +61,18 @@ class People:
     """All the people around one world."""
 
     def __init__(
-        self, world: World, processes: Mapping[str, Sequence[Place]], plans: Mapping[str, Plan], provider: Provider
+        self,
+        world: World,
+        processes: Mapping[str, Sequence[Place]],
+        plans: Mapping[str, Plan],
+        provider: Provider,
+        policies: Policies,
     ) -> None:
         self._world = world
         self._processes = processes
         self._plans = plans
         self._provider = provider
+        self._policies = policies
         self._stream = world.streams.named("people")
         # The step that somebody has an eye on, and its service.
         self._watched: dict[RecordKey, str] = {}
@@ -148,6 +155,7 @@ class People:
         assert reply is not None, "a step went pending without a call"
         if reply.is_declined or (not self._world.faults.is_healed and step.may_veto and self._stream.chance(0.15)):
             reply.is_declined = True
+            self._policies.refused(record.record_key)
             return CompletionDeclined(record.row.key_no), ()
         self._world.saw("pending step completed")
         return Completed(record.row.key_no, reply.choice), ()
@@ -157,6 +165,7 @@ class People:
         if row.parked is Parked.HUMAN:
             return self._of_taken(record, step)
         if self._world.faults.is_healed or self._stream.chance(0.4):
+            self._policies.may_repeat(record.record_key)
             return Resolved("retry", _OPERATOR), ()
         match row.state:
             case State.WAITING:
@@ -178,7 +187,11 @@ class People:
         reply = self._provider.known(place)
         if reply is not None and reply.is_done:
             return Resolved("done", _OPERATOR, reply.choice), ()
-        return Resolved("fail" if record.row.abort or step.may_veto or step.optional else "retry", _OPERATOR), ()
+        if record.row.abort or step.may_veto or step.optional:
+            self._policies.refused(record.record_key)
+            return Resolved("fail", _OPERATOR), ()
+        self._policies.may_repeat(record.record_key)
+        return Resolved("retry", _OPERATOR), ()
 
     def _of_undo(self, record: Record, step: StepPlan) -> Word:
         place = (record.saga_id, record.step, True)

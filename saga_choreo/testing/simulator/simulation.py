@@ -54,7 +54,7 @@ class Simulation:
         self.limits = Limits(reannounce=reannounce if settings.reannounce is None else settings.reannounce)
         self._plans = self._draw_plans(settings)
         self._guards = Guards(world)
-        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks)
+        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks, counts_runs=True)
         self._watch = Watch(world)
         self.provider = Provider(world, self.oracle.outside)
         readers = {
@@ -68,7 +68,7 @@ class Simulation:
         self.broker = SimulatedBroker(world, readers, self._services)
         self.broker.wake = self._wake
         self.processes = {service: self._agents(service) for service in self._services}
-        self.people = People(world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider)
+        self.people = People(world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider, self.oracle.policies)
         self._clients: list[Client] = []
         self.strays = Strays(world)
         self.broker.stray = self._stray
@@ -93,7 +93,7 @@ class Simulation:
             for step in own:
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
-                options = random_options(definition, self._stream, guards)
+                options = self.oracle.policies.of(plan.definition, step, random_options(definition, self._stream, guards))
                 if options.deadline_s is not None:
                     world.own_deadlines[plan.definition, step.index] = options.deadline_s
                 bound[step.index] = _bound(definition, options, guards.lock)
