@@ -101,13 +101,11 @@ class Carried:
             return
         source = plan.number(envelope.from_step)
         assert source is not None
-        if envelope.kind is MessageKind.UNDONE:
-            wanted = payload_of(envelope.key, source, UNDONE)
-        else:
-            wanted = _input(plan, envelope.key, source, event)
+        undone = envelope.kind is MessageKind.UNDONE
+        wanted = payload_of(envelope.key, source, UNDONE) if undone else _input(plan, envelope.key, source, event)
         if envelope.payload != wanted:
-            text = f"{event} of step {envelope.from_step!r} of saga {envelope.key} is published as {envelope.payload!r}, not {wanted!r}"
-            self._broken(None, text)
+            what = f"{event} of step {envelope.from_step!r} of saga {envelope.key}"
+            self._broken(None, f"{what} is published as {envelope.payload!r}, not {wanted!r}")
 
 
 def _results(step: StepPlan, key: str, choice: int) -> dict[int, bytes]:

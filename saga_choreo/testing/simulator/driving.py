@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 from uuid import UUID
 
+from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import Duty
 from saga_choreo.core.states import end_state
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
@@ -264,10 +265,7 @@ class Run:
             if operation.inside and transaction is not None and not isinstance(executed, Ran):
                 transaction.saga_locks = before  # the savepoint is undone
             self._admission.executed(record, executed)
-            if isinstance(executed, Rejected):
-                self.process.house.oracle.policies.refused(record.record_key)
-            elif isinstance(executed, Broke) and executed.final:
-                self.process.house.oracle.policies.final(record.record_key)
+            self._notice_answer(record, executed)
             self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
         def answer(executed: Executed) -> None:
@@ -285,19 +283,29 @@ class Run:
             else:
                 go_on(taken)
 
-        oracle = self.process.house.oracle
-        if is_undo(operation.duty):
-            oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
-        else:
-            oracle.carried.inputs(record, known.plan)
-        oracle.policies.runs(record, is_undo=is_undo(operation.duty))
-        if operation.duty is Duty.CALL:
-            oracle.policies.calls(record.record_key, str(record.row.key_no))
+        self._notice_run(operation, known.plan)
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
+
+    def _notice_run(self, operation: Execute, plan: Plan) -> None:
+        oracle, record, undoes = self.process.house.oracle, operation.record, is_undo(operation.duty)
+        oracle.policies.runs(record, is_undo=undoes)
+        if undoes:
+            oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
+            return
+        oracle.carried.inputs(record, plan)
+        if operation.duty is Duty.CALL:
+            oracle.policies.calls(record.record_key, str(record.row.key_no))
+
+    def _notice_answer(self, record: Record, executed: Executed) -> None:
+        policies = self.process.house.oracle.policies
+        if isinstance(executed, Rejected):
+            policies.refused(record.record_key)
+        elif isinstance(executed, Broke) and executed.final:
+            policies.final(record.record_key)
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""

@@ -69,7 +69,9 @@ class Ends:
         told = row.cause is not before.cause and row.state is State.ABORTING and not row.vetoer
         if told and row.cause not in ledger.causes:
             causes = ", ".join(sorted(cause.value for cause in ledger.causes))
-            self._broken("S8", ledger, f"saga {ledger.number} ends for {row.cause.value!r}, but steps refused for {causes or 'nothing'}")
+            self._broken(
+                "S8", ledger, f"saga {ledger.number} ends for {row.cause.value!r}, but steps refused for {causes or 'nothing'}"
+            )
         if told and not new.reason:
             self._broken("L4", ledger, f"saga {ledger.number} ends for {row.cause.value!r}, and does not say why")
 

@@ -19,9 +19,7 @@ __all__ = ["Hearsay"]
 
 # Saga, kind, from-step, the service it is for ('' for people), and how many words people had said on the step.
 _Word = tuple[UUID, MessageKind, str, str, int]
-_HEARD = frozenset(
-    {MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.PARKED, MessageKind.RESOLVED}
-)
+_HEARD = frozenset({MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.PARKED, MessageKind.RESOLVED})
 
 
 class Hearsay:

@@ -75,7 +75,9 @@ class LiveSimulation(House):
         self._guards = Guards(self.world)
         self.oracle = Oracle(self.world, by_definition, self._guards.locks, counts_runs=False)
         self.provider = Provider(self.world, self.oracle.outside)
-        self._handlers = LiveHandlers(self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
+        self._handlers = LiveHandlers(
+            self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False)
+        )
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider, self.oracle.policies)
         self._started: dict[str, None] = {}

@@ -103,7 +103,9 @@ class LiveHandlers:
             await self._trouble("undo_error", None)
             await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, True)
         event = definition.undo_event
-        return event_class(event)(of=text_of(ctx.key, step.index, UNDONE)) if event is not None and self._stream.chance(0.8) else None
+        return (
+            event_class(event)(of=text_of(ctx.key, step.index, UNDONE)) if event is not None and self._stream.chance(0.8) else None
+        )
 
     async def _trouble(self, error: str, rejection: str | None) -> None:
         world = self._world

@@ -51,9 +51,7 @@ class Judged(Protocol):
 class Oracle:
     """One world's judge."""
 
-    def __init__(
-        self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], *, counts_runs: bool
-    ) -> None:
+    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], *, counts_runs: bool) -> None:
         """`locks`: the name of the lock that a step of a definition takes. `counts_runs`: it is told of every run of a step."""
         self._world = world
         self._plans = plans

@@ -75,7 +75,9 @@ class Policies:
         options = self._options.get((key.definition, key.step))
         if options is not None and options.unsafe_external:
             if self._called.get(key) == idempotency_key:
-                self._world.broken("S1", f"step {key.step} of saga {str(key.saga_id)!r} calls again, and its call may not be repeated")
+                self._world.broken(
+                    "S1", f"step {key.step} of saga {str(key.saga_id)!r} calls again, and its call may not be repeated"
+                )
             self._called[key] = idempotency_key
 
     def may_repeat(self, key: RecordKey) -> None:
@@ -112,7 +114,9 @@ class Policies:
     def _parked(self, ledger: Ledger, record: Record, options: StepOptions, retry: Retry, round_: _Round) -> None:
         row, step = record.row, ledger.plan.steps[record.step]
         if row.state is State.COMPENSATING and (row.parked is Parked.PASSED) is not options.on_park_continue:
-            self._broken(ledger, record, f"is {row.parked.value!r} after its last undo, on_park_continue={options.on_park_continue}")
+            self._broken(
+                ledger, record, f"is {row.parked.value!r} after its last undo, on_park_continue={options.on_park_continue}"
+            )
         may_end = step.may_veto or step.optional
         if row.state is State.WAITING and may_end and retry.on_exhausted is OnExhausted.VETO:
             self._broken(ledger, record, "waits for a person, though its policy is to refuse")

@@ -212,7 +212,9 @@ class Process:
     def _handle(self, letters: Sequence[Letter]) -> None:
         if any(letter.attempt > self.limits.deliveries_fast for letter in letters):
             self.world.saw("delivered more than three times")
-        self.world.worn |= {UUID(one.headers["ce-sagaid"]) for one in letters if one.attempt > _TOLD_MAX and "ce-sagaid" in one.headers}
+        self.world.worn |= {
+            UUID(one.headers["ce-sagaid"]) for one in letters if one.attempt > _TOLD_MAX and "ce-sagaid" in one.headers
+        }
         if self.world.ended and any(letter.headers.get("ce-sagaid") in self.world.ended for letter in letters):
             self.world.saw("delivered after the end")
         arrivals = [

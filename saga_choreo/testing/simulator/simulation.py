@@ -68,7 +68,9 @@ class Simulation:
         self.broker = SimulatedBroker(world, readers, self._services)
         self.broker.wake = self._wake
         self.processes = {service: self._agents(service) for service in self._services}
-        self.people = People(world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider, self.oracle.policies)
+        self.people = People(
+            world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider, self.oracle.policies
+        )
         self._clients: list[Client] = []
         self.strays = Strays(world)
         self.broker.stray = self._stray
