@@ -67,6 +67,8 @@ class Carried:
         if record.kept != kept and (by_itself or record.kept is not None):
             self._broken(ledger, f"{ledger.name(record.step)} has kept {kept!r} for its undo, its record says {record.kept!r}")
         ledger.kept[record.step] = record.kept
+        if record.error and not row.abort:  # else its undo may be due already, and wait
+            self._broken(ledger, f"{ledger.name(record.step)} is done, and still shows an error: {record.error}")
 
     def inputs(self, record: Record, plan: Plan) -> None:
         """A step runs: with what has come, however long that took, each on the edge that it came on."""
