@@ -167,12 +167,13 @@ class LiveSimulation(House):
     def _start(self, service: str, plan: Plan, number: int, deadline: timedelta | None) -> None:
         """Until it is there."""
         key = f"SAGA-{number}"
-        if key in self._started:
-            return
         up = [process for process in self.processes[service] if process.is_up]
-        if up:
-            known = up[0].catalog.get(plan.definition)
-            assert known is not None
+        known = up[0].catalog.get(plan.definition) if up else None
+        if key in self._started:
+            if known is not None:
+                self._stream.pick(up).start_another(known, key)
+            return
+        if known is not None:
             self._deadlines[key] = deadline or plan.choreography.deadline_after
             self._stream.pick(up).start_saga(known, key, deadline)
         self.world.after(int(2.5 * SECOND), self._start, service, plan, number, deadline)

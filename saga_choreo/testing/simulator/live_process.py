@@ -186,10 +186,7 @@ class LiveProcess(AgentProcess):
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
         """A client's call, in this process. Whether it worked is seen in the store."""
-        session = self._session
-        event = known.plan.choreography.start
-        assert event is not None
-        what = Start(event=event_class(event)(of=text_of(key, ORIGIN, 0)), key=key, deadline=deadline, trace="")
+        session, what = self._session, _start_of(known, key, text_of(key, ORIGIN, 0), deadline)
 
         async def begin() -> None:
             try:
@@ -200,3 +197,25 @@ class LiveProcess(AgentProcess):
                 self._world.note(self.name, f"cannot start: {error}")
 
         self._do(begin)
+
+    def start_another(self, known: Known, key: str) -> None:
+        """Another client's call, whose saga has the same key by mistake."""
+        session, what = self._session, _start_of(known, key, "another client", None)
+
+        async def begin() -> None:
+            try:
+                await start(session, known, what, None, session.limits.ready_timeout_s)
+            except KeyConflict:
+                self._world.saw("a key was taken")
+            except SagaError as error:
+                self._world.note(self.name, f"cannot start: {error}")
+            else:
+                self._world.broken("S1", f"key {key!r} was taken, and a start with another payload was told that its saga is there")
+
+        self._do(begin)
+
+
+def _start_of(known: Known, key: str, text: str, deadline: timedelta | None) -> Start:
+    event = known.plan.choreography.start
+    assert event is not None
+    return Start(event=event_class(event)(of=text), key=key, deadline=deadline, trace="")
