@@ -79,6 +79,9 @@ class Run:
         self.has_committed = self.has_acked = self.is_calling = self.owes_publishing = False
         # A step was held back in it; something failed that it may fail for.
         self.was_held_back = self.was_hurt = False
+        # The only message has come so often that it may have killed its agent.
+        limits = process.limits
+        self._is_suspect = len(letters) == 1 and letters[0].attempt > limits.deliveries_fast
         self._ended = ended
         self._effects = list(effects)
         self._world = process.world
@@ -293,6 +296,8 @@ class Run:
     def _notice_run(self, operation: Execute, plan: Plan) -> None:
         oracle, record, undoes = self.process.house.oracle, operation.record, is_undo(operation.duty)
         oracle.policies.runs(record, is_undo=undoes)
+        if operation.inside and record.lease_ms is None:
+            oracle.policies.runs_fast(record, is_suspect=self._is_suspect)
         if undoes:
             oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
             return

@@ -32,7 +32,7 @@ class Ledger:
     def __init__(self, number: int, first: Record, plan: Plan, descendants: tuple[tuple[int, ...], ...]) -> None:
         self.number = number
         self.saga_id = first.saga_id
-        self.identity = (first.definition, first.origin, first.deadline_ms, first.key)
+        self.identity = (first.definition, first.origin, first.deadline_ms, first.key, first.choreography, first.trace)
         self.plan = plan
         self.descendants = descendants
         count = len(plan.steps)

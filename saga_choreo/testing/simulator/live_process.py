@@ -24,6 +24,7 @@ from saga_choreo.testing.simulator.carried import said_with, text_of
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.live_handlers import event_class
 from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, WatchedStore
+from saga_choreo.testing.simulator.starting import trace_of
 from saga_choreo.testing.simulator.world import SECOND, World
 from saga_choreo.testing.virtual_loop import Life, VirtualClock, VirtualLoop
 
@@ -186,7 +187,7 @@ class LiveProcess(AgentProcess):
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
         """A client's call, in this process. Whether it worked is seen in the store."""
-        session, what = self._session, _start_of(known, key, text_of(key, ORIGIN, 0), deadline)
+        session, what = self._session, _start_of(known, key, text_of(key, ORIGIN, 0), deadline, trace_of(self._stream))
 
         async def begin() -> None:
             try:
@@ -215,7 +216,7 @@ class LiveProcess(AgentProcess):
         self._do(begin)
 
 
-def _start_of(known: Known, key: str, text: str, deadline: timedelta | None) -> Start:
+def _start_of(known: Known, key: str, text: str, deadline: timedelta | None, trace: str = "") -> Start:
     event = known.plan.choreography.start
     assert event is not None
-    return Start(event=event_class(event)(of=text), key=key, deadline=deadline, trace="")
+    return Start(event=event_class(event)(of=text), key=key, deadline=deadline, trace=trace)

@@ -115,7 +115,8 @@ class Oracle:
         self._locks.judge()
 
     def _identity(self, ledger: Ledger, record: Record) -> None:
-        if (record.definition, record.origin, record.deadline_ms, record.key) != ledger.identity:
+        said = (record.definition, record.origin, record.deadline_ms, record.key, record.choreography, record.trace)
+        if said != ledger.identity:
             self._broken("S11", ledger, f"the record of {ledger.name(record.step)} disagrees with the saga it belongs to")
 
     def _local(self, effect: Effect, before: Row) -> None:

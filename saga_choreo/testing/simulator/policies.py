@@ -52,6 +52,8 @@ class Policies:
         self._options: dict[tuple[str, int], StepOptions] = {}
         self._runs: Counter[_Round] = Counter()
         self._waits: dict[RecordKey, _Wait] = {}
+        # When the first attempt of a round began.
+        self._first_ms: dict[_Round, int] = {}
         # Of these something has said no, or that no later attempt can do better.
         self._refused: set[RecordKey] = set()
         self._final: set[RecordKey] = set()
@@ -61,7 +63,7 @@ class Policies:
     def of(self, definition: str, step: StepPlan, options: StepOptions) -> StepOptions:
         """The step's options, with more drawn, and remembered."""
         is_unsafe = self._stream.chance(0.15) and step.external
-        retry, undo_retry = _fixed(options.retry, self._stream), _fixed(options.undo_retry, self._stream)
+        retry, undo_retry = _drawn(options.retry, self._stream), _drawn(options.undo_retry, self._stream)
         drawn = replace(options, unsafe_external=is_unsafe, retry=retry, undo_retry=undo_retry)
         self._options[definition, step.index] = drawn
         return drawn
@@ -69,6 +71,13 @@ class Policies:
     def runs(self, record: Record, *, is_undo: bool) -> None:
         words = 0 if record.resolution is None else record.resolution.number
         self._runs[_Round(record.record_key, is_undo, words)] += 1
+
+    def runs_fast(self, record: Record, *, is_suspect: bool) -> None:
+        """In a transaction that it shares with others, and not counted before it runs."""
+        options = self._options[record.definition, record.step]
+        if is_suspect or options.own_transaction:
+            why = "its message may have killed agents before" if is_suspect else "it is to have a transaction of its own"
+            self._world.broken("L7", f"step {record.step} of saga {record.key} runs in the fast lane, though {why}")
 
     def calls(self, key: RecordKey, idempotency_key: str) -> None:
         """A step calls out. Of one whose provider knows no keys, only a person may say that it is done again."""
@@ -105,6 +114,8 @@ class Policies:
             self._parked(ledger, new, options, retry, round_)
         elif before.parked is Parked.NO and row.state in (State.TOMB, State.SKIPPED) and before.state in _TRIES:
             self._ended(ledger, before, new, retry, options)
+        if row.attempt and not before.attempt:
+            self._first_ms.setdefault(round_, new.changed_ms)
         if old is not None:
             self._waited(ledger, old, new, retry, round_)
 
@@ -124,7 +135,13 @@ class Policies:
             self._gave_up(ledger, record, retry, round_)
 
     def _gave_up(self, ledger: Ledger, record: Record, retry: Retry, round_: _Round) -> None:
-        if record.record_key in self._final or retry.attempts is None:
+        if record.record_key in self._final:
+            return
+        if retry.max_time_s is not None:
+            took_s = (record.changed_ms - self._first_ms.get(round_, record.changed_ms)) / 1000
+            if took_s < retry.max_time_s - _ALMOST_S:
+                self._broken(ledger, record, f"gave up after {took_s:.3f} s, its policy has {retry.max_time_s:g} s")
+        if retry.attempts is None:
             return
         if record.row.attempt < retry.attempts:
             self._broken(ledger, record, f"gave up after attempt {record.row.attempt}, its policy has {retry.attempts}")
@@ -147,7 +164,12 @@ class Policies:
         before, row = old.row, new.row
         fails = new.lease_ms is None and new.error and row.parked is Parked.NO and row.state is before.state
         settled = row.attempt == before.attempt and old.lease_ms is not None and not row.pending
-        if fails and (settled or row.attempt == before.attempt + 1) and retry.backoff is Backoff.FIXED:
+        fails = fails and (settled or row.attempt == before.attempt + 1)
+        if fails and retry.max_time_s is not None:
+            took_s = (new.changed_ms - self._first_ms.get(round_, new.changed_ms)) / 1000
+            if took_s > retry.max_time_s + _ALMOST_S:
+                self._broken(ledger, new, f"goes on after {took_s:.3f} s, its policy has {retry.max_time_s:g} s")
+        if fails and retry.backoff is Backoff.FIXED:
             self._waits[new.record_key] = _Wait(round_, new.changed_ms + 1000 * retry.delay_s, retry.delay_s)
             return
         wait = self._waits.get(new.record_key)
@@ -159,7 +181,9 @@ class Policies:
             self._broken(ledger, new, f"was tried again {early_s:.3f} s too early, its policy waits {wait.delay_s:g} s")
 
 
-def _fixed(retry: Retry, stream: Stream) -> Retry:
-    """Some wait for the same time again and again, which can be seen."""
-    is_fixed, delay_s = stream.chance(0.3), stream.between(3, 8)
-    return replace(retry, backoff=Backoff.FIXED, delay_s=delay_s) if is_fixed else retry
+def _drawn(retry: Retry, stream: Stream) -> Retry:
+    """Some go by time, and some wait for the same time again and again, which can be seen."""
+    kind, delay_s, max_time_s = stream.random(), stream.between(3, 8), stream.between(2, 10)
+    if kind < 0.2:
+        return replace(retry, attempts=None, max_time_s=max_time_s)
+    return replace(retry, backoff=Backoff.FIXED, delay_s=delay_s) if kind < 0.5 else retry
