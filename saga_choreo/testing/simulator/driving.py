@@ -80,8 +80,7 @@ class Run:
         # A step was held back in it; something failed that it may fail for.
         self.was_held_back = self.was_hurt = False
         # The only message has come so often that it may have killed its agent.
-        limits = process.limits
-        self._is_suspect = len(letters) == 1 and letters[0].attempt > limits.deliveries_fast
+        self._is_suspect = len(letters) == 1 and letters[0].attempt > process.limits.deliveries_fast
         self._ended = ended
         self._effects = list(effects)
         self._world = process.world
@@ -306,11 +305,8 @@ class Run:
             oracle.policies.calls(record.record_key, str(record.row.key_no))
 
     def _notice_answer(self, record: Record, executed: Executed) -> None:
-        policies = self.process.house.oracle.policies
-        if isinstance(executed, Rejected):
-            policies.refused(record.record_key)
-        elif isinstance(executed, Broke) and executed.final:
-            policies.final(record.record_key)
+        if isinstance(executed, Rejected) or (isinstance(executed, Broke) and executed.final):
+            self.process.house.oracle.policies.is_told(record.record_key, refused=isinstance(executed, Rejected))
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""

@@ -97,8 +97,9 @@ class Policies:
         """The step, what it calls or a person has said no."""
         self._refused.add(key)
 
-    def final(self, key: RecordKey) -> None:
-        self._final.add(key)
+    def is_told(self, key: RecordKey, *, refused: bool) -> None:
+        """No later attempt of the step can do better: it said no, or failed for good."""
+        (self._refused if refused else self._final).add(key)
 
     def committed(self, ledger: Ledger, old: Record | None, new: Record) -> None:
         options = self._options.get((new.definition, new.step))
