@@ -347,7 +347,7 @@ def _tried_since(before: Row, after: Row, since_ms: int | None, now_ms: int) -> 
     """When the first attempt of what this row is about began. None for certain: none ever has."""
     if after.state is not before.state and (before.state, after.state) != (State.DONE, State.COMPENSATING):
         return None
-    if before.parked is Parked.PARKED and after.parked is Parked.NO:  # a person's word gives it all its time again
+    if before.parked in (Parked.PARKED, Parked.PASSED) and after.parked is Parked.NO:  # a person's word gives it all its time again
         return now_ms
     return now_ms if since_ms is None and after.attempt > before.attempt else since_ms
 

@@ -10,7 +10,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
+from uuid import UUID
 
+from saga_choreo.core.graph import Plan
+from saga_choreo.core.rows import Duty
+from saga_choreo.core.states import end_state
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
@@ -20,9 +24,11 @@ from saga_choreo.runtime.operations import (
     Admit,
     Admitted,
     Begin,
+    Broke,
     Claim,
     Commit,
     Complete,
+    Ending,
     Execute,
     Executed,
     Now,
@@ -30,6 +36,7 @@ from saga_choreo.runtime.operations import (
     Pause,
     Publish,
     Ran,
+    Rejected,
     Release,
     Rollback,
     Save,
@@ -72,6 +79,8 @@ class Run:
         self.has_committed = self.has_acked = self.is_calling = self.owes_publishing = False
         # A step was held back in it; something failed that it may fail for.
         self.was_held_back = self.was_hurt = False
+        # The only message has come so often that it may have killed its agent.
+        self._is_suspect = len(letters) == 1 and letters[0].attempt > process.limits.deliveries_fast
         self._ended = ended
         self._effects = list(effects)
         self._world = process.world
@@ -179,14 +188,19 @@ class Run:
                 for delivery in deliveries:
                     self._release(delivery, delay_s)
             case Tell(endings=endings):
-                world_hit = world.hit("tell_fails")
-                if world_hit is not None:
-                    world.saw("callback told again")
-                    return frozenset(ending.record.saga_id for ending in endings)
-                return frozenset[Any]()
+                return self._tell(endings)
             case _:
                 assert_never(operation)
         return None
+
+    def _tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
+        world, service = self._world, self._store.service
+        if world.hit("tell_fails") is not None:
+            world.saw("callback told again")
+            return frozenset(ending.record.saga_id for ending in endings)
+        for one in endings:
+            world.told.setdefault((service, one.record.saga_id), []).append(end_state(one.outcome, one.cause))
+        return frozenset()
 
     def _in_store_time(self, call: Callable[..., None], *arguments: Any) -> None:
         slow = self._world.hit("store_slow")
@@ -253,6 +267,7 @@ class Run:
             if operation.inside and transaction is not None and not isinstance(executed, Ran):
                 transaction.saga_locks = before  # the savepoint is undone
             self._admission.executed(record, executed)
+            self._notice_answer(record, executed)
             self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
         def answer(executed: Executed) -> None:
@@ -270,19 +285,28 @@ class Run:
             else:
                 go_on(taken)
 
-        if not is_undo(operation.duty):
-            self._require_inputs(record)
+        self._notice_run(operation, known.plan)
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
 
-    def _require_inputs(self, record: Record) -> None:
-        """What has come is still there when the step runs, however long that took."""
-        lost = [bit for bit in range(record.row.done_in.bit_length()) if record.row.done_in >> bit & 1 and bit not in record.inputs]
-        if lost:
-            self._world.broken("L5", f"step {record.step} of saga {record.key} runs without the payloads of its in-edges {lost}")
+    def _notice_run(self, operation: Execute, plan: Plan) -> None:
+        oracle, record, undoes = self.process.house.oracle, operation.record, is_undo(operation.duty)
+        oracle.policies.runs(record, is_undo=undoes)
+        if operation.inside and record.lease_ms is None:
+            oracle.policies.runs_fast(record, is_suspect=self._is_suspect)
+        if undoes:
+            oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
+            return
+        oracle.carried.inputs(record, plan)
+        if operation.duty is Duty.CALL:
+            oracle.policies.calls(record.record_key, str(record.row.key_no))
+
+    def _notice_answer(self, record: Record, executed: Executed) -> None:
+        if isinstance(executed, Rejected) or (isinstance(executed, Broke) and executed.final):
+            self.process.house.oracle.policies.is_told(record.record_key, refused=isinstance(executed, Rejected))
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""

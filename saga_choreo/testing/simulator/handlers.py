@@ -12,6 +12,7 @@ from saga_choreo.runtime.attempt import Attempt
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.results import Handled
 from saga_choreo.runtime.operations import Broke, Execute, Executed, Overran, Ran, Rejected
+from saga_choreo.testing.simulator.carried import KEPT, UNDONE, payload_of, results_of
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider, Reply
 from saga_choreo.testing.simulator.store import SimulatedTransaction
@@ -36,8 +37,9 @@ def choice_of(step: StepPlan, stream: Stream) -> int:
             return step.all_outputs
 
 
-def _handled(choice: int) -> Handled:
-    return Handled({number: b'{"n":1}' for number in range(choice.bit_length()) if choice >> number & 1}, choice)
+def _ran(record: Record, choice: int, *, pending: bool = False) -> Ran:
+    results = {} if pending else results_of(record.key, record.step, choice)
+    return Ran(Handled(results, 0 if pending else choice, pending), kept=payload_of(record.key, record.step, KEPT))
 
 
 async def _no_heartbeat(record: Record) -> None:
@@ -78,7 +80,7 @@ class Handlers:
             return
         choice = choice_of(known.plan.steps[record.step], self._stream)
         effect = Effect(record.saga_id, record.step, is_undo)
-        world.soon(self._did, transaction, effect, answer, self._undone(record, known) if is_undo else Ran(_handled(choice)))
+        world.soon(self._did, transaction, effect, answer, self._undone(record, known) if is_undo else _ran(record, choice))
 
     def _did(self, transaction: SimulatedTransaction, effect: Effect, answer: Answer, ran: Ran) -> None:
         transaction.effects.append(effect)
@@ -86,7 +88,7 @@ class Handlers:
 
     def _undone(self, record: Record, known: Known) -> Ran:
         tells = known.plan.choreography.steps[record.step].undo_event is not None and self._stream.chance(0.8)
-        return Ran(undo_result=b"{}" if tells else None)
+        return Ran(undo_result=payload_of(record.key, record.step, UNDONE) if tells else None)
 
     def _call_out(self, operation: Execute, known: Known, answer: Answer) -> None:
         record, is_undo = operation.record, operation.duty in _UNDO
@@ -110,5 +112,5 @@ class Handlers:
             return self._undone(record, known)
         if reply.is_pending:
             self._completion(record)
-            return Ran(Handled({}, 0, pending=True))
-        return Ran(_handled(reply.choice))
+            return _ran(record, 0, pending=True)
+        return _ran(record, reply.choice)

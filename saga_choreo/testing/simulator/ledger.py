@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saga_choreo.core.graph import Plan
 from saga_choreo.model.record import ORIGIN, Record, Row
-from saga_choreo.model.states import Parked, State
+from saga_choreo.model.states import Cause, Parked, State
 
 __all__ = ["Ledger", "descendants_of"]
 
@@ -32,7 +32,7 @@ class Ledger:
     def __init__(self, number: int, first: Record, plan: Plan, descendants: tuple[tuple[int, ...], ...]) -> None:
         self.number = number
         self.saga_id = first.saga_id
-        self.identity = (first.definition, first.origin, first.deadline_ms, first.key)
+        self.identity = (first.definition, first.origin, first.deadline_ms, first.key, first.choreography, first.trace)
         self.plan = plan
         self.descendants = descendants
         count = len(plan.steps)
@@ -40,6 +40,12 @@ class Ledger:
         self.undone = [0] * count
         self.debts: set[int] = set()
         self.rows: dict[int, Row] = {}
+        self.kept: dict[int, bytes | None] = {}
+        # How many words people have said on each step.
+        self.words: dict[int, int] = {}
+        # When the last of a step's in-edges was resolved; and the causes for which steps have refused.
+        self.ready_ns: dict[int, int] = {}
+        self.causes: set[Cause] = set()
         self.vetoed_by: int | None = None
         self.is_completed = False
 

@@ -13,7 +13,9 @@ from datetime import timedelta
 
 from saga_choreo.core.graph import Plan, plan_of
 from saga_choreo.memory.store import MemoryStore
-from saga_choreo.model.record import ORIGIN
+from saga_choreo.model.choreography import Choreography
+from saga_choreo.model.ids import started_ms
+from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.runtime.catalog import Known
@@ -68,20 +70,28 @@ class LiveSimulation(House):
         )
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
-            plan_of(random_choreography(stream, self._services, shape, f"drawn-{number}")) for number in range(2)
+            plan_of(self._timed(random_choreography(stream, self._services, shape, f"drawn-{number}"))) for number in range(2)
         ]
         self._services = sorted({*self._services, *(owner for plan in self._plans for owner in plan.owners)})
         by_definition = {plan.definition: plan for plan in self._plans}
         self._guards = Guards(self.world)
-        self.oracle = Oracle(self.world, by_definition, self._guards.locks)
+        self.oracle = Oracle(self.world, by_definition, self._guards.locks, counts_runs=False)
         self.provider = Provider(self.world, self.oracle.outside)
-        self._handlers = LiveHandlers(self.world, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False))
+        self._handlers = LiveHandlers(
+            self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False)
+        )
         self.processes = {service: self._agents(service) for service in self._services}
-        self.people = People(self.world, self.processes, by_definition, self.provider)
+        self.people = People(self.world, self.processes, by_definition, self.provider, self.oracle.policies)
         self._started: dict[str, None] = {}
+        self._deadlines: dict[str, timedelta | None] = {}
         self._quiet_rounds = 0
         self._strays = Strays(self.world)
         self._stream_of_strays = self.world.streams.named("strays/where")
+
+    def _timed(self, choreography: Choreography) -> Choreography:
+        """Some have a deadline for all sagas that are started without one."""
+        after_s = self.world.streams.named("default deadlines").between(-120, 240)
+        return replace(choreography, deadline_after=timedelta(seconds=after_s)) if after_s > 0 else choreography
 
     def _agents(self, service: str) -> list[LiveProcess]:
         store, known = Committed(service, self._committed), list[Known]()
@@ -90,8 +100,10 @@ class LiveSimulation(House):
             for step in plan.owned_by(service):
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
-                options = random_options(definition, self._stream, guards)
-                bound[step.index] = self._handlers.bound(definition, step, options, guards.lock)
+                options = self.oracle.policies.of(plan.definition, step, random_options(definition, self._stream, guards))
+                if options.deadline_s is not None:
+                    self.world.own_deadlines[plan.definition, step.index] = options.deadline_s
+                bound[step.index] = self._handlers.bound(plan, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
         return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
 
@@ -111,11 +123,19 @@ class LiveSimulation(House):
                 if new.key in self._started:
                     self.world.broken("BUG", f"the saga with key {new.key!r} was started twice")
                 self._started[new.key] = None
+                self._require_deadline(new)
                 self.oracle.expect(number, new)
                 self.people.cancel_later(service, new)
         self.oracle.committed(writes, effects, locks)
         for _, new in writes:
             self.people.notice(new)
+
+    def _require_deadline(self, started: Record) -> None:
+        """The one that was asked for, or that all sagas of the choreography have."""
+        wanted = self._deadlines[started.key]
+        wanted_ms = None if wanted is None else started_ms(started.saga_id) + int(1000 * wanted.total_seconds())
+        if started.deadline_ms != wanted_ms:
+            self.world.broken("L3", f"saga {started.key!r} was started with the deadline {started.deadline_ms}, not {wanted_ms}")
 
     def run(self) -> Verdict:
         try:
@@ -147,12 +167,14 @@ class LiveSimulation(House):
     def _start(self, service: str, plan: Plan, number: int, deadline: timedelta | None) -> None:
         """Until it is there."""
         key = f"SAGA-{number}"
-        if key in self._started:
-            return
         up = [process for process in self.processes[service] if process.is_up]
-        if up:
-            known = up[0].catalog.get(plan.definition)
-            assert known is not None
+        known = up[0].catalog.get(plan.definition) if up else None
+        if key in self._started:
+            if known is not None:
+                self._stream.pick(up).start_another(known, key)
+            return
+        if known is not None:
+            self._deadlines[key] = deadline or plan.choreography.deadline_after
             self._stream.pick(up).start_saga(known, key, deadline)
         self.world.after(int(2.5 * SECOND), self._start, service, plan, number, deadline)
 
@@ -182,6 +204,8 @@ class LiveSimulation(House):
         for store in stores:
             await self._read_back(store)
         self.oracle.finish(stores, sum(queue.size for queue in self.bus.queues.values()))
+        if not world.violations:
+            self.oracle.ends.finish_told(self.oracle.ledgers.values(), [(one.service, set(one.records)) for one in stores])
         if not is_quiet and not world.violations:
             world.broken("L6", "something still goes on long after everything was healed")
         if not world.violations:

@@ -3,57 +3,79 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import new_class
 from typing import Any, cast
 
-from saga_choreo.core.graph import StepPlan
+from pydantic import BaseModel
+
+from saga_choreo.core.graph import Plan, StepPlan
 from saga_choreo.errors import Reject
 from saga_choreo.model.choreography import ChoreographyStep, Split, Undo
 from saga_choreo.model.event import Event, EventRef
+from saga_choreo.model.record import RecordKey
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.invoke import Invocation
 from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.results import Pending, choose
+from saga_choreo.testing.simulator.carried import KEPT, UNDONE, text_of
 from saga_choreo.testing.simulator.external import Provider, Reply
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import choice_of
+from saga_choreo.testing.simulator.oracle import Oracle
 from saga_choreo.testing.simulator.world import World
 from saga_choreo.testing.virtual_loop import Life
 
 __all__ = ["LiveHandlers", "event_class"]
 
 
+class _Kept(BaseModel):
+    of: str
+
+
 @lru_cache(maxsize=256)
-def event_class(ref: EventRef) -> type[Event]:
-    return cast("type[Event]", new_class(f"Simulated_{ref.name}", (Event,), {"name": ref.name, "version": ref.version}))
+def event_class(ref: EventRef) -> Callable[..., Event]:
+    """A class of that event, with one field, `of`."""
+
+    def body(namespace: dict[str, Any]) -> None:
+        namespace |= {"__annotations__": {"of": str}, "of": ""}
+
+    made = new_class(f"Simulated_{ref.name}", (Event,), {"name": ref.name, "version": ref.version}, body)
+    return cast("type[Event]", made)
 
 
 class LiveHandlers:
     """Makes bound steps whose functions are played here."""
 
-    def __init__(self, world: World, provider: Provider, watch: Watch) -> None:
+    def __init__(self, world: World, oracle: Oracle, provider: Provider, watch: Watch) -> None:
         self._world = world
+        self._oracle = oracle
         self._provider = provider
         self._watch = watch
         self._stream = world.streams.named("handlers")
 
-    def bound(self, definition: ChoreographyStep, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
+    def bound(self, plan: Plan, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
+        definition = plan.choreography.steps[step.index]
+
         async def forward(inputs: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
-            del inputs, kept
-            if not options.is_limited:
-                return await self._forward(definition, step, ctx)
+            del kept
+            self._oracle.carried.events(ctx.key, step, plan, inputs)
+            if step.external:
+                self._oracle.policies.calls(RecordKey(ctx.saga_id, plan.definition, step.index), ctx.idempotency_key)
             place, now = Life.current.get(), self._world.now_s
             run = self._watch.began(place, step.name, options, now())
             try:
                 return await self._forward(definition, step, ctx)
+            except Reject:
+                self._oracle.policies.refused(RecordKey(ctx.saga_id, plan.definition, step.index))
+                raise
             finally:
                 self._watch.ended(place, step.name, run, now(), failed=None)
 
         async def undo(results: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Event | None:
-            del results, kept
+            self._oracle.carried.undo(self._oracle.ledgers[ctx.saga_id], step.index, results, kept)
             return await self._undo(definition, step, ctx)
 
         play = cast("Invocation", forward)
@@ -62,16 +84,17 @@ class LiveHandlers:
         )
 
     async def _forward(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Any:
+        ctx.keep(_Kept(of=text_of(ctx.key, step.index, KEPT)))
         choice = choice_of(step, self._stream)
         if step.external:
             pending = bool(step.deadline_choice) or self._stream.chance(0.08)
             reply = await self._call(ctx, step, choice, is_undo=False, pending=pending)
-            return Pending() if reply.is_pending else self._answer(definition, reply.choice)
+            return Pending() if reply.is_pending else self._answer(definition, step, ctx, reply.choice)
         await self._trouble("step_error", "step_reject")
         await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, False)
         if self._world.hit("step_error") is not None:
             raise ValueError("simulated, after the write")
-        return self._answer(definition, choice)
+        return self._answer(definition, step, ctx, choice)
 
     async def _undo(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Event | None:
         if step.undo is Undo.EXTERNAL:
@@ -80,7 +103,9 @@ class LiveHandlers:
             await self._trouble("undo_error", None)
             await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, True)
         event = definition.undo_event
-        return event_class(event)() if event is not None and self._stream.chance(0.8) else None
+        return (
+            event_class(event)(of=text_of(ctx.key, step.index, UNDONE)) if event is not None and self._stream.chance(0.8) else None
+        )
 
     async def _trouble(self, error: str, rejection: str | None) -> None:
         world = self._world
@@ -108,8 +133,12 @@ class LiveHandlers:
             raise Reject("declined by the provider")
         return reply
 
-    def _answer(self, definition: ChoreographyStep, choice: int) -> Any:
-        events = [event_class(ref)() for number, ref in enumerate(definition.publishes) if choice >> number & 1]
+    def _answer(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext, choice: int) -> Any:
+        events = [
+            event_class(ref)(of=text_of(ctx.key, step.index, number))
+            for number, ref in enumerate(definition.publishes)
+            if choice >> number & 1
+        ]
         if not events:
             return None
         if definition.split is Split.SOME:

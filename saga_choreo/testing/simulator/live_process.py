@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from saga_choreo.core.facts import Fact
 from saga_choreo.errors import KeyConflict, SagaError, StopCutShort
 from saga_choreo.memory.broker import MemoryBroker
-from saga_choreo.model.record import RecordKey
+from saga_choreo.model.record import ORIGIN, RecordKey
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.driver import Driver
@@ -20,9 +20,11 @@ from saga_choreo.runtime.sagas import Start, start
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.telling import SagaOutcome
 from saga_choreo.runtime.timing import Limits
+from saga_choreo.testing.simulator.carried import said_with, text_of
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.live_handlers import event_class
 from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, WatchedStore
+from saga_choreo.testing.simulator.starting import trace_of
 from saga_choreo.testing.simulator.world import SECOND, World
 from saga_choreo.testing.virtual_loop import Life, VirtualClock, VirtualLoop
 
@@ -75,6 +77,11 @@ class AgentProcess:
 
     def _new_session(self, broker: FaultyBroker) -> Session:
         raise NotImplementedError
+
+    def _said_with(self, key: RecordKey, fact: Fact) -> dict[str, Any]:
+        """What a person says beside the word."""
+        del key, fact
+        return {}
 
     def _lose_store(self) -> None:
         """What its death does to its connections to the store."""
@@ -139,7 +146,9 @@ class AgentProcess:
         async def say() -> None:
             BY_HAND.set(tuple(effects))
             try:
-                value = await Driver(session).run(session.pipeline.command(key.saga_id, step, fact, "asked by a person"))
+                said = self._said_with(key, fact)
+                steps = session.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
+                value = await Driver(session).run(steps)
             except SagaError as error:
                 self._world.note(self.name, f"cannot: {error}")
                 return
@@ -166,18 +175,19 @@ class LiveProcess(AgentProcess):
     def _lose_store(self) -> None:
         self._inner_store.inner.crash()
 
+    def _said_with(self, key: RecordKey, fact: Fact) -> dict[str, Any]:
+        record = self.store.get(key)
+        return {} if record is None else said_with(record, fact)
+
     async def _outcome(self, outcome: SagaOutcome) -> None:
-        del outcome
         if self._world.hit("tell_fails") is not None:
             self._world.saw("callback told again")
             raise ValueError("simulated: the callback failed")
+        self._world.told.setdefault((self.service, outcome.saga_id), []).append(outcome.state)
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
         """A client's call, in this process. Whether it worked is seen in the store."""
-        session = self._session
-        event = known.plan.choreography.start
-        assert event is not None
-        what = Start(event=event_class(event)(), key=key, deadline=deadline, trace="")
+        session, what = self._session, _start_of(known, key, text_of(key, ORIGIN, 0), deadline, trace_of(self._stream))
 
         async def begin() -> None:
             try:
@@ -188,3 +198,25 @@ class LiveProcess(AgentProcess):
                 self._world.note(self.name, f"cannot start: {error}")
 
         self._do(begin)
+
+    def start_another(self, known: Known, key: str) -> None:
+        """Another client's call, whose saga has the same key by mistake."""
+        session, what = self._session, _start_of(known, key, "another client", None)
+
+        async def begin() -> None:
+            try:
+                await start(session, known, what, None, session.limits.ready_timeout_s)
+            except KeyConflict:
+                self._world.saw("a key was taken")
+            except SagaError as error:
+                self._world.note(self.name, f"cannot start: {error}")
+            else:
+                self._world.broken("S1", f"key {key!r} was taken, and a start with another payload was told that its saga is there")
+
+        self._do(begin)
+
+
+def _start_of(known: Known, key: str, text: str, deadline: timedelta | None, trace: str = "") -> Start:
+    event = known.plan.choreography.start
+    assert event is not None
+    return Start(event=event_class(event)(of=text), key=key, deadline=deadline, trace=trace)

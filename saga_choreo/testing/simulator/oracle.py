@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from saga_choreo.codec.wire import decode
 from saga_choreo.core.emissions import emissions
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
@@ -17,10 +18,15 @@ from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import ChannelKind
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
+from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.letters import letter_of
+from saga_choreo.testing.simulator.carried import Carried
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.ends import Ends
 from saga_choreo.testing.simulator.guards import LockLedger
+from saga_choreo.testing.simulator.hearsay import Hearsay
 from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
+from saga_choreo.testing.simulator.policies import Policies
 from saga_choreo.testing.simulator.situations import notice
 from saga_choreo.testing.simulator.store import LockWrites, Write
 from saga_choreo.testing.simulator.world import World
@@ -45,14 +51,25 @@ class Judged(Protocol):
 class Oracle:
     """One world's judge."""
 
-    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str]) -> None:
-        """`locks`: the name of the lock that a step of a definition takes."""
+    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], *, counts_runs: bool) -> None:
+        """`locks`: the name of the lock that a step of a definition takes. `counts_runs`: it is told of every run of a step."""
         self._world = world
         self._plans = plans
         self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
         self.ledgers: dict[UUID, Ledger] = {}
         self.effects = 0
         self._locks = LockLedger(world, locks)
+        self.carried = Carried(world, plans)
+        self._hearsay = Hearsay(world)
+        self.ends = Ends(world)
+        self.policies = Policies(world, counts_runs=counts_runs)
+        world.hears = self._hear
+
+    def _hear(self, message: Outgoing) -> None:
+        if "saga-quarantine-code" not in message.headers:  # a copy of what cannot be applied, perhaps not even read
+            envelope = decode(message.channel, message.headers, message.body)
+            self.carried.published(envelope)
+            self._hearsay.hear(envelope)
 
     def expect(self, number: int, first: Record) -> None:
         """A saga that is about to be started."""
@@ -77,8 +94,9 @@ class Oracle:
                 before[(new.saga_id, new.step)] = old.row
             self._identity(ledger, new)
             ledger.rows[new.step] = new.row
-            if new.row.vetoer and ledger.vetoed_by is None:
-                ledger.vetoed_by = new.step
+            if new.row.vetoer and (old is None or not old.row.vetoer):
+                ledger.causes.add(new.row.cause)
+                ledger.vetoed_by = new.step if ledger.vetoed_by is None else ledger.vetoed_by
             # Before the effects: what is passed by or waived in this commit may let an undo of the same service happen in it.
             if new.row.parked is Parked.PASSED or (old is not None and ledger.is_waived(old.row, new)):
                 ledger.debts.add(new.step)
@@ -88,13 +106,17 @@ class Oracle:
             self._local(effect, before.get((effect.saga_id, effect.step), Row()))
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
+            self._hearsay.committed(self.ledgers[new.saga_id], old, new)
+            self.ends.committed(self.ledgers[new.saga_id], old, new)
+            self.policies.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)
         self._locks.judge()
 
     def _identity(self, ledger: Ledger, record: Record) -> None:
-        if (record.definition, record.origin, record.deadline_ms, record.key) != ledger.identity:
+        said = (record.definition, record.origin, record.deadline_ms, record.key, record.choreography, record.trace)
+        if said != ledger.identity:
             self._broken("S11", ledger, f"the record of {ledger.name(record.step)} disagrees with the saga it belongs to")
 
     def _local(self, effect: Effect, before: Row) -> None:
@@ -183,8 +205,12 @@ class Oracle:
         """A step came into another state."""
         row, number = record.row, record.step
         step = ledger.plan.steps[number]
-        if before.pending and row.state is State.DONE and row.choice == step.deadline_choice:
+        if row.state in _MAY_HAVE_RUN and before.state not in _MAY_HAVE_RUN:
+            self.carried.done(ledger, before, record)
+        if step.deadline_choice and row.choice == step.deadline_choice and not before.choice:
             self._world.saw("own deadline published its event")
+            if not self.ends.own_is_over(ledger, record):
+                self._broken("L3", ledger, f"{ledger.name(number)} took the branch of its own deadline before that had passed")
         match row.state:
             case State.DONE if row.cancel & Cancel.HEARD and before.parked is not Parked.HUMAN:
                 self._broken("L3", ledger, f"{ledger.name(number)} ran though it had been told to refuse")
@@ -234,6 +260,8 @@ class Oracle:
             for rows in store.records.values():
                 for record in rows.values():
                     self._settled(record)
+                if not self._world.violations and rows:
+                    self.ends.finish(self.ledgers[next(iter(rows)).saga_id], rows.values())
             if store.counters.get("contradictions"):
                 self._world.broken("S6", f"service {store.service!r} heard an outcome that contradicts what it did")
         self._locks.finish([(one.service, name) for one in stores for name in one.saga_locks], list(self.ledgers.values()))
@@ -250,6 +278,8 @@ class Oracle:
             self._broken("L2", ledger, f"{ledger.name(record.step)} never learned the outcome; it is {state}")
         elif record.announced < record.version:
             self._broken("L6", ledger, f"{ledger.name(record.step)} still has something to say after the end")
+        else:
+            self._hearsay.told(ledger, record, ledger.words.get(record.step, 0))
 
     def _owe(self, ledger: Ledger, record: Record) -> None:
         """S10: whatever is committed gets published, also what no step here waits for: others read events too."""

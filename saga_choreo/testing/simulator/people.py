@@ -19,11 +19,13 @@ from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
 from saga_choreo.testing.simulator.handlers import choice_of
+from saga_choreo.testing.simulator.policies import Policies
 from saga_choreo.testing.simulator.world import SECOND, World
 
 __all__ = ["People", "Place", "Shelf"]
 
 _OPERATOR = "ana"
+_SOMEBODY_ELSE = "ben"
 # A word, and what was done by hand before it was said.
 Word = tuple[Fact, tuple[Effect, ...]]
 
@@ -59,12 +61,18 @@ class People:
     """All the people around one world."""
 
     def __init__(
-        self, world: World, processes: Mapping[str, Sequence[Place]], plans: Mapping[str, Plan], provider: Provider
+        self,
+        world: World,
+        processes: Mapping[str, Sequence[Place]],
+        plans: Mapping[str, Plan],
+        provider: Provider,
+        policies: Policies,
     ) -> None:
         self._world = world
         self._processes = processes
         self._plans = plans
         self._provider = provider
+        self._policies = policies
         self._stream = world.streams.named("people")
         # The step that somebody has an eye on, and its service.
         self._watched: dict[RecordKey, str] = {}
@@ -72,6 +80,8 @@ class People:
     def _say(self, service: str, key: RecordKey, step: int | None, word: Word) -> bool:
         up = [process for process in self._processes[service] if process.is_up]
         if up:
+            if isinstance(word[0], Resolved):
+                self._world.said.setdefault(key, []).append(word[0])
             self._stream.pick(up).command(key, step, word[0], self._heard, word[1])
         return bool(up)
 
@@ -119,10 +129,25 @@ class People:
                 self._stream.pick(up).command(key, key.step, Completed(record.row.key_no - 1, 1), self._must_not_count, ())
             self._think(service, key)
             return
+        if record.row.parked is Parked.HUMAN and self._stream.chance(0.3):
+            self._meddle(service, key, step)
         word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
         if self._say(service, key, key.step, word):
             self._world.note("people", f"say {word[0]!r} to step {key.step}")
         self._think(service, key)
+
+    def _meddle(self, service: str, key: RecordKey, step: StepPlan) -> None:
+        """Somebody else wants to finish what a person has taken over."""
+        up = [process for process in self._processes[service] if process.is_up]
+        if up:
+            self._world.saw("somebody else wanted to finish a taken step")
+            word = Resolved("done", _SOMEBODY_ELSE, choice_of(step, self._stream))
+            self._stream.pick(up).command(key, key.step, word, self._must_not_finish, ())
+
+    def _must_not_finish(self, run: Any, value: Any, error: SagaError | None) -> None:
+        del run, error
+        if isinstance(value, Row):
+            self._world.broken("S3", "a step in one person's hands was finished by another")
 
     def _completion(self, record: Record, step: StepPlan) -> Word:
         """What the provider says of an order it took."""
@@ -130,6 +155,7 @@ class People:
         assert reply is not None, "a step went pending without a call"
         if reply.is_declined or (not self._world.faults.is_healed and step.may_veto and self._stream.chance(0.15)):
             reply.is_declined = True
+            self._policies.refused(record.record_key)
             return CompletionDeclined(record.row.key_no), ()
         self._world.saw("pending step completed")
         return Completed(record.row.key_no, reply.choice), ()
@@ -139,6 +165,7 @@ class People:
         if row.parked is Parked.HUMAN:
             return self._of_taken(record, step)
         if self._world.faults.is_healed or self._stream.chance(0.4):
+            self._policies.may_repeat(record.record_key)
             return Resolved("retry", _OPERATOR), ()
         match row.state:
             case State.WAITING:
@@ -160,7 +187,11 @@ class People:
         reply = self._provider.known(place)
         if reply is not None and reply.is_done:
             return Resolved("done", _OPERATOR, reply.choice), ()
-        return Resolved("fail" if record.row.abort or step.may_veto or step.optional else "retry", _OPERATOR), ()
+        if record.row.abort or step.may_veto or step.optional:
+            self._policies.refused(record.record_key)
+            return Resolved("fail", _OPERATOR), ()
+        self._policies.may_repeat(record.record_key)
+        return Resolved("retry", _OPERATOR), ()
 
     def _of_undo(self, record: Record, step: StepPlan) -> Word:
         place = (record.saga_id, record.step, True)
@@ -190,5 +221,6 @@ class People:
         if record.step == ORIGIN and record.row.outcome is not Outcome.OPEN:
             self._world.saw("cancel too late")
         else:
+            self._world.cancelled.add(key.saga_id)
             self._world.saw("cancelled" if record.step == ORIGIN else "cancel asked at a participant")
         self._say(service, record.record_key, record.step, (CancelRequested(), ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
+from uuid import UUID
 
 from saga_choreo.core.facts import Fact
 from saga_choreo.core.graph import Plan
@@ -19,10 +20,12 @@ from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.stored import channel_from
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.broker import Letter, SimulatedBroker
+from saga_choreo.testing.simulator.carried import said_with
 from saga_choreo.testing.simulator.driving import Ended, Run
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import Handlers
+from saga_choreo.testing.simulator.oracle import Oracle
 from saga_choreo.testing.simulator.publishing import Publishing
 from saga_choreo.testing.simulator.store import SimulatedStore
 from saga_choreo.testing.simulator.world import SECOND, World
@@ -30,10 +33,14 @@ from saga_choreo.testing.simulator.world import SECOND, World
 __all__ = ["House", "LateCatalog", "Process"]
 
 _BATCHES = (1, 1, 2, 4, 32)
+# An end that was told in vain so often need not be told any more.
+_TOLD_MAX = 8
 
 
 class House(Protocol):
     """Where a process lives."""
+
+    oracle: Oracle
 
     @property
     def broker(self) -> SimulatedBroker: ...
@@ -108,7 +115,7 @@ class Process:
         self.skew_ns = int(self.jitter.between(-1, 1) * SECOND)
         self._slots = 1 + self.jitter.below(3)
         # Some programs ask to be told how their sagas end; for the others, good ends are recorded without a look at the records.
-        self._tells = bool(world.streams.named(f"tells/{self.name}").below(2))
+        self.tells = bool(world.streams.named(f"tells/{self.name}").below(2))
         self._graveyard: list[Steps] = []
         self.is_up = False
         self.boot()
@@ -121,7 +128,7 @@ class Process:
         # Brothers that think they are alone: a wrong guess costs time, and nothing else.
         self.presuming = Presuming(self.store.service, self.limits.horizon_s, lambda: True)
         known = self.publishing.announcing.known
-        self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, known, self.presuming, tells=self._tells)
+        self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, known, self.presuming, tells=self.tells)
         self._runs: dict[Run, None] = {}
         self._working: dict[RecordKey, None] = {}
         self._batches = 0
@@ -205,6 +212,9 @@ class Process:
     def _handle(self, letters: Sequence[Letter]) -> None:
         if any(letter.attempt > self.limits.deliveries_fast for letter in letters):
             self.world.saw("delivered more than three times")
+        self.world.worn |= {
+            UUID(one.headers["ce-sagaid"]) for one in letters if one.attempt > _TOLD_MAX and "ce-sagaid" in one.headers
+        }
         if self.world.ended and any(letter.headers.get("ce-sagaid") in self.world.ended for letter in letters):
             self.world.saw("delivered after the end")
         arrivals = [
@@ -299,7 +309,9 @@ class Process:
             self._runs.pop(run, None)
             ended(run, value, error)
 
-        steps = self.pipeline.command(key.saga_id, step, fact, "asked by a person")
+        record = self.store.get(key)
+        said = {} if record is None else said_with(record, fact)
+        steps = self.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
         self._start(Run(self, f"command {type(fact).__name__}", steps, over, effects=effects))
 
     def begin(self, steps: Steps, ended: Ended) -> None:

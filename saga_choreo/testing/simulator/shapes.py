@@ -39,6 +39,7 @@ SHAPES: dict[str, str] = {
     "pivot after a join": "a<start b<start p*<a&b c~<p",
     "pivot beside": "a<start p*<a q~<a c~<p&q",
     "deadline": "a@!x/late<start b<a.x c<a.late d<b^c",
+    "deadline after a join": "a<start b<start c@!x/late<a&b d<c.x e<c.late f<d^e",
 }
 _WORD = re.compile(r"([a-z])([?*~@]*)(?:!([a-z/+,]+))?<(.+)")
 _ORDER = {"&": all_of, "|": any_of, "^": one_of}

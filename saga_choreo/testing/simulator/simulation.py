@@ -54,7 +54,7 @@ class Simulation:
         self.limits = Limits(reannounce=reannounce if settings.reannounce is None else settings.reannounce)
         self._plans = self._draw_plans(settings)
         self._guards = Guards(world)
-        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks)
+        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks, counts_runs=True)
         self._watch = Watch(world)
         self.provider = Provider(world, self.oracle.outside)
         readers = {
@@ -68,7 +68,9 @@ class Simulation:
         self.broker = SimulatedBroker(world, readers, self._services)
         self.broker.wake = self._wake
         self.processes = {service: self._agents(service) for service in self._services}
-        self.people = People(world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider)
+        self.people = People(
+            world, self.processes, {plan.definition: plan for plan in self._plans}, self.provider, self.oracle.policies
+        )
         self._clients: list[Client] = []
         self.strays = Strays(world)
         self.broker.stray = self._stray
@@ -93,7 +95,10 @@ class Simulation:
             for step in own:
                 definition = plan.choreography.steps[step.index]
                 guards = self._guards.of(plan.definition, step.index, definition)
-                bound[step.index] = _bound(definition, random_options(definition, self._stream, guards), guards.lock)
+                options = self.oracle.policies.of(plan.definition, step, random_options(definition, self._stream, guards))
+                if options.deadline_s is not None:
+                    world.own_deadlines[plan.definition, step.index] = options.deadline_s
+                bound[step.index] = _bound(definition, options, guards.lock)
             late = world.hit("late_definition")
             if late is None:
                 catalog.add(plan, bound)
@@ -167,6 +172,9 @@ class Simulation:
     def _judge(self, *, is_quiet: bool) -> None:
         stores = [agents[0].store for agents in self.processes.values()]
         self.oracle.finish(stores, len(self.broker.open))
+        if not self.world.violations:
+            asking = [agents[0].store for agents in self.processes.values() if all(agent.tells for agent in agents)]
+            self.oracle.ends.finish_told(self.oracle.ledgers.values(), [(one.service, set(one.records)) for one in asking])
         if not is_quiet and not self.world.violations:
             self.world.broken("L6", "something still goes on long after everything was healed")
         if self._next_week and not self.world.violations:

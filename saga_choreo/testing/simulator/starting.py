@@ -13,15 +13,22 @@ from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.runtime.operations import Begin, Commit, Operation, Publish, Save
 from saga_choreo.runtime.saying import publications_of
 from saga_choreo.runtime.workspace import Workspace
+from saga_choreo.testing.simulator.carried import results_of
 from saga_choreo.testing.simulator.driving import Run
+from saga_choreo.testing.simulator.streams import Stream
 from saga_choreo.testing.simulator.world import SECOND, World
 
 if TYPE_CHECKING:
     from saga_choreo.testing.simulator.process import Process
 
-__all__ = ["Client"]
+__all__ = ["Client", "trace_of"]
 
 _LOOK_NS = 2 * SECOND
+
+
+def trace_of(stream: Stream) -> str:
+    """The trace that a saga belongs to, as records keep it."""
+    return f"00-{stream.entropy(16).hex()}-{stream.entropy(8).hex()}-01\nsim=1"
 
 
 class Client:
@@ -44,7 +51,8 @@ class Client:
             origin=origin[0].store.service,
             key=f"SAGA-{number}",
             deadline_ms=None if bad is None else now_ms + 1000 + int(bad * 59_000),
-            results={0: b'{"n":0}'},
+            results=results_of(f"SAGA-{number}", ORIGIN, 1),
+            trace=trace_of(stream),
             changed_ms=now_ms,
         )
 

@@ -81,7 +81,11 @@ class Strays:
             case _:
                 if not self._is_known(headers, store):
                     return None
-                wanted, headers["ce-sagadeadline"] = "inapplicable", "2031-01-01T00:00:00.000Z"
+                wanted = "inapplicable"
+                if self._stream.chance(0.5):
+                    headers["ce-sagadeadline"] = "2031-01-01T00:00:00.000Z"
+                else:
+                    headers["ce-sagaorigin"] = "stranger"
         return self._marked(message, headers, body, _Stray(store.service, wanted))
 
     def again(self, message: Outgoing, service: str, *, stale: bool) -> Outgoing:

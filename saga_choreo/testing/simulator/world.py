@@ -7,7 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
+from uuid import UUID
 
+from saga_choreo.core.facts import Resolved
+from saga_choreo.model.record import RecordKey
+from saga_choreo.model.states import SagaState
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.testing.simulator.faults import Faults
 from saga_choreo.testing.simulator.settings import Settings, Violation
@@ -45,9 +49,19 @@ class World:
         self.ended: dict[str, None] = {}
         # What is committed and has to be published, by the messages' identity, until a broker has taken it over.
         self.owed: dict[str, Owed] = {}
+        # What people have said on parked steps.
+        self.said: dict[RecordKey, list[Resolved]] = {}
+        # Sagas that somebody wanted to cancel, and the seconds of steps' own deadlines.
+        self.cancelled: set[UUID] = set()
+        self.own_deadlines: dict[tuple[str, int], float] = {}
+        # How sagas are said to have ended, to whom; of these a message came so often that it need not be told any more.
+        self.told: dict[tuple[str, UUID], list[SagaState]] = {}
+        self.worn: set[UUID] = set()
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
+        # Called with every message that a broker has taken over.
+        self.hears: Callable[[Outgoing], object] = id
         self._is_traced = settings.trace
         self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0
@@ -105,6 +119,7 @@ class World:
 
     def took(self, message: Outgoing) -> None:
         """A broker has this message; what becomes of it there is another matter."""
+        self.hears(message)
         owed = self.owed.get(message.headers.get("ce-id", ""))
         if owed is not None:
             owed.is_told = True

@@ -1,0 +1,190 @@
+"""Whether retry policies are kept: so many attempts and no more, the waits between them, and what comes after the last one.
+
+Counted from what ran and from what was committed, and compared with the options the steps were given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from saga_choreo.core.graph import StepPlan
+from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
+from saga_choreo.model.retry import Backoff, OnExhausted, Retry
+from saga_choreo.model.states import Cause, Parked, State
+from saga_choreo.runtime.declare.options import StepOptions
+from saga_choreo.testing.simulator.ledger import Ledger
+from saga_choreo.testing.simulator.streams import Stream
+from saga_choreo.testing.simulator.world import World
+
+__all__ = ["Policies"]
+
+# Times are kept in milliseconds.
+_ALMOST_S = 0.005
+_TRIES = frozenset({State.WAITING, State.RUNNING, State.COMPENSATING})
+# Each may cost an attempt without a run: the commit that claims it is the last that the process does, or knows of.
+_COSTLY = frozenset({"crash", "commit_unknown"})
+
+
+class _Round(NamedTuple):
+    """Attempts between two words of people."""
+
+    key: RecordKey
+    is_undo: bool
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    round: _Round
+    until_ms: float
+    delay_s: float
+
+
+class Policies:
+    """Of all steps. `counts_runs`: every run is told of (`runs`)."""
+
+    def __init__(self, world: World, *, counts_runs: bool) -> None:
+        self._world = world
+        self._counts_runs = counts_runs
+        self._stream = world.streams.named("policies")
+        self._options: dict[tuple[str, int], StepOptions] = {}
+        self._runs: Counter[_Round] = Counter()
+        self._waits: dict[RecordKey, _Wait] = {}
+        # When the first attempt of a round began.
+        self._first_ms: dict[_Round, int] = {}
+        # Of these something has said no, or that no later attempt can do better.
+        self._refused: set[RecordKey] = set()
+        self._final: set[RecordKey] = set()
+        # The key of the last call of each step that may not be repeated.
+        self._called: dict[RecordKey, str] = {}
+
+    def of(self, definition: str, step: StepPlan, options: StepOptions) -> StepOptions:
+        """The step's options, with more drawn, and remembered."""
+        is_unsafe = self._stream.chance(0.15) and step.external
+        retry, undo_retry = _drawn(options.retry, self._stream), _drawn(options.undo_retry, self._stream)
+        drawn = replace(options, unsafe_external=is_unsafe, retry=retry, undo_retry=undo_retry)
+        self._options[definition, step.index] = drawn
+        return drawn
+
+    def runs(self, record: Record, *, is_undo: bool) -> None:
+        words = 0 if record.resolution is None else record.resolution.number
+        self._runs[_Round(record.record_key, is_undo, words)] += 1
+
+    def runs_fast(self, record: Record, *, is_suspect: bool) -> None:
+        """In a transaction that it shares with others, and not counted before it runs."""
+        options = self._options[record.definition, record.step]
+        if is_suspect or options.own_transaction:
+            why = "its message may have killed agents before" if is_suspect else "it is to have a transaction of its own"
+            self._world.broken("L7", f"step {record.step} of saga {record.key} runs in the fast lane, though {why}")
+
+    def calls(self, key: RecordKey, idempotency_key: str) -> None:
+        """A step calls out. Of one whose provider knows no keys, only a person may say that it is done again."""
+        options = self._options.get((key.definition, key.step))
+        if options is not None and options.unsafe_external:
+            if self._called.get(key) == idempotency_key:
+                self._world.broken(
+                    "S1", f"step {key.step} of saga {str(key.saga_id)!r} calls again, and its call may not be repeated"
+                )
+            self._called[key] = idempotency_key
+
+    def may_repeat(self, key: RecordKey) -> None:
+        """A person says so."""
+        self._called.pop(key, None)
+
+    def refused(self, key: RecordKey) -> None:
+        """The step, what it calls or a person has said no."""
+        self._refused.add(key)
+
+    def is_told(self, key: RecordKey, *, refused: bool) -> None:
+        """No later attempt of the step can do better: it said no, or failed for good."""
+        (self._refused if refused else self._final).add(key)
+
+    def committed(self, ledger: Ledger, old: Record | None, new: Record) -> None:
+        options = self._options.get((new.definition, new.step))
+        if new.step == ORIGIN or options is None:
+            return
+        row, before = new.row, Row() if old is None else old.row
+        is_undo = State.COMPENSATING in (row.state, before.state)
+        retry = options.undo_retry if is_undo else options.retry
+        round_ = _Round(new.record_key, is_undo, ledger.words.get(new.step, 0))
+        if retry.attempts is not None and row.state in _TRIES and row.attempt > retry.attempts:
+            self._broken(ledger, new, f"makes attempt {row.attempt}, its policy allows {retry.attempts}")
+        if row.parked in (Parked.PARKED, Parked.PASSED) and before.parked is Parked.NO:
+            self._parked(ledger, new, options, retry, round_)
+        elif before.parked is Parked.NO and row.state in (State.TOMB, State.SKIPPED) and before.state in _TRIES:
+            self._ended(ledger, before, new, retry, options)
+        if row.attempt and not before.attempt:
+            self._first_ms.setdefault(round_, new.changed_ms)
+        if old is not None:
+            self._waited(ledger, old, new, retry, round_)
+
+    def _broken(self, ledger: Ledger, record: Record, text: str) -> None:
+        self._world.broken("L4", f"{ledger.name(record.step)} {text}", ledger.number)
+
+    def _parked(self, ledger: Ledger, record: Record, options: StepOptions, retry: Retry, round_: _Round) -> None:
+        row, step = record.row, ledger.plan.steps[record.step]
+        if row.state is State.COMPENSATING and (row.parked is Parked.PASSED) is not options.on_park_continue:
+            self._broken(
+                ledger, record, f"is {row.parked.value!r} after its last undo, on_park_continue={options.on_park_continue}"
+            )
+        may_end = step.may_veto or step.optional
+        if row.state is State.WAITING and may_end and retry.on_exhausted is OnExhausted.VETO:
+            self._broken(ledger, record, "waits for a person, though its policy is to refuse")
+        if row.state is not State.RUNNING or not options.unsafe_external:
+            self._gave_up(ledger, record, retry, round_)
+
+    def _gave_up(self, ledger: Ledger, record: Record, retry: Retry, round_: _Round) -> None:
+        if record.record_key in self._final:
+            return
+        if retry.max_time_s is not None:
+            took_s = (record.changed_ms - self._first_ms.get(round_, record.changed_ms)) / 1000
+            if took_s < retry.max_time_s - _ALMOST_S:
+                self._broken(ledger, record, f"gave up after {took_s:.3f} s, its policy has {retry.max_time_s:g} s")
+        if retry.attempts is None:
+            return
+        if record.row.attempt < retry.attempts:
+            self._broken(ledger, record, f"gave up after attempt {record.row.attempt}, its policy has {retry.attempts}")
+        lost = sum(name in _COSTLY for (name, _), _ in self._world.faults.happened)
+        if self._counts_runs and self._runs[round_] + lost < retry.attempts:
+            self._broken(ledger, record, f"gave up after {self._runs[round_]} runs, its policy has {retry.attempts}")
+
+    def _ended(self, ledger: Ledger, before: Row, record: Record, retry: Retry, options: StepOptions) -> None:
+        """It has refused, or was skipped by itself, without anybody's no: then it gave up, as its policy says."""
+        row = record.row
+        by_itself = row.vetoer and row.cause is Cause.REFUSED
+        if row.state is State.SKIPPED:
+            by_itself = (row.done_in, row.skip_in) == (before.done_in, before.skip_in) and not row.abort
+        if not by_itself or record.record_key in self._refused or options.lock is not None or options.deadline_s is not None:
+            return
+        if retry.on_exhausted is OnExhausted.PARK or row.parked is not Parked.NO:
+            self._broken(ledger, record, "gave up and refused, though its policy is to wait for a person")
+
+    def _waited(self, ledger: Ledger, old: Record, new: Record, retry: Retry, round_: _Round) -> None:
+        before, row = old.row, new.row
+        fails = new.lease_ms is None and new.error and row.parked is Parked.NO and row.state is before.state
+        settled = row.attempt == before.attempt and old.lease_ms is not None and not row.pending
+        fails = fails and (settled or row.attempt == before.attempt + 1)
+        if fails and retry.max_time_s is not None:
+            took_s = (new.changed_ms - self._first_ms.get(round_, new.changed_ms)) / 1000
+            if took_s > retry.max_time_s + _ALMOST_S:
+                self._broken(ledger, new, f"goes on after {took_s:.3f} s, its policy has {retry.max_time_s:g} s")
+        if fails and retry.backoff is Backoff.FIXED:
+            self._waits[new.record_key] = _Wait(round_, new.changed_ms + 1000 * retry.delay_s, retry.delay_s)
+            return
+        wait = self._waits.get(new.record_key)
+        if wait is None or new.lease_ms is None or row.attempt <= before.attempt or row.state is not before.state:
+            return
+        del self._waits[new.record_key]
+        early_s = (wait.until_ms - new.changed_ms) / 1000
+        if wait.round == round_ and early_s > _ALMOST_S:
+            self._broken(ledger, new, f"was tried again {early_s:.3f} s too early, its policy waits {wait.delay_s:g} s")
+
+
+def _drawn(retry: Retry, stream: Stream) -> Retry:
+    """Some go by time, and some wait for the same time again and again, which can be seen."""
+    kind, delay_s, max_time_s = stream.random(), stream.between(3, 8), stream.between(2, 10)
+    if kind < 0.2:
+        return replace(retry, attempts=None, max_time_s=max_time_s)
+    return replace(retry, backoff=Backoff.FIXED, delay_s=delay_s) if kind < 0.5 else retry
