@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from saga_choreo.core import graph
+from saga_choreo.core.emissions import emissions
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo.testing.postgres_server import PostgresServer
@@ -75,6 +77,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(groups[item.nodeid]))
     items.sort(key=lambda item: -_LONG_S.get(groups[item.nodeid], 0))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_remembered() -> None:
+    """Faults are planted in processes that have run these tests before, without any: what a cache has kept since would hide them."""
+    emissions.cache_clear()
+    graph._plan_of.cache_clear()
 
 
 # What processes of these tests do is counted elsewhere, or measured: they run as fast as they can, untraced.

@@ -13,7 +13,17 @@ from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import ORIGIN_NAME, Record
 from saga_choreo.ports.broker import Outgoing
 
-__all__ = ["TELLS_WHY", "channel_of", "envelope_of", "harmless", "letter_of", "message_of", "notice_letter", "receiver_of"]
+__all__ = [
+    "TELLS_WHY",
+    "channel_of",
+    "envelope_of",
+    "event_of",
+    "harmless",
+    "letter_of",
+    "message_of",
+    "notice_letter",
+    "receiver_of",
+]
 
 # Messages that tell why: the reason for which an optional step was skipped, say, is not that of the whole saga.
 TELLS_WHY = frozenset({MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.OUTCOME})

@@ -177,7 +177,7 @@ class Pipeline:
         if records or sorted_.told_ends or extras.is_something:
             yield Save(records, extras.quarantined, extras.held, extras.counters, extras.unhold, ws.freed())
             yield Commit()
-            self._presuming.saw((record.saga_id for record in records), ended=sorted_.completed)
+            self._presuming.saw(records, ended=sorted_.completed)
             self._ended.saw(records, ws.now_ms)
         else:
             yield Rollback()
@@ -345,11 +345,7 @@ class Pipeline:
                 yield Begin()
         ws = yield from self._claimed(key.saga_id, begins=False)
         record = ws.get(key)
-        if (
-            record is None
-            or not is_same_attempt(record.row, claimed.row)
-            or duty(record.row, known.plan.step(key.step)) is not what
-        ):
+        if record is None or not is_same_attempt(record, claimed) or duty(record.row, known.plan.step(key.step)) is not what:
             yield Rollback()  # aborted meanwhile, or taken over: what the handler wrote is undone
             return
         _, chance = yield Now()

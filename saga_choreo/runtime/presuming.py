@@ -33,6 +33,7 @@ _HOLDS_MAX, _HOLD_S = 100, 0.01
 
 # Sagas that are remembered: what many agents have in their hands at once, in half a megabyte.
 _SEEN_MAX = 4096
+_ORIGINS_MAX = 1024
 # After a wrong guess, doubling with each that follows soon: at worst one batch a minute is done twice.
 _WARY_FIRST_MS, _WARY_MAX_MS = 500, 60_000
 # Sagas whose records are kept, for so long, and with payloads of so many bytes at most.
@@ -52,6 +53,8 @@ class Presuming:
         self.misses = 0
         self._age_max_ms = min(_AGE_MAX_MS, int(500 * horizon_s))
         self._seen: dict[UUID, None] = {}
+        # Who starts sagas of which definition, by records that are here: a message that names somebody else is looked at.
+        self._origins: set[tuple[str, str]] = set()
         self._wary_ms = _WARY_FIRST_MS
         self._wary_until_ms = 0
 
@@ -66,9 +69,11 @@ class Presuming:
             return False
         if known.own[0].in_edges[0][1] != envelope.event:  # it makes no record here, so no insert would find out
             return False
+        if (envelope.definition, envelope.origin) not in self._origins:
+            return False
         if envelope.saga_id in self._seen or abs(now_ms - started_ms(envelope.saga_id)) >= self._age_max_ms:
             return False
-        self.saw((envelope.saga_id,))  # a copy of this message may come while its batch is under way
+        self._note((envelope.saga_id,))  # a copy of this message may come while its batch is under way
         return True
 
     def hold(self, sagas: Set[UUID]) -> bool:
@@ -119,9 +124,15 @@ class Presuming:
                 now = [one.but(announced=min(version, one.version)) if one.record_key == key else one for one in records]
                 self._kept[key.saga_id] = (kept_ms, now)
 
-    def saw(self, sagas: Iterable[UUID], *, ended: Iterable[UUID] = ()) -> None:
-        """There are records of these now; and those of others were ended by the store itself."""
+    def saw(self, saved: Sequence[Record], *, ended: Iterable[UUID] = ()) -> None:
+        """These are committed; and the records of other sagas were ended by the store itself."""
         self.drop(ended)
+        self._note(record.saga_id for record in saved)
+        if len(self._origins) > _ORIGINS_MAX:
+            self._origins.clear()
+        self._origins.update((record.definition, record.origin) for record in saved)
+
+    def _note(self, sagas: Iterable[UUID]) -> None:
         for saga_id in sagas:
             self._seen[saga_id] = None
         while len(self._seen) > _SEEN_MAX:

@@ -240,9 +240,11 @@ def died_too_often(record: Record, known: Known, what: Duty, now_ms: int) -> boo
     return retry.is_used_up(record.row.attempt, 0.0 if record.lease_ms is None else _tried_s(record, now_ms))
 
 
-def is_same_attempt(now: Row, claimed: Row) -> bool:
-    """The key number counts too: a person's retry begins to count attempts anew."""
-    return (now.attempt, now.key_no) == (claimed.attempt, claimed.key_no)
+def is_same_attempt(now: Record, claimed: Record) -> bool:
+    """And not settled yet: without a lease it is, by a commit of its own whose result was not known. The key number counts too: a
+    person's retry begins to count attempts anew."""
+    (one, other), is_leased = (now.row, claimed.row), now.lease_ms is not None
+    return is_leased and (one.attempt, one.key_no) == (other.attempt, other.key_no)
 
 
 def deadline_passed(ws: Workspace, record: Record, known: Known) -> bool:

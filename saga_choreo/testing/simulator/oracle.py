@@ -15,11 +15,11 @@ from saga_choreo.core.emissions import emissions
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import is_finished
 from saga_choreo.model.choreography import Undo
-from saga_choreo.model.envelope import ChannelKind
+from saga_choreo.model.envelope import MessageKind
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Outgoing
-from saga_choreo.runtime.letters import letter_of
+from saga_choreo.runtime.letters import event_of
 from saga_choreo.testing.simulator.carried import Carried
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.ends import Ends
@@ -36,6 +36,10 @@ __all__ = ["Judged", "Oracle"]
 # Clocks differ by two seconds, and who was down at the healing may stay down for half a minute.
 _LATE_S = 60.0
 _ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
+# What only the protocol waits for: it goes wrong where that is missing.
+_UNHEARD = frozenset(
+    {"step.skipped", "compensation.completed", "saga.completed", "saga.failed", "saga.timed_out", "saga.cancelled"}
+)
 _MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
 
 
@@ -63,11 +67,18 @@ class Oracle:
         self._hearsay = Hearsay(world)
         self.ends = Ends(world)
         self.policies = Policies(world, counts_runs=counts_runs)
+        # By identity: what is said again as it was need not be read again.
+        self._last_heard: dict[str, bytes] = {}
         world.hears = self._hear
 
     def _hear(self, message: Outgoing) -> None:
-        if "saga-quarantine-code" not in message.headers:  # a copy of what cannot be applied, perhaps not even read
-            envelope = decode(message.channel, message.headers, message.body)
+        headers = message.headers
+        # A copy of what cannot be applied is perhaps not even to be read.
+        if headers.get("ce-sagamsg") in _UNHEARD or "saga-quarantine-code" in headers:
+            return
+        if self._last_heard.get(headers["ce-id"]) != message.body:
+            self._last_heard[headers["ce-id"]] = message.body
+            envelope = decode(message.channel, headers, message.body)
             self.carried.published(envelope)
             self._hearsay.hear(envelope)
 
@@ -283,10 +294,15 @@ class Oracle:
 
     def _owe(self, ledger: Ledger, record: Record) -> None:
         """S10: whatever is committed gets published, also what no step here waits for: others read events too."""
+        name = ledger.plan.step(record.step).name
         for message in emissions(record.row, ledger.plan.step(record.step), ledger.plan):
-            letter = letter_of(message, record, ledger.plan, 0)
-            if letter is not None and letter.channel.kind in (ChannelKind.EVENT, ChannelKind.OUTCOME):
-                self._world.owes(letter, f"{message.kind.value} of {ledger.name(record.step)}", ledger.number)
+            event = event_of(message, ledger.plan) if message.kind in (MessageKind.DONE, MessageKind.UNDONE) else None
+            is_silent = message.kind is MessageKind.UNDONE and record.undo_result is None
+            if message.kind is MessageKind.OUTCOME or (event is not None and not is_silent):
+                identity = (
+                    f"{record.saga_id}/{message.kind.value}/{name}//{'' if event is None else f'{event.name}@{event.version}'}"
+                )
+                self._world.owes(identity, f"{message.kind.value} of step {name!r} of saga {ledger.number}", ledger.number)
 
     def _final(self, ledger: Ledger) -> None:
         outcome = ledger.rows[ORIGIN].outcome

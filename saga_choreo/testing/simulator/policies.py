@@ -115,6 +115,8 @@ class Policies:
             self._parked(ledger, new, options, retry, round_)
         elif before.parked is Parked.NO and row.state in (State.TOMB, State.SKIPPED) and before.state in _TRIES:
             self._ended(ledger, before, new, retry, options)
+        if before.parked in (Parked.PARKED, Parked.PASSED) and row.parked is Parked.NO:  # a person's word: all its time again
+            self._first_ms[round_] = new.changed_ms
         if row.attempt and not before.attempt:
             self._first_ms.setdefault(round_, new.changed_ms)
         if old is not None:

@@ -28,7 +28,6 @@ _EPOCH_NS = 1_767_225_600 * SECOND
 class Owed:
     """A message that a commit has promised."""
 
-    body: bytes
     words: str
     saga: int
     is_told: bool = False
@@ -113,9 +112,9 @@ class World:
         self.violations.append(Violation(code, text, self.now_ns / 1e9, saga))
         self.note("BROKEN", f"{code} {text}")
 
-    def owes(self, message: Outgoing, words: str, saga: int) -> None:
+    def owes(self, identity: str, words: str, saga: int) -> None:
         """A commit says this to whoever reads it."""
-        self.owed.setdefault(message.headers["ce-id"], Owed(message.body, words, saga))
+        self.owed.setdefault(identity, Owed(words, saga))
 
     def took(self, message: Outgoing) -> None:
         """A broker has this message; what becomes of it there is another matter."""
@@ -123,8 +122,6 @@ class World:
         owed = self.owed.get(message.headers.get("ce-id", ""))
         if owed is not None:
             owed.is_told = True
-            if message.body != owed.body:
-                self.broken("S10", f"{owed.words} is published as {message.body!r}, committed was {owed.body!r}", owed.saga)
 
     def note(self, what: str, of: object) -> None:
         """One line of the trace, and of its digest."""

@@ -34,6 +34,8 @@ def test_an_event_concerns_the_readers_that_the_service_owns_each_by_its_own_edg
     assert at("three", done) == [(JOIN, came(2))]
     assert at("two", Message(kind, ORIGIN, event=0)) == []
     assert at("one", Message(kind, ORIGIN, event=0)) == [(CHOOSE, came(1))]
+    found = [*at("two", y), *at("three", y), *at("two", done), *at("one", Message(kind, ORIGIN, event=0))]
+    assert {type(fact) for _, fact in found} == {came}, "facts of two kinds are equal when they carry the same"
 
 
 def test_an_event_number_that_nobody_reads_concerns_nobody() -> None:

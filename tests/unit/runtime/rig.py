@@ -9,7 +9,7 @@ from uuid import UUID
 
 from saga_choreo import Agent, Choreography, ChoreographyStep, Event, Limits, Retry, StepContext
 from saga_choreo.codec.wire import decode, encode
-from saga_choreo.errors import StoreConflict
+from saga_choreo.errors import StoreConflict, StoreUnavailable
 from saga_choreo.model.choreography import Undo
 from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, MessageKind
 from saga_choreo.model.event import EventRef
@@ -117,7 +117,8 @@ RAN = Ran(Handled({0: b"{}"}, 1))
 
 @dataclass
 class Rig:
-    """`answers` are given to Execute in turn (then RAN); `faults[kind]` are raised at operations of that kind, None meaning not now."""
+    """`answers` are given to Execute in turn (then RAN); `faults[kind]` are raised at operations of that kind, None meaning not now.
+    `did_commit`: a commit whose result is not known has happened."""
 
     choreography: Choreography = field(default_factory=form)
     name: str = "payment"
@@ -125,6 +126,7 @@ class Rig:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     undo: Mapping[str, Any] = field(default_factory=dict)
     tells: bool = True
+    did_commit: bool = False
 
     def __post_init__(self) -> None:
         self.catalog = catalog_of(self.name, self.choreography, options=self.options, undo=self.undo)
@@ -152,6 +154,8 @@ class Rig:
                 self.seen.append(operation)
                 waiting = self.faults.get(type(operation), [])
                 fault = waiting.pop(0) if waiting else None
+                if self.did_commit and isinstance(operation, Commit) and isinstance(fault, StoreUnavailable):
+                    self._answer(operation)
                 try:
                     answer = None if fault is not None else self._answer(operation)
                 except StoreConflict as conflict:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from saga_choreo import Limits, OnExhausted, Retry
+from saga_choreo import Backoff, Limits, OnExhausted, Retry
+from saga_choreo.core.facts import Resolved
 from saga_choreo.core.graph import plan_of
+from saga_choreo.errors import StoreUnavailable
 from saga_choreo.model.envelope import Channel, ChannelKind, MessageKind
 from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import Record
@@ -17,7 +19,7 @@ from saga_choreo.ports import Delivery
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.declare.results import Handled
 from saga_choreo.runtime.letters import envelope_of, message_of
-from saga_choreo.runtime.operations import Broke, Executed, Overran, Ran, Rejected, Save
+from saga_choreo.runtime.operations import Broke, Commit, Executed, Overran, Ran, Rejected, Save
 from saga_choreo.runtime.saying import everything
 from saga_choreo.runtime.timing import Limits as RuntimeLimits
 from saga_choreo.runtime.timing import deadline_of, due_of, nudge_after_ms
@@ -159,6 +161,35 @@ def test_undo_attempts_that_died_end_as_their_policy_says(go_on: bool, parked: P
     rig.change("book", attempt=1)
     rig.work("book", after_ms=60_000)
     assert rig.record("book").row.parked is parked
+
+
+@pytest.mark.parametrize("answer", [Overran(), Broke("down")])
+def test_an_answer_whose_commit_was_not_known_to_have_happened_is_settled_once(answer: Executed) -> None:
+    rig = Rig(form(external=True), options={"charge": {"retry": Retry(delay_s=30.0, backoff=Backoff.FIXED)}}, did_commit=True)
+    rig.handle(envelope(rig.choreography))
+    rig.answers = [answer]
+    rig.faults[Commit] = [None, StoreUnavailable("the connection was lost during the commit")]
+    rig.work("charge")
+    record = rig.record("charge")
+    assert record.due_ms == rig.now_ms + 30_000, "the wait that its policy asks for"
+    assert "fast lane" not in record.error
+    assert record.version == 3
+
+
+@pytest.mark.parametrize("go_on", [False, True])
+def test_an_undo_that_a_person_has_tried_again_has_all_its_time_again(go_on: bool) -> None:
+    policy = Retry(attempts=None, max_time_s=60.0)
+    rig = undoing({"retry": policy, "on_park_continue": go_on})
+    aborted(rig, Broke("down"))
+    rig.answers = [Broke("down"), Broke("down")]
+    rig.work("book", after_ms=1_000)
+    rig.work("book", after_ms=120_000)
+    assert rig.record("book").row.parked is (Parked.PASSED if go_on else Parked.PARKED)
+    rig.answers = [Broke("still down")]
+    rig.drive(rig.pipeline.command(rig.key("book").saga_id, rig.key("book").step, Resolved("retry", "ann"), runs=False))
+    rig.work("book", after_ms=1_000)
+    record = rig.record("book")
+    assert (record.error, record.row.parked) == ("still down", Parked.NO)
 
 
 def test_an_undo_delivered_too_often_goes_on_in_the_slow_lane() -> None:

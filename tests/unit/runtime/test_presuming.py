@@ -16,7 +16,12 @@ def _is_new(said: Envelope, *, attempt: int = 1, redelivered: bool = False) -> b
     known = catalog_of("inventory", form()).get(said.definition)
     assert known is not None
     delivery = Delivery(channel=said.channel, headers={}, body=b"", redelivered=redelivered, attempt=attempt, token="1")
-    return Presuming("inventory", 7 * 86_400.0).is_new(said, known, delivery, NOW_MS)
+    presuming = Presuming("inventory", 7 * 86_400.0)
+    assert not presuming.is_new(said, known, delivery, NOW_MS), "nobody is known yet who starts such sagas"
+    rig = Rig(name="inventory")
+    rig.handle(_begun(99))
+    presuming.saw(list(rig.records.values()))
+    return presuming.is_new(said, known, delivery, NOW_MS)
 
 
 def _begun(number: int = 0) -> Envelope:
@@ -30,6 +35,11 @@ def test_the_event_that_the_service_waits_for_is_presumed_new_unless_it_comes_ag
     assert not _is_new(_begun(), redelivered=True)
 
 
+def test_an_event_of_a_saga_that_somebody_else_claims_to_have_started_is_not_presumed_new() -> None:
+    """No insert would find out that the origin's own record, which may be here, says something else."""
+    assert not _is_new(_begun()._replace(origin="stranger"))
+
+
 def test_an_event_that_makes_no_record_here_is_not_presumed_new() -> None:
     """No insert would find out that there is a record, with which the message disagrees, say."""
     assert not _is_new(envelope(form()))
@@ -37,6 +47,9 @@ def test_an_event_that_makes_no_record_here_is_not_presumed_new() -> None:
 
 def _one_a_part() -> Rig:
     rig = Rig(name="inventory", limits=Limits(fast_budget_s=0.25))
+    rig.handle(_begun(99))  # now it knows who starts such sagas
+    rig.records.clear()
+    rig.seen.clear()
     rig.execute_ms = 300
     return rig
 
