@@ -33,7 +33,7 @@ class Ends:
         before, row = Row() if old is None else old.row, new.row
         step = ledger.plan.step(new.step)
         if row.done_in | row.skip_in == step.all_in:
-            ledger.ready_ns.setdefault(new.step, self._world.now_ns)
+            ledger.ready_ms.setdefault(new.step, new.changed_ms)
         asks = row.cancel & Cancel.ASKED and not before.cancel & Cancel.ASKED
         if ((row.vetoer and not before.vetoer) or asks) and not new.reason:
             self._broken("L4", ledger, f"{ledger.name(new.step)} ends the saga, and nobody is told why")
@@ -55,10 +55,10 @@ class Ends:
         return of_saga or (record.deadline_own_ms is not None and self.own_is_over(ledger, record))
 
     def own_is_over(self, ledger: Ledger, record: Record) -> bool:
-        """Whether the step's own deadline has passed, counted from when its last event came."""
+        """Whether the step's own deadline has passed, counted from when its last event came, by its agent's clock."""
         after_s = self._world.own_deadlines.get((record.definition, record.step))
-        ready_ns = ledger.ready_ns.get(record.step)
-        return after_s is not None and ready_ns is not None and (self._world.now_ns - ready_ns) / 1e9 > after_s - _SKEW_S
+        ready_ms = ledger.ready_ms.get(record.step)
+        return after_s is not None and ready_ms is not None and self._world.wall_ns() / 1e6 - ready_ms > 1000 * (after_s - _SKEW_S)
 
     def _of_origin(self, ledger: Ledger, old: Record, new: Record) -> None:
         before, row = old.row, new.row

@@ -44,7 +44,7 @@ class Ledger:
         # How many words people have said on each step.
         self.words: dict[int, int] = {}
         # When the last of a step's in-edges was resolved; and the causes for which steps have refused.
-        self.ready_ns: dict[int, int] = {}
+        self.ready_ms: dict[int, int] = {}
         self.causes: set[Cause] = set()
         self.vetoed_by: int | None = None
         self.is_completed = False

@@ -20,6 +20,8 @@ from saga_choreo.testing.simulator.streams import Streams
 __all__ = ["SECOND", "World"]
 
 SECOND = 1_000_000_000
+# For each saga. Many times what any run needs, and a run that never ends has eaten little memory by then.
+_EVENTS_MAX = 500_000
 # Virtual time 0 as a wall clock, so that saga ids and deadlines look like real ones.
 _EPOCH_NS = 1_767_225_600 * SECOND
 
@@ -64,6 +66,7 @@ class World:
         self._is_traced = settings.trace
         self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0
+        self._events_max = _EVENTS_MAX * max(settings.sagas, 1)
 
     def after(self, delay_ns: int, call: Callable[..., object], *arguments: Any) -> None:
         self._number += 1
@@ -82,7 +85,9 @@ class World:
             if queue[0][0] > until_ns:
                 self.now_ns = until_ns
                 return False
-            self.now_ns, _, call, arguments = heappop(queue)
+            self.now_ns, number, call, arguments = heappop(queue)
+            if number > self._events_max:
+                self.broken("L6", f"something goes on for ever: {number} things have happened")
             call(*arguments)
         return not queue
 
