@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from saga_choreo.model.record import ORIGIN, Record, Row
-from saga_choreo.model.states import Cancel, Cause, Outcome, SagaState, State
+from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, SagaState, State
 from saga_choreo.testing.simulator.ledger import Ledger
 from saga_choreo.testing.simulator.world import World
 
@@ -41,6 +41,11 @@ class Ends:
             self._caused(ledger, new)
         if new.step == ORIGIN and old is not None:
             self._of_origin(ledger, old, new)
+        if row.state is State.OPEN and not row.cancel & Cancel.ASKED and new.deadline_ms is not None:
+            if new.due_ms is None or new.due_ms > new.deadline_ms:
+                self._broken("L3", ledger, f"nobody would notice that the deadline of saga {ledger.number} passes")
+        if row.state is State.WAITING and row.abort and row.parked is Parked.PARKED:
+            self._broken("L1", ledger, f"{ledger.name(new.step)} waits for a person, though it knows that the saga aborts")
 
     def _caused(self, ledger: Ledger, record: Record) -> None:
         cause, name = record.row.cause, ledger.name(record.step)
