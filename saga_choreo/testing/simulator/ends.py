@@ -41,9 +41,9 @@ class Ends:
             self._caused(ledger, new)
         if new.step == ORIGIN and old is not None:
             self._of_origin(ledger, old, new)
-        if row.state is State.OPEN and not row.cancel & Cancel.ASKED and new.deadline_ms is not None:
-            if new.due_ms is None or new.due_ms > new.deadline_ms:
-                self._broken("L3", ledger, f"nobody would notice that the deadline of saga {ledger.number} passes")
+        watches = row.state is State.OPEN and not row.cancel & Cancel.ASKED and new.deadline_ms is not None
+        if watches and (new.due_ms is None or new.due_ms > (new.deadline_ms or 0)):
+            self._broken("L3", ledger, f"nobody would notice that the deadline of saga {ledger.number} passes")
         if row.state is State.WAITING and row.abort and row.parked is Parked.PARKED:
             self._broken("L1", ledger, f"{ledger.name(new.step)} waits for a person, though it knows that the saga aborts")
 
