@@ -84,6 +84,7 @@ import logging
 logging.disable(logging.CRITICAL)
 from saga_choreo.testing.simulator.settings import Settings
 from saga_choreo.testing.simulator.simulation import run_seed
+from saga_choreo.testing.simulator.world import World
 print([run_seed(seed, Settings(trace=True)).digest for seed in range(25)])
 """
 
@@ -117,6 +118,19 @@ def test_a_planted_fault_is_found(name: str) -> None:
     mutants = _module("mutants")
     result = mutants.run_mutant(HERE / "mutants" / f"{name}.patch", 400)
     assert result["verdict"] == "killed", result
+
+
+def test_a_run_that_never_ends_is_broken_off() -> None:
+    world = World(1, Settings(sagas=1))
+    world._events_max = 50
+
+    def again() -> None:
+        world.after(1, again)
+
+    again()
+    world.run(10**9)
+    assert [violation.code for violation in world.violations] == ["L6"]
+    assert world.now_ns < 60
 
 
 def test_every_mutant_applies_to_the_shipped_source() -> None:
