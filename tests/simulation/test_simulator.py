@@ -18,6 +18,7 @@ from saga_choreo.testing.simulator.settings import Settings
 from saga_choreo.testing.simulator.shapes import SHAPES
 from saga_choreo.testing.simulator.simulate import Result, replay_command, simulate, simulate_every_crash
 from saga_choreo.testing.simulator.simulation import run_seed
+from saga_choreo.testing.simulator.world import World
 
 HERE = Path(__file__).parent
 
@@ -84,7 +85,6 @@ import logging
 logging.disable(logging.CRITICAL)
 from saga_choreo.testing.simulator.settings import Settings
 from saga_choreo.testing.simulator.simulation import run_seed
-from saga_choreo.testing.simulator.world import World
 print([run_seed(seed, Settings(trace=True)).digest for seed in range(25)])
 """
 
