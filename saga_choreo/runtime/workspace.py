@@ -195,7 +195,7 @@ class Workspace:
         return started_ms(saga_id) < self.now_ms - int(self._limits.horizon_s * 1000)
 
     def _fresh(self, key: RecordKey, carried: _Carried) -> Record:
-        return Record(
+        return Record.of(
             service=self.service,
             saga_id=key.saga_id,
             definition=key.definition,
