@@ -31,9 +31,7 @@ def attributes(headers: Mapping[str, str]) -> Mapping[str, str]:
     if names.size + _size(values) > HEADERS_BYTES_MAX:
         raise fault(Fault.HEADERS_TOO_LARGE, f"the headers are larger than {HEADERS_BYTES_MAX} bytes; find out what adds to them")
     if names.strange:
-        raise fault(
-            Fault.HEADER_NAME, f"the header name {short(names.strange)} has a control character; find out who wrote it"
-        )
+        raise fault(Fault.HEADER_NAME, f"the header name {short(names.strange)} has a control character; find out who wrote it")
     return headers if names.are_lower else _lowered(headers)
 
 

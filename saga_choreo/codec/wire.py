@@ -184,29 +184,31 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
     if trace and not _TRACEPARENT.fullmatch(trace):
         trace = ""
     state = found.get("tracestate", "") if trace else ""
+    kind, choreography, definition, origin, sender, from_step, to_step, event, cause, outcome, debt, reannounced = fixed
+    # By position, in a quarter of the time: in the order of the class.
     return Envelope(
-        kind=fixed.kind,
-        saga_id=saga_id,
-        choreography=fixed.choreography,
-        definition=fixed.definition,
-        origin=fixed.origin,
-        sender=fixed.sender,
-        channel=channel,
-        from_step=fixed.from_step,
-        to_step=fixed.to_step,
-        event=fixed.event,
-        key=_text(found, "ce-sagakey", KEY_BYTES_MAX, Fault.KEY_TOO_LONG),
-        deadline_ms=parse_time("ce-sagadeadline", deadline) // 10**6 if deadline else None,
-        reason=_text(found, "ce-sagareason", REASON_BYTES_MAX, Fault.REASON_TOO_LONG),
-        cause=fixed.cause,
-        outcome=fixed.outcome,
-        debt=fixed.debt,
-        reannounced=fixed.reannounced,
-        payload=body,
-        parking=read_notice(fixed.kind, found) if fixed.kind in NOTICES else None,
-        traceparent=trace,
-        tracestate=state if state and _TRACESTATE.fullmatch(state) else "",
-        sent_ns=parse_time("ce-time", require(found, "ce-time")),
+        kind,
+        saga_id,
+        choreography,
+        definition,
+        origin,
+        sender,
+        channel,
+        from_step,
+        to_step,
+        event,
+        _text(found, "ce-sagakey", KEY_BYTES_MAX, Fault.KEY_TOO_LONG),
+        parse_time("ce-sagadeadline", deadline) // 10**6 if deadline else None,
+        _text(found, "ce-sagareason", REASON_BYTES_MAX, Fault.REASON_TOO_LONG),
+        cause,
+        outcome,
+        debt,
+        reannounced,
+        body,
+        read_notice(kind, found) if kind in NOTICES else None,
+        trace,
+        state if state and _TRACESTATE.fullmatch(state) else "",
+        parse_time("ce-time", require(found, "ce-time")),
     )
 
 

@@ -158,7 +158,10 @@ def _made(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Record:
 
 _FIELDS = len(fields(Record))
 # Shared by all records that have none: payloads are replaced, never changed in place.
-_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if one.default is not MISSING} | {"inputs": {}, "results": {}}
+_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if one.default is not MISSING} | {
+    "inputs": {},
+    "results": {},
+}
 
 
 class Completion(NamedTuple):

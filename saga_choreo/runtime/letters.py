@@ -74,7 +74,7 @@ class _Form(NamedTuple):
 
 # One for each edge of the graph, roughly.
 @lru_cache(maxsize=4096)
-def _form(message: Message, plan: Plan, origin: str, sender: str, again: bool) -> _Form:  # noqa: FBT001  (cached by position)
+def _form(message: Message, plan: Plan, origin: str, sender: str, again: bool) -> _Form:
     event = event_of(message, plan)
     receiver = origin if message.service == ORIGIN_NAME else message.service
     if event is not None and message.kind in (MessageKind.DONE, MessageKind.UNDONE):

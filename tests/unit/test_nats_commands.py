@@ -70,3 +70,29 @@ def test_both_write_the_same_for_any_headers(headers: dict[str, str], payload: b
 def test_what_agents_write_is_not_left_to_nats_py() -> None:
     assert _plain_command("saga.event.a", b"{}", "_INBOX.x.7", _PLAIN)
     assert _plain_command("$JS.ACK.a.b.1.2.3.4", b"", "", None)
+
+
+_LINES = st.lists(
+    st.tuples(_WORD, _WORD).map(": ".join) | _WORD | st.just("ce-id: 01a2-x") | st.just("ce-type: order.placed"), max_size=5
+)
+
+
+@given(_LINES)
+def test_both_read_the_same_of_any_block(lines: list[str]) -> None:
+    block = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+    try:
+        expected: object = Client._parse_header_lines(block)
+    except Exception as error:  # noqa: BLE001  (whatever nats-py thinks of it)
+        expected = type(error)
+    try:
+        found: object = _Client._parse_header_lines(block)
+    except Exception as error:  # noqa: BLE001  (the same)
+        found = type(error)
+    assert found == expected
+
+
+def test_what_a_block_has_in_common_with_another_is_not_changed_by_it() -> None:
+    first = _Client._parse_header_lines(b"ce-type: a\r\nce-id: 1\r\nce-sagakey: k\r\n\r\n")
+    first["ce-type"] = "changed"
+    second = _Client._parse_header_lines(b"ce-type: a\r\nce-id: 2\r\n\r\n")
+    assert second == {"ce-type": "a", "ce-id": "2"}
