@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo_nats.ending import end
 from saga_choreo_nats.options import Options
-from saga_choreo_nats.sink import Sink
+from saga_choreo_nats.sink import Heard, Sink
 
 __all__ = ["Link"]
 
@@ -82,6 +82,18 @@ def _plain_command(subject: str, payload: bytes, reply: str, headers: dict[str, 
     return f"HPUB {to} {size} {size + len(payload)}\r\nNATS/1.0\r\n{lines}\r\n\r\n".encode("ascii") + payload + b"\r\n"
 
 
+def _plain_headers(block: bytes) -> dict[str, str] | None:
+    """The headers of a message; None where there is anything strange in them."""
+    if not block.startswith(_VERSION):
+        return None
+    at = block.find(_VARIABLE) + 2
+    fixed = _plain_lines(block[len(_VERSION) : at]) if at > len(_VERSION) else {}
+    rest = block[max(at, len(_VERSION)) :]
+    if fixed is None or not _PLAIN_BLOCK.fullmatch(rest):
+        return None
+    return fixed | dict(_PLAIN_LINE.findall(rest.decode("ascii")))
+
+
 class _Client(Client):
     """nats-py answers `tls://` in clear text when the server offers no TLS, password included. This one does not. And it writes and reads
     what agents send in a third of the time."""
@@ -97,14 +109,16 @@ class _Client(Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        at = raw.find(_VARIABLE) + 2
-        fixed = _plain_lines(raw[:at]) if at > 1 else {}
-        rest = raw[at:] if at > 1 else raw
-        if fixed is None or not _PLAIN_BLOCK.fullmatch(rest):
-            return Client._parse_header_lines(raw)
-        return fixed | dict(_PLAIN_LINE.findall(rest.decode("ascii")))
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        subscription: Any = self._subs.get(sid)
+        sink: Any = subscription._future if subscription is not None else None
+        found = _plain_headers(headers) if headers else None
+        if not isinstance(sink, Sink) or (headers and found is None):
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        sink.set_result(Heard(subject.decode(), reply.decode(), data, found))
 
     def _connect_command(self) -> bytes:
         server: Any = self._current_server
