@@ -63,7 +63,7 @@ _LONG_S = {
 
 def _group(item: pytest.Item) -> str:
     params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-    of = [one for name in ("adapter", "broker", "store") if isinstance(one := params.get(name, ""), str)]
+    of = [one for name in ("adapter", "broker", "store") if isinstance(one := params.get(name), str)]
     if "guarded" in getattr(params.get("behaviour"), "needs", ()):
         of.append("guarded")
     return "-".join((item.path.stem, *of))

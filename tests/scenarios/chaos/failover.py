@@ -15,6 +15,7 @@ from tests.scenarios.chaos.place import Place, until
 
 __all__ = ["lagging_failover"]
 
+_ENDED_S = 120.0
 _MISSED_S = 3.0
 _NOTICED_S = 30.0
 
@@ -27,7 +28,8 @@ async def lagging_failover(place: Place, sagas: int) -> int:
     assert primary is not None
     replica = _replica_of(primary, place)
     await place.start(sagas)
-    await place.verdict(60)
+    before = await place.verdict(_ENDED_S)
+    assert not before.lost, f"{before.lost} sagas had not ended before the failover: {before.violations[:20]}"
     await _catch_up(primary, replica)
     ended = set(place.started)
     await _execute(replica, "alter system set primary_conninfo = ''", "select pg_reload_conf()")
