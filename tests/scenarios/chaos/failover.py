@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,7 @@ async def lagging_failover(place: Place, sagas: int) -> int:
     await asyncio.sleep(_MISSED_S)
     primary.kill()
     replica.kill()
-    await _take_over(primary, replica, place)
+    checkpointer = await _take_over(primary, replica, place)
     for service in place.stores:
         await until(partial(_has_stopped, place, service), _NOTICED_S, f"agent of {service!r} that noticed the failover")
     place.leave_to_people(set(place.started) - ended)
@@ -46,6 +48,8 @@ async def lagging_failover(place: Place, sagas: int) -> int:
     assert await place.ledgers() == effects, "an agent worked before anybody had accepted the new history"
     for service, url in place.plain_stores.items():
         await _accept(service, url)
+    os.kill(checkpointer, signal.SIGCONT)
+    await _execute(primary, "checkpoint")  # from now on that is the heir's address
     await place.start(sagas)
     return 1
 
@@ -77,12 +81,17 @@ async def _catch_up(primary: PostgresServer, replica: PostgresServer) -> None:
     await until(has_all, 20, "replica that has everything")
 
 
-async def _take_over(primary: PostgresServer, replica: PostgresServer, place: Place) -> None:
-    """Under the primary's address, as a load balancer or a floating address would have it."""
+async def _take_over(primary: PostgresServer, replica: PostgresServer, place: Place) -> int:
+    """Under the primary's address, as a load balancer or a floating address would have it. The first checkpoint after that may take
+    minutes, and nobody may have to wait for it: whoever makes it stands still; the answer is its pid."""
     heir = PostgresServer(replica.data_dir, port=primary.port)
     place.closing.callback(heir.kill)
     heir.start()
-    await _execute(heir, "select pg_promote()")
+    (checkpointer,) = await _execute(heir, "select pid from pg_stat_activity where backend_type = 'checkpointer'")
+    assert isinstance(checkpointer, int)
+    os.kill(checkpointer, signal.SIGSTOP)
+    assert await _execute(heir, "select pg_promote()") == [True]
+    return checkpointer
 
 
 async def _execute(server: PostgresServer, *statements: str) -> list[object]:
