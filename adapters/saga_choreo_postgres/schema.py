@@ -91,10 +91,14 @@ async def _migrate(speaker: Speaker, where: str, incarnation: str) -> None:
 
 
 async def identity(speaker: Speaker) -> dict[str, str]:
-    """What tells this server's history from another's: the cluster's identifier and its timeline, where this user may see them."""
+    """What tells this server's history from another's: the cluster's identifier and its timeline, where this user may see them.
+
+    A promoted standby takes writes at once, and has the new timeline in its last checkpoint only when it has made one, which may take
+    minutes. Until then it is that of the point up to which it has to recover."""
     if not (await speaker.fetch("SELECT has_function_privilege('pg_control_system()', 'execute')"))[0][0]:
         return {}
     rows = await speaker.fetch(
-        "SELECT s.system_identifier::text, c.timeline_id::text FROM pg_control_system() s, pg_control_checkpoint() c"
+        "SELECT s.system_identifier::text, greatest(c.timeline_id, r.min_recovery_end_timeline)::text "
+        "FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r"
     )
     return {"system_identifier": rows[0][0], "timeline": rows[0][1]}

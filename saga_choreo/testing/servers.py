@@ -5,8 +5,10 @@ Needs nothing but the server's own package. A server never outlives the process 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,13 +27,25 @@ _PR_SET_PDEATHSIG = 1
 _READY_S = 10.0
 _STOP_S = 10.0
 _POLL_S = 0.02
+# Linux takes ports from 32768 on for connections, others from 49152.
+_PORTS, _PORT_TRIES = range(10_000, 32_768), 1_000
+_given_ports: set[int] = set()
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on right now, and that this process was not given before: whoever asks may listen later.
+    It is none of those that systems take for outgoing connections, so a server that is away for a moment finds it free again."""
+    for _ in range(_PORT_TRIES):
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        if port in _given_ports:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _given_ports.add(port)
+            return port
+    raise ConfigurationError(
+        f"no free port was found between {_PORTS.start} and {_PORTS.stop - 1} on 127.0.0.1; end what listens there"
+    )
 
 
 def _die_with_parent() -> None:  # pragma: no cover  (runs in the child, between fork and exec)

@@ -138,7 +138,7 @@ class _RabbitMq:
         return self._with("", port, prefix)
 
     def _with(self, more: str, port: int | None = None, prefix: str = "") -> Broker:
-        options = f"ack_wait={self.ack_wait_s}&publish_timeout=3&open_timeout=5&settle=0{more}"
+        options = f"ack_wait={self.ack_wait_s}&publish_timeout=3&open_timeout=5&settle=0&heartbeat=3{more}"
         return RabbitMqBroker(f"amqp://127.0.0.1:{port or self._server.port}?{options}", prefix=f"{self._prefix}{prefix}")
 
 

@@ -88,13 +88,16 @@ async def put_aside(server: RabbitMqServer, prefix: str) -> list[bytes]:
 
 
 class Guarded:
-    """One server for all behaviours: certificates are read again when Erlang's cache of them is emptied."""
+    """One server for all behaviours: certificates are read again when Erlang's cache of them is emptied. It is set back only where the
+    behaviour before has changed it: each setting costs the start of an Erlang."""
 
     def __init__(self, folder: Path, server: Callable[[str, int], RabbitMqServer]) -> None:
         self._certificates = Certificates(folder)
         self._shown = folder / "shown"
         self._shown.mkdir()
         self._put("good")
+        self._password: Literal["first", "second"] = "first"
+        self._certificate: Certificate = "good"
         self.prefix = ""
         settings = (
             "default_user = agent\n"
@@ -113,8 +116,10 @@ class Guarded:
     @asynccontextmanager
     async def entered(self, prefix: str) -> AsyncIterator[Guarded]:
         self.prefix = prefix
-        await self.accept("first")
-        await self.present("good")
+        if self._password != "first":
+            await self.accept("first")
+        if self._certificate != "good":
+            await self.present("good")
         yield self
 
     def url(self, user: str) -> str:
@@ -124,10 +129,12 @@ class Guarded:
         return RabbitMqBroker(f"{self.url(f'agent:{which}-s3cret')}&publish_timeout=3&open_timeout=5&settle=0", prefix=self.prefix)
 
     async def accept(self, which: Literal["first", "second"]) -> None:
+        self._password = which
         await asyncio.to_thread(self.server.ctl, "change_password", "agent", f"{which}-s3cret")
         await disconnect(self.server)
 
     async def present(self, certificate: Certificate) -> None:
+        self._certificate = certificate
         self._put(certificate)
         await asyncio.to_thread(self.server.ctl, "eval", "ssl:clear_pem_cache().")
 

@@ -143,7 +143,7 @@ async def run(
             times = await scenario.act(place, sagas or scenario.sagas, *proxies)
             verdict = await place.verdict(_HEALED_S + len(place.started) / _PER_S)
     if verdict.lost or verdict.repeated or verdict.violations:
-        verdict.violations.append(f"the services' logs are in {folder}")
+        verdict.violations.insert(0, f"the services' logs are in {folder}")
     else:
         shutil.rmtree(folder)
     return times, verdict

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -94,6 +96,32 @@ def test_a_server_without_fsync_is_refused(own_postgres: PostgresServer) -> None
                 await PostgresStore(unsafe.url).open()
 
         run(scenario())
+
+
+def test_a_standby_that_takes_over_has_another_history_before_it_has_made_a_checkpoint(own_postgres: PostgresServer) -> None:
+    url = own_postgres.start().url
+
+    async def identity() -> str:
+        async with opened(url) as store:
+            return (await store.epoch("shop")).identity
+
+    async def scenario() -> None:
+        before = await identity()
+        own_postgres.stop()
+        mark, owner = own_postgres.cluster / "standby.signal", own_postgres.cluster.stat()
+        mark.touch()
+        os.chown(mark, owner.st_uid, owner.st_gid)
+        own_postgres.start()
+        ((checkpointer,),) = await query(url, "select pid from pg_stat_activity where backend_type = 'checkpointer'")
+        os.kill(checkpointer, signal.SIGSTOP)
+        try:
+            assert await query(url, "select pg_promote()") == [(True,)]
+            assert (before[-2:], (await identity())[-2:]) == ("/1", "/2")
+            assert await query(url, "select timeline_id from pg_control_checkpoint()") == [(1,)]
+        finally:
+            os.kill(checkpointer, signal.SIGCONT)
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(
