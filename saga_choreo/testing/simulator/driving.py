@@ -15,7 +15,7 @@ from uuid import UUID
 from saga_choreo.core.graph import Plan
 from saga_choreo.core.rows import Duty
 from saga_choreo.core.states import end_state
-from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
+from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
 from saga_choreo.ports.store import completed_among
@@ -47,6 +47,7 @@ from saga_choreo.runtime.settling import is_undo
 from saga_choreo.testing.simulator.admission import Admission
 from saga_choreo.testing.simulator.broker import Letter
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.shown import shown
 from saga_choreo.testing.simulator.store import SimulatedTransaction
 from saga_choreo.testing.simulator.world import SECOND
 
@@ -80,6 +81,7 @@ class Run:
         # A step was held back in it; something failed that it may fail for.
         self.was_held_back = self.was_hurt = False
         # The only message has come so often that it may have killed its agent.
+        self._is_due = what.startswith("work on")
         self._is_suspect = len(letters) == 1 and letters[0].attempt > process.limits.deliveries_fast
         self._ended = ended
         self._effects = list(effects)
@@ -124,7 +126,7 @@ class Run:
             if self.process.dies_here(self):
                 return
             if world.is_traced:
-                world.note(f"{self.process.name}", f"{self.what}: {_shown(operation)}")
+                world.note(f"{self.process.name}", f"{self.what}: {shown(operation)}")
             try:
                 answer = self._carry_out(operation)
             except SagaError as failure:
@@ -267,6 +269,9 @@ class Run:
             if operation.inside and transaction is not None and not isinstance(executed, Ran):
                 transaction.saga_locks = before  # the savepoint is undone
             self._admission.executed(record, executed)
+            if operation.inside and self._world.hit("too_long") is not None:
+                self._blocked(operation)
+                return
             self._notice_answer(record, executed)
             self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
@@ -291,6 +296,12 @@ class Run:
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
+
+    def _blocked(self, operation: Execute) -> None:
+        """The store has ended the transaction, which the handler held up for too long."""
+        if operation.record.lease_ms is None:
+            self.process.house.oracle.blocked.noted(operation.record, None if self._is_due else self)
+        self.go(error=TransactionTooLong("the only writer was held for too long"))
 
     def _notice_run(self, operation: Execute, plan: Plan) -> None:
         oracle, record, undoes = self.process.house.oracle, operation.record, is_undo(operation.duty)
@@ -381,19 +392,3 @@ class Run:
     def _release(self, delivery: Delivery, delay_s: float) -> None:
         self.unacked.pop(delivery.token, None)
         self.process.house.broker.give_back(delivery.token, delay_s)
-
-
-def _shown(operation: Operation) -> str:
-    match operation:
-        case Save(records=records):
-            rows = ", ".join(f"{r.step}:{r.row.state.value}{'!' if r.row.abort else ''} v{r.version}" for r in records)
-            counted = "".join(f" {name}+{count}" for (_, name), count in operation.counters.items())
-            return f"Save {rows}{counted}"
-        case Execute(record=record, duty=duty, inside=inside):
-            return f"Execute {record.step} {duty.value} {'inside' if inside else 'outside'} attempt {record.row.attempt}"
-        case Publish(publications=publications, loose=loose):
-            return f"Publish {', '.join(f'{p.key.step} v{p.version} x{len(p.messages)}' for p in publications)} +{len(loose)}"
-        case Ack(deliveries=deliveries) | Release(deliveries=deliveries):
-            return f"{type(operation).__name__} {len(deliveries)}"
-        case _:
-            return type(operation).__name__

@@ -30,6 +30,7 @@ RATES: dict[str, tuple[float, float]] = {
     "step_reject": (0.05, 0.5),
     "step_overrun": (0.01, 0.15),
     "stall": (0.01, 0.15),
+    "too_long": (0.01, 0.15),
     "undo_error": (0.1, 0.9),
     "provider_lost": (0.03, 0.3),
     "provider_unknown": (0.03, 0.3),

@@ -75,7 +75,7 @@ class LiveSimulation(House):
         self._services = sorted({*self._services, *(owner for plan in self._plans for owner in plan.owners)})
         by_definition = {plan.definition: plan for plan in self._plans}
         self._guards = Guards(self.world)
-        self.oracle = Oracle(self.world, by_definition, self._guards.locks, counts_runs=False)
+        self.oracle = Oracle(self.world, by_definition, self._guards.locks, self.limits, counts_runs=False)
         self.provider = Provider(self.world, self.oracle.outside)
         self._handlers = LiveHandlers(
             self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False)

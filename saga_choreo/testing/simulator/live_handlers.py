@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from saga_choreo.core.graph import Plan, StepPlan
-from saga_choreo.errors import Reject
+from saga_choreo.errors import Reject, TransactionTooLong
 from saga_choreo.model.choreography import ChoreographyStep, Split, Undo
 from saga_choreo.model.event import Event, EventRef
 from saga_choreo.model.record import RecordKey
@@ -21,6 +21,7 @@ from saga_choreo.runtime.declare.invoke import Invocation
 from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.results import Pending, choose
 from saga_choreo.testing.simulator.carried import KEPT, UNDONE, text_of
+from saga_choreo.testing.simulator.errors import ERRORS
 from saga_choreo.testing.simulator.external import Provider, Reply
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import choice_of
@@ -55,6 +56,7 @@ class LiveHandlers:
         self._provider = provider
         self._watch = watch
         self._stream = world.streams.named("handlers")
+        self._errors = world.streams.named("errors")
 
     def bound(self, plan: Plan, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
         definition = plan.choreography.steps[step.index]
@@ -93,7 +95,7 @@ class LiveHandlers:
         await self._trouble("step_error", "step_reject")
         await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, False)
         if self._world.hit("step_error") is not None:
-            raise ValueError("simulated, after the write")
+            raise self._errors.pick(ERRORS)("simulated, after the write")
         return self._answer(definition, step, ctx, choice)
 
     async def _undo(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Event | None:
@@ -109,12 +111,15 @@ class LiveHandlers:
 
     async def _trouble(self, error: str, rejection: str | None) -> None:
         world = self._world
+        if world.hit("too_long") is not None:
+            world.saw("a step held up a shared transaction for too long")
+            raise TransactionTooLong("the only writer was held for too long")
         if world.hit("step_overrun") is not None:
             world.saw("overran into the slow lane")
             await asyncio.sleep(1.0)
         await asyncio.sleep(self._stream.random() ** 3 * 0.05)
         if world.hit(error) is not None:
-            raise ValueError("simulated")
+            raise self._errors.pick(ERRORS)("simulated")
         if rejection is not None and world.hit(rejection) is not None:
             raise Reject("no")
 
@@ -128,7 +133,7 @@ class LiveHandlers:
         self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
         reply = await came
         if reply is None or not (reply.is_done or reply.is_declined):
-            raise TimeoutError("no answer")
+            raise self._errors.pick(ERRORS)("no answer")
         if reply.is_declined:
             raise Reject("declined by the provider")
         return reply

@@ -20,6 +20,8 @@ from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.letters import event_of
+from saga_choreo.runtime.timing import Limits
+from saga_choreo.testing.simulator.blocked import Blocked
 from saga_choreo.testing.simulator.carried import Carried
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.ends import Ends
@@ -29,6 +31,8 @@ from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
 from saga_choreo.testing.simulator.policies import Policies
 from saga_choreo.testing.simulator.situations import notice
 from saga_choreo.testing.simulator.store import LockWrites, Write
+from saga_choreo.testing.simulator.times import Times
+from saga_choreo.testing.simulator.words import Words
 from saga_choreo.testing.simulator.world import World
 
 __all__ = ["Judged", "Oracle"]
@@ -55,8 +59,11 @@ class Judged(Protocol):
 class Oracle:
     """One world's judge."""
 
-    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], *, counts_runs: bool) -> None:
-        """`locks`: the name of the lock that a step of a definition takes. `counts_runs`: it is told of every run of a step."""
+    def __init__(
+        self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], limits: Limits, *, counts_runs: bool
+    ) -> None:
+        """`locks`: the name of the lock that a step of a definition takes. `limits`: those of all agents. `counts_runs`: it is told of
+        every run of a step."""
         self._world = world
         self._plans = plans
         self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
@@ -67,6 +74,9 @@ class Oracle:
         self._hearsay = Hearsay(world)
         self.ends = Ends(world)
         self.policies = Policies(world, counts_runs=counts_runs)
+        self._words = Words(world)
+        self.blocked = Blocked(world)
+        self._times = Times(world, self.policies.options, limits)
         # By identity: what is said again as it was need not be read again.
         self._last_heard: dict[str, bytes] = {}
         world.hears = self._hear
@@ -117,9 +127,11 @@ class Oracle:
             self._local(effect, before.get((effect.saga_id, effect.step), Row()))
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
+            self._words.committed(self.ledgers[new.saga_id], old, new)
             self._hearsay.committed(self.ledgers[new.saga_id], old, new)
             self.ends.committed(self.ledgers[new.saga_id], old, new)
             self.policies.committed(self.ledgers[new.saga_id], old, new)
+            self._times.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)

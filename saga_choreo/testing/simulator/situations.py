@@ -37,6 +37,8 @@ SITUATIONS = (
     "attempt stalled",
     "attempt after a lease ran out",
     "overran into the slow lane",
+    "a step held up a shared transaction for too long",
+    "a word that is not possible",
     "step went pending",
     "pending step completed",
     "own deadline published its event",

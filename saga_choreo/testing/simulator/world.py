@@ -63,6 +63,8 @@ class World:
         self.trace: list[str] = []
         # Called with every message that a broker has taken over.
         self.hears: Callable[[Outgoing], object] = id
+        # The incarnation of a process that does what happens now, where that can be told.
+        self.who: Callable[[], object] = bool
         self._is_traced = settings.trace
         self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0
