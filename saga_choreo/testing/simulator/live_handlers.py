@@ -26,6 +26,7 @@ from saga_choreo.testing.simulator.external import Provider, Reply
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import choice_of
 from saga_choreo.testing.simulator.oracle import Oracle
+from saga_choreo.testing.simulator.overlaps import Overlaps
 from saga_choreo.testing.simulator.world import World
 from saga_choreo.testing.virtual_loop import Life
 
@@ -57,6 +58,7 @@ class LiveHandlers:
         self._watch = watch
         self._stream = world.streams.named("handlers")
         self._errors = world.streams.named("errors")
+        self._overlaps = Overlaps(world)
 
     def bound(self, plan: Plan, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
         definition = plan.choreography.steps[step.index]
@@ -130,8 +132,12 @@ class LiveHandlers:
             if not came.done():
                 came.set_result(reply)
 
-        self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
-        reply = await came
+        run = self._overlaps.began(RecordKey(ctx.saga_id, self._oracle.ledgers[ctx.saga_id].plan.definition, step.index))
+        try:
+            self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
+            reply = await came
+        finally:
+            self._overlaps.ended(run)
         if reply is None or not (reply.is_done or reply.is_declined):
             raise self._errors.pick(ERRORS)("no answer")
         if reply.is_declined:

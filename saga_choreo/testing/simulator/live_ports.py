@@ -301,6 +301,7 @@ class FaultyBroker:
         self.inner = inner
         self._spread = spread
         self._boundary = boundary
+        self.late: Mapping[str, float] = {}
 
     @property
     def features(self) -> BrokerFeatures:
@@ -354,8 +355,15 @@ class FaultyBroker:
     async def notify(self, notice: Notice) -> None:
         await self.inner.notify(notice)
 
-    def notices(self) -> AsyncIterator[Notice]:
-        return self.inner.notices()
+    async def notices(self) -> AsyncIterator[Notice]:
+        """The word of some definitions takes its time, and what is said after it comes after it."""
+        opened = asyncio.get_running_loop().time()
+        async for notice in self.inner.notices():
+            late_s = self.late.get(notice.subject.removeprefix("define."), 0.0) + opened - asyncio.get_running_loop().time()
+            if late_s > 0 and not self._world.faults.is_healed:
+                self._world.saw("a definition came late")
+                await asyncio.sleep(late_s)
+            yield notice
 
     async def close(self) -> None:
         await self.inner.close()

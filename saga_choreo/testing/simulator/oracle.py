@@ -23,6 +23,7 @@ from saga_choreo.runtime.letters import event_of
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.blocked import Blocked
 from saga_choreo.testing.simulator.carried import Carried
+from saga_choreo.testing.simulator.copies import Copies
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.ends import Ends
 from saga_choreo.testing.simulator.guards import LockLedger
@@ -40,10 +41,9 @@ __all__ = ["Judged", "Oracle"]
 # Clocks differ by two seconds, and who was down at the healing may stay down for half a minute.
 _LATE_S = 60.0
 _ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
+_ENDS = frozenset({"saga.completed", "saga.failed", "saga.timed_out", "saga.cancelled"})
 # What only the protocol waits for: it goes wrong where that is missing.
-_UNHEARD = frozenset(
-    {"step.skipped", "compensation.completed", "saga.completed", "saga.failed", "saga.timed_out", "saga.cancelled"}
-)
+_UNHEARD = _ENDS | {"step.skipped", "compensation.completed"}
 _MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
 
 
@@ -76,6 +76,7 @@ class Oracle:
         self.policies = Policies(world, counts_runs=counts_runs)
         self._words = Words(world)
         self.blocked = Blocked(world)
+        self.copies = Copies(world)
         self._times = Times(world, self.policies.options, limits)
         # By identity: what is said again as it was need not be read again.
         self._last_heard: dict[str, bytes] = {}
@@ -83,8 +84,13 @@ class Oracle:
 
     def _hear(self, message: Outgoing) -> None:
         headers = message.headers
-        # A copy of what cannot be applied is perhaps not even to be read.
-        if headers.get("ce-sagamsg") in _UNHEARD or "saga-quarantine-code" in headers:
+        if "saga-quarantine-code" in headers:  # perhaps not even to be read
+            self.copies.hear(message)
+            return
+        word = headers.get("ce-sagamsg", "")
+        if word in _ENDS:
+            self.ends.said(headers["ce-sagaid"], headers["ce-sagaoutcome"], self.ledgers)
+        if word in _UNHEARD:
             return
         if self._last_heard.get(headers["ce-id"]) != message.body:
             self._last_heard[headers["ce-id"]] = message.body

@@ -181,6 +181,8 @@ class Simulation:
             NextWeek(self, {plan.definition: plan for plan in self._plans}).pass_by()
         if not self.world.violations:
             self.strays.judge(stores)
+        if not self.world.violations:
+            self.oracle.copies.judge(stores)
 
     def _start(self, number: int, service: str, plan: Plan) -> None:
         client = Client(self.world, self.processes[service], plan, number)

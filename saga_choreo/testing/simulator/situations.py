@@ -83,6 +83,7 @@ SITUATIONS = (
 LIVE_SITUATIONS = (
     "crash of an agent",
     "graceful stop",
+    "a definition came late",
     *(
         situation
         for situation in SITUATIONS

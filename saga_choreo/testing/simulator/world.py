@@ -58,6 +58,8 @@ class World:
         # How sagas are said to have ended, to whom; of these a message came so often that it need not be told any more.
         self.told: dict[tuple[str, UUID], list[SagaState]] = {}
         self.worn: set[UUID] = set()
+        # When agents were told to stop, in seconds.
+        self.stops: list[float] = []
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
