@@ -48,6 +48,8 @@ class Ends:
         asks = row.cancel & Cancel.ASKED and not before.cancel & Cancel.ASKED
         if ((row.vetoer and not before.vetoer) or asks) and not new.reason:
             self._broken("L4", ledger, f"{ledger.name(new.step)} ends the saga, and nobody is told why")
+        if row.vetoer and not before.vetoer and before.abort and new.step != ORIGIN:
+            self._broken("S8", ledger, f"{ledger.name(new.step)} refuses though it knows that the saga aborts")
         if row.cause is not before.cause and row.outcome is Outcome.OPEN:
             self._caused(ledger, new)
         if new.step == ORIGIN and old is not None:

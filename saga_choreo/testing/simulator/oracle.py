@@ -71,7 +71,7 @@ class Oracle:
         self.effects = 0
         self._locks = LockLedger(world, locks)
         self.carried = Carried(world, plans)
-        self._hearsay = Hearsay(world)
+        self.hearsay = Hearsay(world)
         self.ends = Ends(world)
         self.policies = Policies(world, counts_runs=counts_runs)
         self._words = Words(world)
@@ -96,7 +96,7 @@ class Oracle:
             self._last_heard[headers["ce-id"]] = message.body
             envelope = decode(message.channel, headers, message.body)
             self.carried.published(envelope)
-            self._hearsay.hear(envelope)
+            self.hearsay.hear(envelope)
 
     def expect(self, number: int, first: Record) -> None:
         """A saga that is about to be started."""
@@ -134,7 +134,7 @@ class Oracle:
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
             self._words.committed(self.ledgers[new.saga_id], old, new)
-            self._hearsay.committed(self.ledgers[new.saga_id], old, new)
+            self.hearsay.committed(self.ledgers[new.saga_id], old, new)
             self.ends.committed(self.ledgers[new.saga_id], old, new)
             self.policies.committed(self.ledgers[new.saga_id], old, new)
             self._times.committed(self.ledgers[new.saga_id], old, new)
@@ -308,7 +308,7 @@ class Oracle:
         elif record.announced < record.version:
             self._broken("L6", ledger, f"{ledger.name(record.step)} still has something to say after the end")
         else:
-            self._hearsay.told(ledger, record, ledger.words.get(record.step, 0))
+            self.hearsay.told(ledger, record, ledger.words.get(record.step, 0))
 
     def _owe(self, ledger: Ledger, record: Record) -> None:
         """S10: whatever is committed gets published, also what no step here waits for: others read events too."""

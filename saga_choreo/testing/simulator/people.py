@@ -27,6 +27,7 @@ __all__ = ["People", "Place", "Shelf"]
 
 _OPERATOR = "ana"
 _SOMEBODY_ELSE = "ben"
+_TRIED = frozenset({State.WAITING, State.RUNNING, State.COMPENSATING})
 # A word, and what was done by hand before it was said.
 Word = tuple[Fact, tuple[Effect, ...]]
 
@@ -103,12 +104,12 @@ class People:
 
         return heard
 
-    def _mistake(self, service: str, record: Record) -> None:
+    def _mistake(self, service: str, record: Record, words: Sequence[str]) -> None:
         """Somebody says what cannot be said of such a step; whether it counts is seen in the record."""
         up = [process for process in self._processes[service] if process.is_up]
         if up:
             self._world.saw("a word that is not possible")
-            word = Resolved(self._mistakes.pick(wrong_words(record.row)), _OPERATOR)
+            word = Resolved(self._mistakes.pick(words), _OPERATOR)
             self._world.said.setdefault(record.record_key, []).append(word)
             self._mistakes.pick(up).command(record.record_key, record.step, word, self._no_matter, ())
 
@@ -126,6 +127,9 @@ class People:
         if key not in self._watched and (record.row.parked is not Parked.NO or record.row.pending):
             self._watched[key] = record.service
             self._think(record.service, key)
+        elif record.row.attempt and record.row.parked is Parked.NO and record.row.state in _TRIED and self._mistakes.chance(0.05):
+            if not self._policies.is_unsafe(key):  # else, by the time it is said, it may be right
+                self._world.after(int(self._mistakes.between(0, 2) * SECOND), self._mistake, record.service, record, ("retry",))
 
     @property
     def is_awaited(self) -> bool:
@@ -156,8 +160,8 @@ class People:
             return
         if record.row.parked is Parked.HUMAN and self._stream.chance(0.3):
             self._meddle(service, key, step)
-        if record.row.parked is not Parked.NO and self._mistakes.chance(0.2):
-            self._mistake(service, record)
+        if record.row.parked is not Parked.NO and self._mistakes.chance(0.6 if record.row.parked is Parked.HUMAN else 0.3):
+            self._mistake(service, record, wrong_words(record.row))
         word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
         if self._say(service, key, key.step, word):
             self._world.note("people", f"say {word[0]!r} to step {key.step}")

@@ -71,6 +71,8 @@ class Policies:
         is_unsafe = self._stream.chance(0.15) and step.external
         retry, undo_retry = _drawn(options.retry, self._stream), _drawn(options.undo_retry, self._stream)
         drawn = replace(options, unsafe_external=is_unsafe, retry=retry, undo_retry=undo_retry)
+        if self._stream.chance(0.15) and drawn.deadline_s is None and not step.external and (step.may_veto or step.optional):
+            drawn = replace(drawn, deadline_s=self._stream.between(1, 15))  # then it refuses, or is skipped
         self.options[definition, step.index] = drawn
         return drawn
 
@@ -94,6 +96,9 @@ class Policies:
                     "S1", f"step {key.step} of saga {str(key.saga_id)!r} calls again, and its call may not be repeated"
                 )
             self._called[key] = idempotency_key
+
+    def is_unsafe(self, key: RecordKey) -> bool:
+        return self.options[key.definition, key.step].unsafe_external
 
     def may_repeat(self, key: RecordKey) -> None:
         """A person says so."""
