@@ -56,7 +56,9 @@ class Copies:
                     self._broken(f"a message that waits at {store.service!r} counts as told of, and people have no copy of it")
         for letter, count in rows.items():
             if self._copies[letter] < count and letter not in excused:
-                self._broken(f"people have {self._copies[letter]} copies of {count} messages quarantined as {letter[1]!r} at {letter[0]!r}")
+                self._broken(
+                    f"people have {self._copies[letter]} copies of {count} messages quarantined as {letter[1]!r} at {letter[0]!r}"
+                )
         for letter, count in self._copies.items():
             if letter[1] != _ON_HOLD and count > rows[letter]:
                 self._broken(f"people have {count} copies of {rows[letter]} messages quarantined as {letter[1]!r} at {letter[0]!r}")

@@ -194,7 +194,13 @@ class LiveProcess(AgentProcess):
     async def say_it_holds(self, broker: MemoryBroker) -> None:
         """Of what it is still to learn: others may start such sagas because an agent of the service that is gone by now has held it."""
         for definition, form in self._late.items():
-            body = {"service": self.service, "agent": "", "definition": definition, "choreography": form.name, "version": form.version}
+            body = {
+                "service": self.service,
+                "agent": "",
+                "definition": definition,
+                "choreography": form.name,
+                "version": form.version,
+            }
             await broker.notify(Notice(f"holds.{definition}.{self.service}", json.dumps(body).encode()))
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:

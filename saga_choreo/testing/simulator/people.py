@@ -127,9 +127,14 @@ class People:
         if key not in self._watched and (record.row.parked is not Parked.NO or record.row.pending):
             self._watched[key] = record.service
             self._think(record.service, key)
-        elif record.row.attempt and record.row.parked is Parked.NO and record.row.state in _TRIED and self._mistakes.chance(0.05):
-            if not self._policies.is_unsafe(key):  # else, by the time it is said, it may be right
-                self._world.after(int(self._mistakes.between(0, 2) * SECOND), self._mistake, record.service, record, ("retry",))
+        elif self._is_hurried(record) and self._mistakes.chance(0.05):
+            self._world.after(int(self._mistakes.between(0, 2) * SECOND), self._mistake, record.service, record, ("retry",))
+
+    def _is_hurried(self, record: Record) -> bool:
+        """Somebody may be too quick for it: it is not parked. Where a call may not be repeated the word would do harm if it is by then."""
+        row = record.row
+        is_tried = bool(row.attempt) and row.parked is Parked.NO and row.state in _TRIED
+        return is_tried and not self._policies.is_unsafe(record.record_key)
 
     @property
     def is_awaited(self) -> bool:

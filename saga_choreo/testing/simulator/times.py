@@ -65,7 +65,9 @@ class Times:
         assert new.lease_ms is not None
         self._runners[new.record_key] = self._world.who()
         if lease_ms is not None and lease_ms - new.changed_ms > _SKEW_MS:
-            text = f"begins attempt {new.row.attempt} while the lease of the one before runs for {lease_ms - new.changed_ms} ms more"
+            text = (
+                f"begins attempt {new.row.attempt} while the lease of the one before runs for {lease_ms - new.changed_ms} ms more"
+            )
             self._broken("LEASE", ledger, new, text)
         limits, timeout_s = self._limits, self._options[new.definition, new.step].timeout_s or self._limits.slow_timeout_s
         lost = 0 if lease_ms is None else min(before.attempt, 10)
@@ -126,4 +128,6 @@ class Times:
         # The record still says when it changed last, which is long ago.
         wait_s = (at_ms - self._world.wall_ns() / 1e6 + _SKEW_MS + 3000) / 1000
         if wait_s < least_s:
-            self._broken("L6", ledger, new, f"repeats announcement {new.nudges} again in {wait_s:.1f} s, at least {least_s:g} are due")
+            self._broken(
+                "L6", ledger, new, f"repeats announcement {new.nudges} again in {wait_s:.1f} s, at least {least_s:g} are due"
+            )

@@ -78,10 +78,10 @@ class NextWeek:
         """A CLEAR with a debt, for a saga that its origin has forgotten: the answer is that it has failed."""
         headers = message.headers
         is_clear = headers.get("ce-sagamsg") == "compensation.completed" and headers.get("ce-sagato") == ORIGIN_NAME
-        if is_clear and "ce-sagadebt" in headers and headers.get("ce-sagaorigin") == store.service:
-            if UUID(headers["ce-sagaid"]) not in store.records:
-                self._world.saw("a debt was told again, and was forgotten")
-                self._debts[headers["ce-sagaid"]] = None
+        is_forgotten = headers.get("ce-sagaorigin") == store.service and UUID(headers["ce-sagaid"]) not in store.records
+        if is_clear and is_forgotten and "ce-sagadebt" in headers:
+            self._world.saw("a debt was told again, and was forgotten")
+            self._debts[headers["ce-sagaid"]] = None
 
     def _must_be_stale(self, message: Outgoing, store: SimulatedStore) -> bool:
         """An event of a saga whose records are gone, at a service with a step that waits for it."""

@@ -61,7 +61,9 @@ class Words:
         if word is not None and word != old.resolution:
             step = ledger.plan.steps[new.step]
             if word.verb not in possible_words(before, step):
-                self._broken(ledger, new, f"takes {word.verb!r} for a word, though it is {before.state.name}, {before.parked.value!r}")
+                self._broken(
+                    ledger, new, f"takes {word.verb!r} for a word, though it is {before.state.name}, {before.parked.value!r}"
+                )
             if before.parked is Parked.HUMAN and word.operator != before.operator:
                 self._broken(ledger, new, f"is in the hands of {before.operator!r}, and does what {word.operator!r} says")
             # A plain step may have had its first attempt in this very commit.
