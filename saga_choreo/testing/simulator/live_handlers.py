@@ -11,10 +11,11 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from saga_choreo.core.graph import Plan, StepPlan
-from saga_choreo.errors import Reject, TransactionTooLong
+from saga_choreo.errors import Reject, SagaError, TransactionTooLong
 from saga_choreo.model.choreography import ChoreographyStep, Split, Undo
 from saga_choreo.model.event import Event, EventRef
 from saga_choreo.model.record import RecordKey
+from saga_choreo.model.states import State
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.invoke import Invocation
@@ -59,6 +60,7 @@ class LiveHandlers:
         self._stream = world.streams.named("handlers")
         self._errors = world.streams.named("errors")
         self._overlaps = Overlaps(world)
+        self._beats = world.streams.named("heartbeats")
 
     def bound(self, plan: Plan, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
         definition = plan.choreography.steps[step.index]
@@ -135,6 +137,9 @@ class LiveHandlers:
         run = self._overlaps.began(RecordKey(ctx.saga_id, self._oracle.ledgers[ctx.saga_id].plan.definition, step.index))
         try:
             self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
+            if self._beats.chance(0.3):
+                await asyncio.wait((came,), timeout=self._beats.between(0.5, 6))
+                await self._beat(ctx, step)
             reply = await came
         finally:
             self._overlaps.ended(run)
@@ -143,6 +148,22 @@ class LiveHandlers:
         if reply.is_declined:
             raise Reject("declined by the provider")
         return reply
+
+    async def _beat(self, ctx: StepContext, step: StepPlan) -> None:
+        """A sign of life, which tells an attempt that does not count any more."""
+        row = self._oracle.ledgers[ctx.saga_id].rows[step.index]
+        is_lost = row.attempt != ctx.attempt or row.state not in (State.RUNNING, State.COMPENSATING)
+        try:
+            await ctx.heartbeat()
+        except SagaError:
+            if is_lost:
+                self._world.saw("a heartbeat told that the attempt does not count any more")
+                raise
+        else:
+            if is_lost:
+                self._world.broken(
+                    "LEASE", f"attempt {ctx.attempt} of step {step.name!r} of saga {ctx.key} was lost, and is kept alive"
+                )
 
     def _answer(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext, choice: int) -> Any:
         events = [

@@ -123,6 +123,8 @@ class Policies:
         attempts = [policy.attempts for policy in (retry, *retry.on.values())]
         if row.state in _TRIES and row.attempt > max(one or row.attempt for one in attempts):
             self._broken(ledger, new, f"makes attempt {row.attempt}, its policy allows {attempts}")
+        if row.state is State.COMPENSATING and before.state is not State.COMPENSATING and row.key_no:
+            self._broken(ledger, new, f"begins its undo under key number {row.key_no}, and nothing has refused that yet")
         # An attempt whose lease is over may have died: then of no error, and all policies of the step have a say.
         may_have_died = old is not None and old.lease_ms is not None and old.lease_ms < new.changed_ms + _SKEW_MS
         policies = (policy_for(retry, new.error), *((retry,) if may_have_died else ()))
