@@ -26,6 +26,7 @@ RATES: dict[str, tuple[float, float]] = {
     "commit_unknown": (0.02, 0.2),
     "store_error": (0.005, 0.08),
     "store_slow": (0.01, 0.1),
+    "store_cut": (0.001, 0.01),
     "step_error": (0.05, 0.4),
     "step_reject": (0.05, 0.5),
     "step_overrun": (0.01, 0.15),

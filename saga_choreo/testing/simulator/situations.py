@@ -84,6 +84,9 @@ LIVE_SITUATIONS = (
     "crash of an agent",
     "graceful stop",
     "a definition came late",
+    "an agent was cut off from its store",
+    "two calls of a step at once",
+    "a heartbeat told that the attempt does not count any more",
     *(
         situation
         for situation in SITUATIONS

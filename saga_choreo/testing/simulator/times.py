@@ -125,8 +125,8 @@ class Times:
         if not said or at_ms is None or at_ms in (new.deadline_ms, new.deadline_own_ms):
             return
         least_s = 0.75 * min(limits.nudge_first_s * 2**new.nudges, limits.nudge_max_s)
-        # The record still says when it changed last, which is long ago.
-        wait_s = (at_ms - self._world.wall_ns() / 1e6 + _SKEW_MS + 3000) / 1000
+        # By the clock of whoever says it again, it was due by then.
+        wait_s = (at_ms - old.due_ms + _ALMOST_MS) / 1000 if old is not None and old.due_ms is not None else least_s
         if wait_s < least_s:
             self._broken(
                 "L6", ledger, new, f"repeats announcement {new.nudges} again in {wait_s:.1f} s, at least {least_s:g} are due"

@@ -68,8 +68,8 @@ class NextWeek:
     def _send_again(self, stores: Mapping[str, SimulatedStore]) -> None:
         """A few old messages, each to one of those it once went to."""
         logged, broker = self._simulation.broker.logged, self._simulation.broker
-        for _ in range(min(_AGAIN_MAX, len(logged))):
-            service, message = self._stream.pick(logged)
+        picked = [self._stream.pick(logged) for _ in range(min(_AGAIN_MAX, len(logged)))]
+        for service, message in (*picked, *[one for one in logged if _is_debt(one[1])][:2]):  # debts are rare
             self._note_debt(message, stores[service])
             stale = self._must_be_stale(message, stores[service])
             broker.send(service, self._simulation.strays.again(message, service, stale=stale))
@@ -77,9 +77,8 @@ class NextWeek:
     def _note_debt(self, message: Outgoing, store: SimulatedStore) -> None:
         """A CLEAR with a debt, for a saga that its origin has forgotten: the answer is that it has failed."""
         headers = message.headers
-        is_clear = headers.get("ce-sagamsg") == "compensation.completed" and headers.get("ce-sagato") == ORIGIN_NAME
         is_forgotten = headers.get("ce-sagaorigin") == store.service and UUID(headers["ce-sagaid"]) not in store.records
-        if is_clear and is_forgotten and "ce-sagadebt" in headers:
+        if _is_debt(message) and is_forgotten:
             self._world.saw("a debt was told again, and was forgotten")
             self._debts[headers["ce-sagaid"]] = None
 
@@ -97,6 +96,13 @@ class NextWeek:
             if event is not None and event.name == message.channel.name and plan.step(number).name == source
         ]
         return bool(readers) and headers.get("ce-sagamsg") in ("saga.started", "step.completed")
+
+
+def _is_debt(message: Outgoing) -> bool:
+    """It tells an origin of one."""
+    headers = message.headers
+    is_clear = headers.get("ce-sagamsg") == "compensation.completed" and headers.get("ce-sagato") == ORIGIN_NAME
+    return is_clear and "ce-sagadebt" in headers
 
 
 def _forget(store: SimulatedStore, before: UUID) -> None:

@@ -60,6 +60,8 @@ class World:
         self.worn: set[UUID] = set()
         # When agents were told to stop, in seconds.
         self.stops: list[float] = []
+        # Until when some agent is cut off from its store.
+        self.cut_until_s = 0.0
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
