@@ -12,8 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 from uuid import UUID
 
-from saga_choreo.core.graph import Plan
-from saga_choreo.core.rows import Duty
 from saga_choreo.core.states import end_state
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.record import Record, RecordKey
@@ -24,7 +22,6 @@ from saga_choreo.runtime.operations import (
     Admit,
     Admitted,
     Begin,
-    Broke,
     Claim,
     Commit,
     Complete,
@@ -36,7 +33,6 @@ from saga_choreo.runtime.operations import (
     Pause,
     Publish,
     Ran,
-    Rejected,
     Release,
     Rollback,
     Save,
@@ -47,6 +43,7 @@ from saga_choreo.runtime.settling import is_undo
 from saga_choreo.testing.simulator.admission import Admission
 from saga_choreo.testing.simulator.broker import Letter
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.noticing import notice_answer, notice_run
 from saga_choreo.testing.simulator.shown import shown
 from saga_choreo.testing.simulator.store import SimulatedTransaction
 from saga_choreo.testing.simulator.world import SECOND
@@ -80,8 +77,10 @@ class Run:
         self.has_committed = self.has_acked = self.is_calling = self.owes_publishing = False
         # A step was held back in it; something failed that it may fail for.
         self.was_held_back = self.was_hurt = False
-        # The only message has come so often that it may have killed its agent.
+        # The attempt that the store has ended.
+        self._unsettled: Record | None = None
         self._is_due = what.startswith("work on")
+        # The only message has come so often that it may have killed its agent.
         self._is_suspect = len(letters) == 1 and letters[0].attempt > process.limits.deliveries_fast
         self._ended = ended
         self._effects = list(effects)
@@ -140,6 +139,11 @@ class Run:
         self._admission.over()
         if error is not None and self.was_held_back and not self.was_hurt:
             self._world.broken("L7", f"{self.what} failed for a step that was held back: {error}")
+        oracle = self.process.house.oracle
+        if isinstance(error, TransactionTooLong):
+            self._world.broken("L7", f"{self.what} failed for one step that held up its transaction: {error}")
+        elif self._unsettled is not None and error is None:
+            oracle.blocked.settled(self._unsettled, self._store.get(self._unsettled.record_key))
         self._ended(self, value, error)
 
     def _leave(self) -> None:
@@ -269,10 +273,10 @@ class Run:
             if operation.inside and transaction is not None and not isinstance(executed, Ran):
                 transaction.saga_locks = before  # the savepoint is undone
             self._admission.executed(record, executed)
-            if operation.inside and self._world.hit("too_long") is not None:
-                self._blocked(operation)
+            if operation.inside and self.process.house.oracle.blocked.hits(record):
+                self._cut_short(operation)
                 return
-            self._notice_answer(record, executed)
+            notice_answer(self.process.house.oracle, record, executed)
             self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
         def answer(executed: Executed) -> None:
@@ -290,34 +294,20 @@ class Run:
             else:
                 go_on(taken)
 
-        self._notice_run(operation, known.plan)
+        notice_run(self.process.house.oracle, operation, known.plan, is_suspect=self._is_suspect)
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
 
-    def _blocked(self, operation: Execute) -> None:
+    def _cut_short(self, operation: Execute) -> None:
         """The store has ended the transaction, which the handler held up for too long."""
         if operation.record.lease_ms is None:
-            self.process.house.oracle.blocked.noted(operation.record, None if self._is_due else self)
+            self.process.house.oracle.blocked.noted(operation.record, f"{self.process.name}: {self.what}" if self._is_due else self)
+        else:
+            self._unsettled = operation.record
         self.go(error=TransactionTooLong("the only writer was held for too long"))
-
-    def _notice_run(self, operation: Execute, plan: Plan) -> None:
-        oracle, record, undoes = self.process.house.oracle, operation.record, is_undo(operation.duty)
-        oracle.policies.runs(record, is_undo=undoes)
-        if operation.inside and record.lease_ms is None:
-            oracle.policies.runs_fast(record, is_suspect=self._is_suspect)
-        if undoes:
-            oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
-            return
-        oracle.carried.inputs(record, plan)
-        if operation.duty is Duty.CALL:
-            oracle.policies.calls(record.record_key, str(record.row.key_no))
-
-    def _notice_answer(self, record: Record, executed: Executed) -> None:
-        if isinstance(executed, Rejected) or (isinstance(executed, Broke) and executed.final):
-            self.process.house.oracle.policies.is_told(record.record_key, refused=isinstance(executed, Rejected))
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""
@@ -333,6 +323,9 @@ class Run:
         for (_, name), count in operation.counters.items():
             transaction.counters[name] = transaction.counters.get(name, 0) + count
         self._saved.extend(operation.records)
+        if self.unacked and not self._is_suspect:
+            fresh = (one for one in operation.records if (old := self._store.get(one.record_key)) is None or old.error != one.error)
+            self.process.house.oracle.blocked.saved(fresh)
         return None
 
     def _save_again(self, operation: Save) -> None:
