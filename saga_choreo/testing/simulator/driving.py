@@ -323,7 +323,7 @@ class Run:
         for (_, name), count in operation.counters.items():
             transaction.counters[name] = transaction.counters.get(name, 0) + count
         self._saved.extend(operation.records)
-        if self.unacked and not self._is_suspect:
+        if self.unacked and all(letter.attempt <= self.process.limits.deliveries_fast for letter in self.unacked):
             fresh = (one for one in operation.records if (old := self._store.get(one.record_key)) is None or old.error != one.error)
             self.process.house.oracle.blocked.saved(fresh)
         return None
