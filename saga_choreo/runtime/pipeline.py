@@ -376,11 +376,9 @@ class Pipeline:
         if record is None or known is None:
             yield Rollback()
             return None
-        if isinstance(fact, Resolved):
-            changes |= word_on(record, fact, reason, ws.now_ms)
-        elif reason and not record.reason:
-            changes["reason"] = reason
-        answer = ws.act(record.record_key, fact, known, **changes)
+        asked = {"reason": reason} if reason and not record.reason else {}
+        said = word_on(record, fact, reason, ws.now_ms) if isinstance(fact, Resolved) else asked
+        answer = ws.act(record.record_key, fact, known, **(changes | said))
         if not isinstance(answer, Row):
             yield Rollback()
             return answer if answer is not None else record.row

@@ -122,6 +122,14 @@ def test_a_word_counts_though_what_follows_from_it_holds_up_its_transaction(at: 
     assert rig.record("charge").row.state is State.DONE
 
 
+def test_a_reason_is_kept_though_the_word_had_to_be_said_twice() -> None:
+    rig = Rig()
+    rig.handle(envelope(rig.choreography))
+    rig.faults[Save] = [TransactionTooLong("held")]
+    assert isinstance(rig.drive(rig.pipeline.command(rig.key("charge").saga_id, None, CancelRequested(), "why not")), Row)
+    assert "why not" in (rig.record("charge").reason, rig.record("book").reason)
+
+
 def slow(rig: Rig, number: int = 0) -> None:
     """The step has failed once in the fast lane, and its backoff is over."""
     rig.answers = [Broke("OSError: down")]
