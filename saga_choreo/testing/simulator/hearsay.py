@@ -16,10 +16,13 @@ from saga_choreo.runtime.operations import Publication
 from saga_choreo.testing.simulator.ledger import Ledger
 from saga_choreo.testing.simulator.world import World
 
-__all__ = ["Hearsay"]
+__all__ = ["WHY", "Hearsay"]
 
 # Saga, kind, from-step, the service it is for ('' for people), and how many words people had said on the step.
 _Word = tuple[UUID, MessageKind, str, str, int]
+# What people give as their reason.
+WHY = "asked by a person"
+_ALMOST_MS = 5
 _TOLD = frozenset({Parked.PARKED, Parked.PASSED})
 _HEARD = frozenset({MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.PARKED, MessageKind.RESOLVED})
 
@@ -62,7 +65,9 @@ class Hearsay:
         number = ledger.words[record.step] = ledger.words.get(record.step, 0) + 1
         word, known = record.resolution, self._world.said.get(record.record_key, ())
         assert word is not None
-        if word.number != number or not any((word.verb, word.operator) == (one.verb, one.operator) for one in known):
+        is_said = any((word.verb, word.operator) == (one.verb, one.operator) for one in known) and word.reason == WHY
+        attempt, late_ms = ledger.attempts.get(record.step, 0), abs(word.at_ms - record.changed_ms)
+        if word.number != number or not is_said or word.attempt != attempt or late_ms > _ALMOST_MS:
             text = f"{word!r} is noted as word {number} on {ledger.name(record.step)}, said were {list(known)!r}"
             self._world.broken("L4", text, ledger.number)
 

@@ -107,7 +107,7 @@ class LiveSimulation(House):
                 bound[step.index] = self._handlers.bound(plan, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
         late = self._late(service)
-        return [LiveProcess(self, known, store, number, late) for number in range(1 + self._stream.below(2))]
+        return [LiveProcess(self, known, store, number, late, self.oracle.times) for number in range(1 + self._stream.below(2))]
 
     def _late(self, service: str) -> dict[str, float]:
         """Definitions that the agents of this service have to learn, and how long the word of each is on its way. One service has each

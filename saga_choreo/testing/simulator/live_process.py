@@ -23,9 +23,11 @@ from saga_choreo.runtime.telling import SagaOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.carried import said_with, text_of
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.hearsay import WHY
 from saga_choreo.testing.simulator.live_handlers import event_class
 from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, WatchedStore
 from saga_choreo.testing.simulator.starting import trace_of
+from saga_choreo.testing.simulator.times import Times
 from saga_choreo.testing.simulator.world import SECOND, World
 from saga_choreo.testing.virtual_loop import Life, VirtualClock, VirtualLoop
 
@@ -84,6 +86,9 @@ class AgentProcess:
         del key, fact
         return {}
 
+    def _stopped(self) -> None:
+        """In peace."""
+
     def _lose_store(self) -> None:
         """What its death does to its connections to the store."""
         raise NotImplementedError
@@ -105,6 +110,7 @@ class AgentProcess:
         await session.close()
         self.is_up = False
         self._world.note(self.name, "has stopped")
+        self._stopped()
         self._world.after(int(self._stream.random() * 5 * SECOND), self.boot)
 
     async def _boundary(self) -> None:
@@ -149,7 +155,7 @@ class AgentProcess:
             BY_HAND.set(tuple(effects))
             try:
                 said = self._said_with(key, fact)
-                steps = session.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
+                steps = session.pipeline.command(key.saga_id, step, fact, WHY, **said)
                 value = await Driver(session).run(steps)
             except SagaError as error:
                 self._world.note(self.name, f"cannot: {error}")
@@ -162,12 +168,15 @@ class AgentProcess:
 class LiveProcess(AgentProcess):
     """An agent with simulated handlers, on a memory store."""
 
-    def __init__(self, house: Home, known: Sequence[Known], store: Committed, number: int, late: Mapping[str, float]) -> None:
+    def __init__(
+        self, house: Home, known: Sequence[Known], store: Committed, number: int, late: Mapping[str, float], judge: Times
+    ) -> None:
         """`late`: definitions that it has code for and has to learn, and how many seconds the word of each takes to arrive."""
         super().__init__(house, store.service, number)
         self._known = tuple(one for one in known if one.plan.definition not in late)
         self._late = {one.plan.definition: one.plan.choreography for one in known if one.plan.definition in late}
         self._late_s = late
+        self._judge = judge
         bound = [one for each in known for one in each.handlers.values()]
         self._part = Part(store.service, bound, [each.plan.choreography for each in known])
         self.store = store
@@ -180,6 +189,10 @@ class LiveProcess(AgentProcess):
 
     def _lose_store(self) -> None:
         self._inner_store.inner.crash()
+
+    def _stopped(self) -> None:
+        records = (record for rows in self.store.records.values() for record in rows.values())
+        self._judge.stopped(self.life, records)
 
     def _said_with(self, key: RecordKey, fact: Fact) -> dict[str, Any]:
         record = self.store.get(key)

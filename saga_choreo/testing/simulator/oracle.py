@@ -77,7 +77,7 @@ class Oracle:
         self._words = Words(world)
         self.blocked = Blocked(world)
         self.copies = Copies(world)
-        self._times = Times(world, self.policies.options, limits)
+        self.times = Times(world, self.policies.options, limits)
         # By identity: what is said again as it was need not be read again.
         self._last_heard: dict[str, bytes] = {}
         world.hears = self._hear
@@ -137,7 +137,7 @@ class Oracle:
             self.hearsay.committed(self.ledgers[new.saga_id], old, new)
             self.ends.committed(self.ledgers[new.saga_id], old, new)
             self.policies.committed(self.ledgers[new.saga_id], old, new)
-            self._times.committed(self.ledgers[new.saga_id], old, new)
+            self.times.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)

@@ -6,7 +6,7 @@ attempts at once, or one that nobody takes over, break no safety, and would stay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Outcome, Parked, State
@@ -20,6 +20,9 @@ __all__ = ["Times"]
 # Clocks differ by two seconds.
 _SKEW_MS = 2100
 _ALMOST_MS = 5
+# What may keep an agent from handing back, and for how long.
+_HURTS = frozenset({"store_error", "store_slow", "store_cut", "commit_refused", "commit_unknown"})
+_STOP_S = 30.0
 _TRIES = frozenset({State.WAITING, State.RUNNING, State.COMPENSATING})
 
 
@@ -43,6 +46,21 @@ class Times:
             self._watched(ledger, old, new)
         if new.nudges:
             self._nudged(ledger, old, new)
+
+    def stopped(self, agent: object, records: Iterable[Record]) -> None:
+        """An agent has stopped in peace: what it had begun is settled or handed back, and need not wait for the end of its lease."""
+        world = self._world
+        if any(name in _HURTS and when > world.now_s() - _STOP_S for (name, _), when in reversed(world.faults.happened)):
+            return
+        for record in records if world.cut_until_s < world.now_s() - _STOP_S else ():
+            row = record.row
+            is_open = row.state in _TRIES and row.parked is Parked.NO and not row.pending and record.lease_ms is not None
+            if not is_open or self._options[record.definition, record.step].unsafe_external:
+                continue
+            if self._runners.get(record.record_key) is agent:
+                world.broken(
+                    "STOP", f"attempt {row.attempt} of step {record.step} of saga {record.key} was not handed back by its agent"
+                )
 
     def _leased(self, ledger: Ledger, old: Record | None, new: Record) -> None:
         before, row = Row() if old is None else old.row, new.row
