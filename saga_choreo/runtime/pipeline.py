@@ -223,8 +223,7 @@ class Pipeline:
             budget_s = min(self._limits.fast_budget_s, timeout_s(known, key.step, self._limits))
             answer = yield Execute(record, what, True, budget_s)
             assert not isinstance(answer, Admitted)
-        _, chance = yield Now()
-        settle(ws, key, known, what, answer, chance)
+        settle(ws, key, known, what, answer, (yield Now())[1])
 
     def work(self, key: RecordKey) -> Generator[Operation, Any, bool]:
         """A record that is due: its deadline, its next attempt, or its next repeated announcement (then True)."""
@@ -376,9 +375,11 @@ class Pipeline:
         if record is None or known is None:
             yield Rollback()
             return None
-        asked = {"reason": reason} if reason and not record.reason else {}
-        said = word_on(record, fact, reason, ws.now_ms) if isinstance(fact, Resolved) else asked
-        answer = ws.act(record.record_key, fact, known, **(changes | said))
+        if isinstance(fact, Resolved):
+            changes |= word_on(record, fact, reason, ws.now_ms)
+        elif reason and not record.reason:
+            changes["reason"] = reason
+        answer = ws.act(record.record_key, fact, known, **changes)
         if not isinstance(answer, Row):
             yield Rollback()
             return answer if answer is not None else record.row
@@ -390,7 +391,8 @@ class Pipeline:
             if not runs:
                 raise
             yield Rollback()  # the word stands; what follows from it and takes too long is the timers'
-            return (yield from self.command(saga_id, step, fact, reason, definition=definition, runs=False, **changes))
+            changes["reason"] = reason
+            return (yield from self.command(saga_id, step, fact, definition=definition, runs=False, **changes))
         return answer
 
     def give_back(self, key: RecordKey) -> Generator[Operation, Any, None]:
