@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from saga_choreo.core import graph
 from saga_choreo.core.emissions import emissions
+from saga_choreo.core.routing import facts_for
 from saga_choreo.errors import ConfigurationError
 from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo.testing.postgres_server import PostgresServer
@@ -83,6 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def nothing_remembered() -> None:
     """Faults are planted in processes that have run these tests before, without any: what a cache has kept since would hide them."""
     emissions.cache_clear()
+    facts_for.cache_clear()
     graph._plan_of.cache_clear()
 
 

@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo_nats.ending import end
 from saga_choreo_nats.options import Options
-from saga_choreo_nats.sink import Sink
+from saga_choreo_nats.sink import Heard, Sink
 
 __all__ = ["Link"]
 
@@ -46,27 +46,52 @@ _VERSION = b"NATS/1.0\r\n"
 _PLAIN_BLOCK = re.compile(rb"(?:[!-9;-~]+: [!-~](?:[ -~]*[!-~])?\r\n)+\r\n")
 _PLAIN_LINE = re.compile(r"([^:]+): ([^\r]+)\r\n")
 _PLAIN_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_PLAIN_SUBJECT = re.compile(r"[!-~]+")
+# What our agents write begins with the facts that are the same for all sagas; here begins what is not.
+_VARIABLE = b"\r\nce-id: "
 
 
 @lru_cache(maxsize=1024)
-def _is_plain_name(name: str) -> bool:
-    return _PLAIN_NAME.fullmatch(name) is not None
+def _are_plain_names(*names: str) -> bool:
+    return all(map(_PLAIN_NAME.fullmatch, names))
+
+
+def _is_plain_subject(subject: str) -> bool:
+    return subject.isascii() and subject.isprintable() and bool(subject) and " " not in subject
+
+
+@lru_cache(maxsize=4096)
+def _plain_lines(lines: bytes) -> dict[str, str] | None:
+    """A block that ends with a line, or None where there is anything strange in it. Shared: to be copied."""
+    return dict(_PLAIN_LINE.findall(lines.decode("ascii"))) if _PLAIN_BLOCK.fullmatch(lines + b"\r\n") else None
 
 
 def _plain_command(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> bytes | None:
     """What is written for a message; None where there is anything strange in it."""
-    if not _PLAIN_SUBJECT.fullmatch(subject) or (reply and not _PLAIN_SUBJECT.fullmatch(reply)):
+    if not _is_plain_subject(subject) or (reply and not _is_plain_subject(reply)):
         return None
     to = f"{subject} {reply}" if reply else subject
     if not headers:
         return b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(payload), payload) if headers is None else None
-    block = "".join([f"{name}: {value}\r\n" for name, value in headers.items()] + ["\r\n"])
-    lines = block.encode("ascii") if block.isascii() and all(map(_is_plain_name, headers)) else b""
-    if not _PLAIN_BLOCK.fullmatch(lines) or lines.count(b"\n") != len(headers) + 1:  # a value that has lines of its own
+    values = "".join(headers.values())
+    lines = "\r\n".join(map(": ".join, headers.items()))
+    # No lines of their own in the values, no space at either end of one, and none that is empty.
+    plain = values.isprintable() and lines.isascii() and ":  " not in lines and " \r" not in lines and lines[-1] != " "
+    if not plain or not _are_plain_names(*headers):
         return None
-    size = len(_VERSION) + len(lines)
-    return b"HPUB %b %d %d\r\n%b%b%b\r\n" % (to.encode(), size, size + len(payload), _VERSION, lines, payload)
+    size = len(_VERSION) + len(lines) + 4
+    return f"HPUB {to} {size} {size + len(payload)}\r\nNATS/1.0\r\n{lines}\r\n\r\n".encode("ascii") + payload + b"\r\n"
+
+
+def _plain_headers(block: bytes) -> dict[str, str] | None:
+    """The headers of a message; None where there is anything strange in them."""
+    if not block.startswith(_VERSION):
+        return None
+    at = block.find(_VARIABLE) + 2
+    fixed = _plain_lines(block[len(_VERSION) : at]) if at > len(_VERSION) else {}
+    rest = block[max(at, len(_VERSION)) :]
+    if fixed is None or not _PLAIN_BLOCK.fullmatch(rest):
+        return None
+    return fixed | dict(_PLAIN_LINE.findall(rest.decode("ascii")))
 
 
 class _Client(Client):
@@ -84,11 +109,16 @@ class _Client(Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        if _PLAIN_BLOCK.fullmatch(raw):
-            return dict(_PLAIN_LINE.findall(raw.decode("ascii")))
-        return Client._parse_header_lines(raw)
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        subscription: Any = self._subs.get(sid)
+        sink: Any = subscription._future if subscription is not None else None
+        found = _plain_headers(headers) if headers else None
+        if not isinstance(sink, Sink) or (headers and found is None):
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        sink.set_result(Heard(subject.decode(), reply.decode(), data, found))
 
     def _connect_command(self) -> bytes:
         server: Any = self._current_server

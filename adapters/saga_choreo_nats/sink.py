@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Sink"]
+__all__ = ["Heard", "Sink"]
 
 _log = logging.getLogger("saga_choreo.nats")
+
+
+class Heard(NamedTuple):
+    """A message as far as a sink needs one: a part of nats-py's own."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: dict[str, str] | None
 
 
 class Sink(asyncio.Future[Any]):

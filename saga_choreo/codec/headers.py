@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from saga_choreo.codec.faults import Fault, fault, short
 
@@ -15,6 +16,9 @@ __all__ = ["HEADERS_BYTES_MAX", "attributes", "missing", "require", "require_tex
 # RabbitMQ's default frame and NATS' default header allowance are both far above; our own largest block is about 7 KiB.
 HEADERS_BYTES_MAX = 16_384
 
+# Sets of names that are remembered, and the size of each.
+_KNOWN_MAX, _KNOWN_BYTES_MAX = 1_024, 2_048
+
 _TRACE = ("traceparent", "tracestate")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -22,13 +26,34 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def attributes(headers: Mapping[str, str]) -> Mapping[str, str]:
     """The headers by lower-case name. Raises DecodeError on a block that is too large, a control character in a name, or an
     attribute given twice. Foreign headers are not looked at beyond that."""
-    names, values = "".join(headers), "".join(headers.values())
-    if _size(names) + _size(values) > HEADERS_BYTES_MAX:
+    names = _names(*headers)
+    values = "".join(headers.values())
+    if names.size + _size(values) > HEADERS_BYTES_MAX:
         raise fault(Fault.HEADERS_TOO_LARGE, f"the headers are larger than {HEADERS_BYTES_MAX} bytes; find out what adds to them")
-    if not names.isprintable() and _CONTROL.search(names):
-        name = next(name for name in headers if _CONTROL.search(name))
-        raise fault(Fault.HEADER_NAME, f"the header name {short(name)} has a control character; find out who wrote it")
-    return headers if names.islower() else _lowered(headers)
+    if names.strange:
+        raise fault(Fault.HEADER_NAME, f"the header name {short(names.strange)} has a control character; find out who wrote it")
+    return headers if names.are_lower else _lowered(headers)
+
+
+class _Names(NamedTuple):
+    size: int
+    strange: str
+    are_lower: bool
+
+
+def _names(*names: str) -> _Names:
+    """Senders use few different sets of names, so they are looked at once; what is too large to be accepted is not remembered."""
+    found = _known.get(names)
+    if found is None:
+        joined = "".join(names)
+        strange = "" if joined.isprintable() else next((name for name in names if _CONTROL.search(name)), "")
+        found = _Names(_size(joined), strange, joined.islower())
+        if found.size <= _KNOWN_BYTES_MAX and len(_known) < _KNOWN_MAX:
+            _known[names] = found
+    return found
+
+
+_known: dict[tuple[str, ...], _Names] = {}
 
 
 def require(found: Mapping[str, str], name: str) -> str:

@@ -34,9 +34,21 @@ from saga_choreo.codec.notices import NOTICES, cut, notice_identity, read_notice
 from saga_choreo.codec.strict_json import check_object
 from saga_choreo.codec.values import parse_saga_id, parse_time, percent_decode, percent_encode, time_text
 from saga_choreo.errors import DecodeError, ResultTooLarge
-from saga_choreo.model.envelope import Channel, ChannelKind, Envelope
+from saga_choreo.model.envelope import Channel, ChannelKind, Envelope, Parking
 
-__all__ = ["BODY_BYTES_MAX", "KEY_BYTES_MAX", "PROTOCOL_VERSION", "REASON_BYTES_MAX", "checked_key", "decode", "encode", "is_plain"]
+__all__ = [
+    "BODY_BYTES_MAX",
+    "KEY_BYTES_MAX",
+    "PROTOCOL_VERSION",
+    "REASON_BYTES_MAX",
+    "Template",
+    "checked_key",
+    "decode",
+    "encode",
+    "filled",
+    "is_plain",
+    "template",
+]
 
 # What every broker accepts in its default settings, with room to spare (the smallest default is 1 MB).
 BODY_BYTES_MAX = 65_536
@@ -51,10 +63,13 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 
-class _Written(NamedTuple):
+class Template(NamedTuple):
+    """What is written of a message's fixed facts: once for all sagas."""
+
     headers: dict[str, str]
     identity: str
     has_payload: bool
+    fixed: Fixed
 
 
 def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
@@ -78,36 +93,63 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
         e.debt,
         e.reannounced,
     )
-    written = _write(fixed, e.channel)
-    if written.has_payload != bool(e.payload):
+    return filled(
+        template(fixed, e.channel),
+        saga_id=str(e.saga_id),
+        sent_ns=e.sent_ns,
+        key=e.key,
+        deadline_ms=e.deadline_ms,
+        payload=e.payload,
+        reason=e.reason,
+        parking=e.parking,
+        traceparent=e.traceparent,
+        tracestate=e.tracestate,
+    )
+
+
+def filled(
+    form: Template,
+    *,
+    saga_id: str,
+    sent_ns: int,
+    key: str,
+    deadline_ms: int | None,
+    payload: bytes = b"",
+    reason: str = "",
+    parking: Parking | None = None,
+    traceparent: str = "",
+    tracestate: str = "",
+) -> tuple[dict[str, str], bytes]:
+    """Headers and body of one saga's message, see `encode`."""
+    kind, from_step = form.fixed.kind, form.fixed.from_step
+    if form.has_payload != bool(payload):
         raise ValueError(
-            f"a message {e.kind.value!r} of step {e.from_step!r} has {len(e.payload)} payload bytes; events have one, others none"
+            f"a message {kind.value!r} of step {from_step!r} has {len(payload)} payload bytes; events have one, others none"
         )
-    if (e.parking is not None) != (e.kind in NOTICES):
-        raise ValueError(
-            f"a message {e.kind.value!r} of step {e.from_step!r} has the notice {e.parking!r}; parked and resolved have one"
+    if (parking is not None) != (kind in NOTICES):
+        raise ValueError(f"a message {kind.value!r} of step {from_step!r} has the notice {parking!r}; parked and resolved have one")
+    if len(payload) > BODY_BYTES_MAX:
+        raise ResultTooLarge(
+            f"event {str(form.fixed.event)!r} has {len(payload)} bytes, more than {BODY_BYTES_MAX}; send a reference"
         )
-    if len(e.payload) > BODY_BYTES_MAX:
-        raise ResultTooLarge(f"event {str(e.event)!r} has {len(e.payload)} bytes, more than {BODY_BYTES_MAX}; send a reference")
-    saga_id = str(e.saga_id)
-    headers = written.headers.copy()
-    headers["ce-id"] = saga_id + written.identity
+    headers = form.headers.copy()
+    headers["ce-id"] = saga_id + form.identity
     headers["ce-subject"] = headers["ce-sagaid"] = saga_id
-    headers["ce-time"] = time_text(e.sent_ns)
-    if e.key:
-        headers["ce-sagakey"] = percent_encode(checked_key(e.key))
-    if e.deadline_ms is not None:
-        headers["ce-sagadeadline"] = time_text(e.deadline_ms * 10**6, 3)
-    if e.reason:
-        headers["ce-sagareason"] = percent_encode(cut(e.reason, REASON_BYTES_MAX))
-    if e.parking is not None:
-        headers |= write_notice(e.parking)
-        headers["ce-id"] += notice_identity(e.parking)
-    if e.traceparent and _TRACEPARENT.fullmatch(e.traceparent):
-        headers["traceparent"] = e.traceparent
-        if e.tracestate and _TRACESTATE.fullmatch(e.tracestate):
-            headers["tracestate"] = e.tracestate
-    return headers, e.payload
+    headers["ce-time"] = time_text(sent_ns)
+    if key:
+        headers["ce-sagakey"] = percent_encode(checked_key(key))
+    if deadline_ms is not None:
+        headers["ce-sagadeadline"] = time_text(deadline_ms * 10**6, 3)
+    if reason:
+        headers["ce-sagareason"] = percent_encode(cut(reason, REASON_BYTES_MAX))
+    if parking is not None:
+        headers |= write_notice(parking)
+        headers["ce-id"] += notice_identity(parking)
+    if traceparent and _TRACEPARENT.fullmatch(traceparent):
+        headers["traceparent"] = traceparent
+        if tracestate and _TRACESTATE.fullmatch(tracestate):
+            headers["tracestate"] = tracestate
+    return headers, payload
 
 
 def checked_key(key: str) -> str:
@@ -142,29 +184,31 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
     if trace and not _TRACEPARENT.fullmatch(trace):
         trace = ""
     state = found.get("tracestate", "") if trace else ""
+    kind, choreography, definition, origin, sender, from_step, to_step, event, cause, outcome, debt, reannounced = fixed
+    # By position, in a quarter of the time: in the order of the class.
     return Envelope(
-        kind=fixed.kind,
-        saga_id=saga_id,
-        choreography=fixed.choreography,
-        definition=fixed.definition,
-        origin=fixed.origin,
-        sender=fixed.sender,
-        channel=channel,
-        from_step=fixed.from_step,
-        to_step=fixed.to_step,
-        event=fixed.event,
-        key=_text(found, "ce-sagakey", KEY_BYTES_MAX, Fault.KEY_TOO_LONG),
-        deadline_ms=parse_time("ce-sagadeadline", deadline) // 10**6 if deadline else None,
-        reason=_text(found, "ce-sagareason", REASON_BYTES_MAX, Fault.REASON_TOO_LONG),
-        cause=fixed.cause,
-        outcome=fixed.outcome,
-        debt=fixed.debt,
-        reannounced=fixed.reannounced,
-        payload=body,
-        parking=read_notice(fixed.kind, found) if fixed.kind in NOTICES else None,
-        traceparent=trace,
-        tracestate=state if state and _TRACESTATE.fullmatch(state) else "",
-        sent_ns=parse_time("ce-time", require(found, "ce-time")),
+        kind,
+        saga_id,
+        choreography,
+        definition,
+        origin,
+        sender,
+        channel,
+        from_step,
+        to_step,
+        event,
+        _text(found, "ce-sagakey", KEY_BYTES_MAX, Fault.KEY_TOO_LONG),
+        parse_time("ce-sagadeadline", deadline) // 10**6 if deadline else None,
+        _text(found, "ce-sagareason", REASON_BYTES_MAX, Fault.REASON_TOO_LONG),
+        cause,
+        outcome,
+        debt,
+        reannounced,
+        body,
+        read_notice(kind, found) if kind in NOTICES else None,
+        trace,
+        state if state and _TRACESTATE.fullmatch(state) else "",
+        parse_time("ce-time", require(found, "ce-time")),
     )
 
 
@@ -177,13 +221,14 @@ def is_plain(channel: Channel, headers: Mapping[str, str]) -> bool:
 
 
 @lru_cache(maxsize=CACHED_MAX)
-def _write(fixed: Fixed, channel: Channel) -> _Written:
+def template(fixed: Fixed, channel: Channel) -> Template:
+    """Raises ValueError, see `encode`."""
     try:
         check_fixed(fixed)
         check_channel(fixed, channel)
     except DecodeError as exc:
         raise ValueError(f"an envelope cannot be encoded: {exc}") from exc
-    return _Written(write_fixed(fixed), identity(fixed, channel), is_fact(fixed))
+    return Template(write_fixed(fixed), identity(fixed, channel), is_fact(fixed), fixed)
 
 
 @lru_cache(maxsize=CACHED_MAX)

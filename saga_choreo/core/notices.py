@@ -25,10 +25,10 @@ class Note(NamedTuple):
 
 def notices(record: Record) -> tuple[Note, ...]:
     """Everything this record tells people, the oldest first."""
-    if record.step == ORIGIN:
+    word = record.resolution
+    if record.step == ORIGIN or (word is None and record.row.parked is Parked.NO):
         return ()
     told: list[Note] = []
-    word = record.resolution
     if word is not None:
         said = Parking(attempt=word.attempt, round=word.number, operator=word.operator, resolution=word.verb)
         told.append(Note(MessageKind.RESOLVED, said, word.reason))

@@ -157,7 +157,7 @@ def from_columns(values: Sequence[Any]) -> Record:
         outcome=_known(_OUTCOMES, v[18]),
         operator=v[19],
     )
-    return Record(
+    return Record.of(
         service=v[0],
         saga_id=UUID(bytes=bytes(v[1])),
         definition=v[2],

@@ -124,6 +124,8 @@ async def execute(
             if inside is None:
                 return await _call(step, record, known, what, ctx)
             async with inside.savepoint(hopeful=record.lease_ms is None and step.options.lock is None):
+                if step.options.lock is None and not record.lock:
+                    return await _call(step, record, known, what, ctx)
                 taken = await _take_lock(record, known, what, inside, clock)
                 if not isinstance(taken, Admitted):
                     return taken

@@ -115,6 +115,9 @@ class Driver:
         try:
             operation: Operation = next(steps)
             while True:
+                if isinstance(operation, Now):  # asked three times a message, and answered without a wait
+                    operation = steps.send(self._now())
+                    continue
                 try:
                     answer = await self._carry_out(operation)
                 except SagaError as error:
@@ -135,7 +138,7 @@ class Driver:
         around = self._around
         match operation:
             case Now():
-                return around.clock.time_ns(), around.clock.chance()
+                return self._now()
             case Begin():
                 context = around.store.transaction()
                 self._open = (context, await context.__aenter__())
@@ -166,6 +169,10 @@ class Driver:
             case _:
                 assert_never(operation)
         return None
+
+    def _now(self) -> tuple[int, float]:
+        clock = self._around.clock
+        return clock.time_ns(), clock.chance()
 
     async def _complete(self, operation: Complete) -> Collection[UUID]:
         ended = await self._transaction().complete(self._around.service, operation.ends, operation.now_ms)

@@ -30,12 +30,15 @@ class Ended:
 
     def saw(self, saved: Sequence[Record], now_ms: int) -> None:
         """These records are committed."""
+        there: dict[UUID, set[int]] = {}
+        for record in saved:
+            if record.row.outcome is Outcome.COMPLETED:
+                there.setdefault(record.saga_id, set()).add(record.step)
         for origin in saved:
             if origin.step != ORIGIN or origin.row.outcome is not Outcome.COMPLETED:
                 continue
             known = self._catalog.get(origin.definition)
-            there = {one.step for one in saved if one.saga_id == origin.saga_id and one.row.outcome is Outcome.COMPLETED}
-            if known is not None and there.issuperset(step.index for step in known.own):
+            if known is not None and there[origin.saga_id].issuperset(step.index for step in known.own):
                 self._ended[origin.saga_id, origin.definition] = (origin.deadline_ms, now_ms)
         while len(self._ended) > _MAX:
             del self._ended[next(iter(self._ended))]

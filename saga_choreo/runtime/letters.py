@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
-from saga_choreo.codec.wire import encode
+from saga_choreo.codec.messages import Fixed
+from saga_choreo.codec.wire import Template, encode, filled, template
 from saga_choreo.core.emissions import Message
 from saga_choreo.core.graph import TO_SINK, Plan
 from saga_choreo.core.notices import Note
@@ -15,8 +18,6 @@ from saga_choreo.ports.broker import Outgoing
 
 __all__ = [
     "TELLS_WHY",
-    "channel_of",
-    "envelope_of",
     "event_of",
     "harmless",
     "letter_of",
@@ -55,62 +56,77 @@ def receiver_of(message: Message, record: Record) -> str:
     return record.origin if message.service == ORIGIN_NAME else message.service
 
 
-def channel_of(message: Message, record: Record, plan: Plan) -> Channel:
-    event = event_of(message, plan)
-    if event is not None and message.kind in (MessageKind.DONE, MessageKind.UNDONE):
-        return Channel(ChannelKind.EVENT, event.name)
-    if message.kind is MessageKind.OUTCOME:
-        return _OUTCOME
-    return Channel(ChannelKind.CONTROL, receiver_of(message, record))
-
-
 def event_of(message: Message, plan: Plan) -> EventRef | None:
     if message.kind is MessageKind.UNDONE:
         return plan.choreography.steps[message.source].undo_event
     return None if message.event == TO_SINK else plan.step(message.source).outputs[message.event]
 
 
-def envelope_of(message: Message, record: Record, plan: Plan, now_ns: int, *, again: bool = False) -> Envelope:
-    """The letter for one message that this record implies."""
-    payload = b""
-    if message.kind is MessageKind.DONE and message.event != TO_SINK:
-        payload = record.results.get(message.event, b"{}")
-    elif message.kind is MessageKind.UNDONE:
-        payload = record.undo_result or b"{}"
-    traceparent, _, tracestate = record.trace.partition("\n")
-    return Envelope(
+class _Form(NamedTuple):
+    """What is the same of a message for every saga of a choreography."""
+
+    template: Template
+    channel: Channel
+    has_reader: bool
+    payload_of: int | None
+    tells_why: bool
+
+
+# One for each edge of the graph, roughly.
+@lru_cache(maxsize=4096)
+def _form(message: Message, plan: Plan, origin: str, sender: str, again: bool) -> _Form:
+    event = event_of(message, plan)
+    receiver = origin if message.service == ORIGIN_NAME else message.service
+    if event is not None and message.kind in (MessageKind.DONE, MessageKind.UNDONE):
+        channel = Channel(ChannelKind.EVENT, event.name)
+    elif message.kind is MessageKind.OUTCOME:
+        channel = _OUTCOME
+    else:
+        channel = Channel(ChannelKind.CONTROL, receiver)
+    fixed = Fixed(
         kind=message.kind,
-        saga_id=record.saga_id,
-        choreography=record.choreography,
-        definition=record.definition,
-        origin=record.origin,
-        sender=record.service,
-        channel=channel_of(message, record, plan),
+        choreography=plan.choreography.name,
+        definition=plan.definition,
+        origin=origin,
+        sender=sender,
         from_step=plan.step(message.source).name,
         to_step=plan.step(message.target).name if message.kind is MessageKind.CLEAR else "",
-        event=event_of(message, plan),
-        key=record.key,
-        deadline_ms=record.deadline_ms,
-        reason=record.reason if message.kind in TELLS_WHY else "",
+        event=event,
         cause=message.cause,
         outcome=message.outcome,
         debt=message.debt,
         reannounced=again,
-        payload=payload,
-        traceparent=traceparent,
-        tracestate=tracestate,
-        sent_ns=now_ns,
     )
+    is_read = channel.kind is not ChannelKind.EVENT or (message.source, message.event) in plan.readers
+    carries = message.event if message.kind is MessageKind.DONE and message.event != TO_SINK else None
+    return _Form(template(fixed, channel), channel, is_read, carries, message.kind in TELLS_WHY)
 
 
 def letter_of(message: Message, record: Record, plan: Plan, now_ns: int, *, again: bool = False) -> Outgoing | None:
-    """The letter as bytes; None for a message with nothing to say to anybody (a compensation that publishes no event)."""
-    if message.kind is MessageKind.UNDONE and (event_of(message, plan) is None or record.undo_result is None):
-        return None
-    envelope = envelope_of(message, record, plan, now_ns, again=again)
-    headers, body = encode(envelope)
-    has_reader = envelope.channel.kind is not ChannelKind.EVENT or (message.source, message.event) in plan.readers
-    return Outgoing(envelope.channel, str(record.saga_id), headers, body, must_route=has_reader)
+    """The letter as bytes, for one message that this record implies; None for one with nothing to say to anybody (a compensation
+    that publishes no event)."""
+    payload = b""
+    if message.kind is MessageKind.UNDONE:
+        if event_of(message, plan) is None or record.undo_result is None:
+            return None
+        payload = record.undo_result or b"{}"
+    form = _form(message, plan, record.origin, record.service, again)
+    if form.payload_of is not None:
+        payload = record.results.get(form.payload_of, b"{}")
+    traceparent, _, tracestate = record.trace.partition("\n")
+    saga_id = str(record.saga_id)
+    headers, body = filled(
+        form.template,
+        saga_id=saga_id,
+        sent_ns=now_ns,
+        key=record.key,
+        deadline_ms=record.deadline_ms,
+        payload=payload,
+        reason=record.reason if form.tells_why else "",
+        traceparent=traceparent,
+        tracestate=tracestate,
+    )
+    return Outgoing(form.channel, saga_id, headers, body, must_route=form.has_reader)
 
 
 def notice_letter(note: Note, record: Record, plan: Plan, now_ns: int, *, again: bool = False) -> Outgoing:

@@ -306,7 +306,7 @@ def _named_already(session: Session, there: BusinessKey, wanted: _Wanted) -> Sag
 def _origin_record(session: Session, plan: Plan, what: Start, payload: bytes) -> Record:
     now_ms = session.clock.time_ns() // 1_000_000
     after = what.deadline or plan.choreography.deadline_after
-    return Record(
+    return Record.of(
         service=session.service,
         saga_id=saga_id_at(now_ms, session.clock.entropy(10)),
         definition=plan.definition,

@@ -195,7 +195,7 @@ class Workspace:
         return started_ms(saga_id) < self.now_ms - int(self._limits.horizon_s * 1000)
 
     def _fresh(self, key: RecordKey, carried: _Carried) -> Record:
-        return Record(
+        return Record.of(
             service=self.service,
             saga_id=key.saga_id,
             definition=key.definition,
@@ -220,7 +220,8 @@ class Workspace:
             receiver = receiver_of(message, record)
             if receiver != self.service:
                 self._messages.setdefault(key, []).append(message)
-            if receiver in ("", self.service):
+            is_origin = record.origin == self.service
+            if receiver in ("", self.service) and facts_for(message, plan, self.service, is_origin=is_origin):
                 why = record.reason if message.kind in TELLS_WHY else ""
                 here.append((message, _carried_by(record)._replace(payload=record.results.get(message.event, b""), reason=why)))
         return here
@@ -329,8 +330,11 @@ class Workspace:
 
 def _news(record: Record, stored: Record | None) -> tuple[Note, ...]:
     """What people are not told yet. Where it was parked before, another error or debt is no news."""
-    known = {(kind, parking.round) for kind, parking, _ in notices(stored)} if stored is not None else set[object]()
-    return tuple(note for note in notices(record) if (note.kind, note.parking.round) not in known)
+    told = notices(record)
+    if not told or stored is None:
+        return told
+    known = {(kind, parking.round) for kind, parking, _ in notices(stored)}
+    return tuple(note for note in told if (note.kind, note.parking.round) not in known)
 
 
 def is_uncalled(record: Record) -> bool:

@@ -155,7 +155,7 @@ def test_an_outcome_callback_that_waits_for_something_cancelled_does_not_end_the
 def test_a_skip_that_claims_to_come_from_the_start_means_nothing() -> None:
     form = Choreography("one").starts_with(Go).step(step("confirm", "shop", Go))
     message = Message(MessageKind.SKIP, ORIGIN)
-    assert facts_for(message, plan_of(form), "shop", is_origin=True) == []
+    assert facts_for(message, plan_of(form), "shop", is_origin=True) == ()
 
 
 class _Leaving(MemoryBroker):

@@ -13,6 +13,10 @@ from saga_choreo.testing.servers import NatsServer
 
 COMMAND = str(Path(sys.executable).parent / "saga-choreo")
 APP = """
+import atexit
+import gc
+import sys
+
 from saga_choreo import Agent, Choreography, ChoreographyStep, Event
 
 class OrderCreated(Event, name="order.created"): ...
@@ -24,6 +28,9 @@ agent = Agent("payment", saga=Choreography("orders").starts_with(OrderCreated).s
 @agent.step("charge")
 async def charge_payment(order: OrderCreated) -> PaymentCharged:
     return PaymentCharged()
+
+# What is loaded is not looked through at every collection.
+atexit.register(lambda: print(f"frozen: {gc.get_freeze_count() > 10_000}", file=sys.stderr))
 """
 
 
@@ -52,4 +59,5 @@ def test_an_agent_runs_until_sigterm_beside_a_tool_that_reads_its_store(tmp_path
                 process.kill()
     assert (process.returncode, out) == (0, ""), err
     assert "stopping agent 'payment'" in err
+    assert "frozen: True" in err
     assert listed.stdout.strip() == "[]"

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
 
-from saga_choreo_nats.link import _Client, _plain_command
+from saga_choreo_nats.link import _Client, _plain_command, _plain_headers
+from saga_choreo_nats.sink import Sink
 
 _PLAIN = {"ce-id": "01a2-x", "ce-sagareason": "a b", "content-type": "application/json"}
 _WORD = st.text("abc-XYZ:;\u00fc\t\r\n 019", max_size=6)
@@ -70,3 +72,39 @@ def test_both_write_the_same_for_any_headers(headers: dict[str, str], payload: b
 def test_what_agents_write_is_not_left_to_nats_py() -> None:
     assert _plain_command("saga.event.a", b"{}", "_INBOX.x.7", _PLAIN)
     assert _plain_command("$JS.ACK.a.b.1.2.3.4", b"", "", None)
+
+
+_LINES = st.lists(
+    st.tuples(_WORD, _WORD).map(": ".join) | _WORD | st.just("ce-id: 01a2-x") | st.just("ce-type: order.placed"), max_size=5
+)
+
+
+def _read(kind: type[Client], headers: bytes) -> list[tuple[object, ...]]:
+    async def scenario() -> list[tuple[object, ...]]:
+        client, said = kind(), list[tuple[object, ...]]()
+
+        async def on_error(error: Exception) -> None:
+            said.append((type(error),))
+
+        client._error_cb = on_error
+        client._subs[7] = Subscription(client, 7, "a", future=Sink(lambda m: said.append((m.subject, m.reply, m.data, m.headers))))
+        await client._process_msg(7, b"a", b"b", b"{}", headers)
+        await client._process_msg(8, b"a", b"b", b"{}", headers)  # nobody has subscribed
+        return [*said, (client.stats["in_msgs"], client.stats["in_bytes"])] if said[0][1:] else said
+
+    return asyncio.run(scenario())
+
+
+@given(_LINES, st.sampled_from(["NATS/1.0\r\n", "NATS/1.0\r\n", "NATS/1.0 100\r\n", "NATS/1.0 503 Nobody\r\n"]))
+def test_both_read_the_same_of_any_block(lines: list[str], begin: str) -> None:
+    block = (begin + "".join(f"{line}\r\n" for line in [*lines, ""])).encode()
+    assert _read(_Client, block) == _read(Client, block)
+    assert _read(_Client, b"") == _read(Client, b"")
+
+
+def test_what_a_block_has_in_common_with_another_is_not_changed_by_it() -> None:
+    begin = b"NATS/1.0\r\nce-type: a\r\n"
+    first = _plain_headers(begin + b"ce-id: 1\r\nce-sagakey: k\r\n\r\n")
+    assert first is not None
+    first["ce-type"] = "changed"
+    assert _plain_headers(begin + b"ce-id: 2\r\n\r\n") == {"ce-type": "a", "ce-id": "2"}

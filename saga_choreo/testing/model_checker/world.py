@@ -145,7 +145,7 @@ class World:
             if message.service in ("", unit.service) and self._facts(message, unit):
                 unit.view |= bit
 
-    def _facts(self, message: Message, unit: Unit) -> list[tuple[int, Fact]]:
+    def _facts(self, message: Message, unit: Unit) -> tuple[tuple[int, Fact], ...]:
         return facts_for(message, self.plan, unit.service, is_origin=unit.service == ORIGIN_NAME)
 
     def moves(self, unit: Unit, view: int) -> tuple[Move, ...]:

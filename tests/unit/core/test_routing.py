@@ -18,7 +18,7 @@ SINK = [(MessageKind.DONE, DoneCame), (MessageKind.SKIP, SkipCame)]
 
 
 def at(service: str, message: Message, *, is_origin: bool = False) -> list[tuple[int, Fact]]:
-    return facts_for(message, PLAN, service, is_origin=is_origin)
+    return list(facts_for(message, PLAN, service, is_origin=is_origin))
 
 
 @pytest.mark.parametrize(("kind", "came"), SINK)
@@ -54,8 +54,8 @@ def test_a_last_step_reports_to_the_sink_where_the_saga_was_started(kind: Messag
 @pytest.mark.parametrize("kind", [MessageKind.DONE, MessageKind.SKIP])
 def test_the_origin_reports_nothing_to_its_own_sink(kind: MessageKind) -> None:
     alone = plan_of(Choreography("alone").starts_with(BEGUN).step(ChoreographyStep("a", "one", reads=(BEGUN,), undo=Undo.LOCAL)))
-    assert facts_for(Message(kind, ORIGIN, "origin"), alone, "one", is_origin=True) == []
-    assert facts_for(Message(kind, 0, "origin"), alone, "one", is_origin=True) != []
+    assert facts_for(Message(kind, ORIGIN, "origin"), alone, "one", is_origin=True) == ()
+    assert facts_for(Message(kind, 0, "origin"), alone, "one", is_origin=True) != ()
 
 
 def test_a_clear_concerns_its_target_and_keeps_the_debt() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from saga_choreo import Backoff, Limits, OnExhausted, Retry
+from saga_choreo.codec.wire import decode
 from saga_choreo.core.facts import Resolved
 from saga_choreo.core.graph import plan_of
 from saga_choreo.errors import StoreUnavailable
@@ -18,7 +19,7 @@ from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports import Delivery
 from saga_choreo.runtime.arrivals import Arrival
 from saga_choreo.runtime.declare.results import Handled
-from saga_choreo.runtime.letters import envelope_of, message_of
+from saga_choreo.runtime.letters import letter_of, message_of
 from saga_choreo.runtime.operations import Broke, Commit, Executed, Overran, Ran, Rejected, Save
 from saga_choreo.runtime.saying import everything
 from saga_choreo.runtime.timing import Limits as RuntimeLimits
@@ -316,7 +317,9 @@ def test_letters_carry_messages_there_and_back() -> None:
     plan = plan_of(rig.choreography)
     for record in rig.records.values():
         for message in everything(record, plan):
-            back = message_of(envelope_of(message, record, plan, 1), plan)
+            letter = letter_of(message, record, plan, 1)
+            assert letter is not None
+            back = message_of(decode(letter.channel, letter.headers, letter.body), plan)
             assert back == message._replace(service="")
 
 
