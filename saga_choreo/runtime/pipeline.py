@@ -223,7 +223,8 @@ class Pipeline:
             budget_s = min(self._limits.fast_budget_s, timeout_s(known, key.step, self._limits))
             answer = yield Execute(record, what, True, budget_s)
             assert not isinstance(answer, Admitted)
-        settle(ws, key, known, what, answer, (yield Now())[1])
+        _, chance = yield Now()
+        settle(ws, key, known, what, answer, chance)
 
     def work(self, key: RecordKey) -> Generator[Operation, Any, bool]:
         """A record that is due: its deadline, its next attempt, or its next repeated announcement (then True)."""
@@ -295,11 +296,10 @@ class Pipeline:
         answer = yield from admission(record, known, what, waited=True)
         if isinstance(answer, Admitted):
             return claim_attempt(ws, record, known, what, answer.lock, self._limits)
-        _, chance = yield Now()
         if isinstance(answer, HeldBack):
             hold_back(ws, key, known, answer)
         else:
-            settle(ws, key, known, what, answer, chance)
+            settle(ws, key, known, what, answer, (yield Now())[1])
         yield from self._run_duties(ws, slow=False)
         return None
 
