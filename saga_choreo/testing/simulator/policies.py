@@ -28,6 +28,7 @@ _ALMOST_S = 0.005
 _SKEW_MS = 2100
 # What some policies are for, from the general to the special.
 _CLASSES: tuple[type[Exception], ...] = (Exception, OSError, ConnectionError, TimeoutError, ValueError)
+_UNDOES = frozenset({State.DONE, State.COMPENSATING})
 _TRIES = frozenset({State.WAITING, State.RUNNING, State.COMPENSATING})
 # Each may cost an attempt without a run: the commit that claims it is the last that the process does, or knows of.
 _COSTLY = frozenset({"crash", "commit_unknown"})
@@ -123,7 +124,8 @@ class Policies:
         attempts = [policy.attempts for policy in (retry, *retry.on.values())]
         if row.state in _TRIES and row.attempt > max(one or row.attempt for one in attempts):
             self._broken(ledger, new, f"makes attempt {row.attempt}, its policy allows {attempts}")
-        if row.state is State.COMPENSATING and before.state is not State.COMPENSATING and row.key_no:
+        begins = row.abort and row.state in _UNDOES and row.clear_in == ledger.plan.steps[new.step].all_succ
+        if begins and row.key_no and before.state is not State.COMPENSATING:
             self._broken(ledger, new, f"begins its undo under key number {row.key_no}, and nothing has refused that yet")
         # An attempt whose lease is over may have died: then of no error, and all policies of the step have a say.
         may_have_died = old is not None and old.lease_ms is not None and old.lease_ms < new.changed_ms + _SKEW_MS
