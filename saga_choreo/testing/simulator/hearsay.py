@@ -50,7 +50,7 @@ class Hearsay:
             if old.announced == old.version and old.row.parked in _TOLD:
                 self._quiet[new.record_key, new.version] = str(ledger.words.get(new.step, 0))
         if new.resolution is not None and (old is None or new.resolution != old.resolution):
-            self._word(ledger, new)
+            self._word(ledger, old, new)
 
     def says(self, publication: Publication) -> None:
         """Somebody publishes what he has just committed: of a parked step people are told once, not with every change."""
@@ -60,13 +60,13 @@ class Hearsay:
                 text = f"version {publication.version} of {publication.key!r} tells people again of a step they know to be parked"
                 self._world.broken("S10", text)
 
-    def _word(self, ledger: Ledger, record: Record) -> None:
+    def _word(self, ledger: Ledger, old: Record | None, record: Record) -> None:
         """Who said what, when and why is kept, and words are counted."""
         number = ledger.words[record.step] = ledger.words.get(record.step, 0) + 1
         word, known = record.resolution, self._world.said.get(record.record_key, ())
         assert word is not None
         is_said = any((word.verb, word.operator) == (one.verb, one.operator) for one in known) and word.reason == WHY
-        attempt, late_ms = ledger.attempts.get(record.step, 0), abs(word.at_ms - record.changed_ms)
+        attempt, late_ms = 0 if old is None else old.row.attempt, abs(word.at_ms - record.changed_ms)
         if word.number != number or not is_said or word.attempt != attempt or late_ms > _ALMOST_MS:
             text = f"{word!r} is noted as word {number} on {ledger.name(record.step)}, said were {list(known)!r}"
             self._world.broken("L4", text, ledger.number)

@@ -43,8 +43,6 @@ class Ledger:
         self.kept: dict[int, bytes | None] = {}
         # How many words people have said on each step.
         self.words: dict[int, int] = {}
-        # After which attempt each was parked last.
-        self.attempts: dict[int, int] = {}
         # When the last of a step's in-edges was resolved; and the causes for which steps have refused.
         self.ready_ms: dict[int, int] = {}
         self.causes: set[Cause] = set()

@@ -57,8 +57,6 @@ class Words:
         """Before words are counted anew. What waits for people waits for them, unless the whole saga is called off."""
         if new.row.parked in _WAITS and not new.error:
             self._broken(ledger, new, "waits for people, and does not say what went wrong")
-        if new.row.parked in _WAITS:
-            ledger.attempts[new.step] = new.row.attempt
         if old is None or new.step == ORIGIN:
             return
         before, row, word = old.row, new.row, new.resolution
