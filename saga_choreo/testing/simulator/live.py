@@ -68,6 +68,8 @@ class LiveSimulation(House):
             look_every_s=3.0,
             held_look_s=5.0,
             alive_every_s=1e6,
+            # Where stores answer soon, some attempts outlast the patience of an agent that stops.
+            stop_grace_s=25.0 if self.world.faults.rates["store_slow"] or self.world.faults.rates["store_cut"] else 2.0,
         )
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
