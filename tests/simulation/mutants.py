@@ -72,10 +72,6 @@ EQUIVALENT: dict[str, str] = {
         "state is never needed in a later one (L0, which the model checker checks at every state). The look is kept for what is no later "
         "state: a record that a failover took back, or that somebody mended by hand."
     ),
-    "live-stop-forgets-attempts": (
-        "Attempts are tasks of the session's task group, which waits for them before the agent ends. What is lost is the limit of "
-        "that wait, and no simulated attempt lasts longer than the grace it has."
-    ),
 }
 
 

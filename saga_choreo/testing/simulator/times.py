@@ -22,7 +22,7 @@ _SKEW_MS = 2100
 _ALMOST_MS = 5
 # What may keep an agent from handing back, and for how long.
 _HURTS = frozenset({"store_error", "store_slow", "store_cut", "commit_refused", "commit_unknown"})
-_STOP_S = 30.0
+_STOP_S = 10.0
 _TRIES = frozenset({State.WAITING, State.RUNNING, State.COMPENSATING})
 
 
