@@ -83,6 +83,7 @@ class LiveSimulation(House):
         self._handlers = LiveHandlers(
             self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False)
         )
+        self._learns = False
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider, self.oracle.policies)
         self._started: dict[str, None] = {}
@@ -115,7 +116,9 @@ class LiveSimulation(House):
         """Definitions that the agents of this service have to learn, and how long the word of each is on its way. One service has each
         from the beginning, and tells the others."""
         hits = ((plan, self.world.hit("late_definition")) for plan in self._plans if service != plan.owners[0])
-        return {plan.definition: 20 * late for plan, late in hits if late is not None}
+        found = {plan.definition: 20 * late for plan, late in hits if late is not None}
+        self._learns = self._learns or bool(found)
+        return found
 
     def spread(self, message: Outgoing, delay_ns: int) -> None:
         super().spread(message, delay_ns)
@@ -196,7 +199,7 @@ class LiveSimulation(House):
         is_up = all(process.is_up for agents in self.processes.values() for process in agents)
         is_over = len(self.world.ended) >= expected and not self._is_open() and not self.people.is_awaited
         # What waited for a definition is applied by then.
-        is_over = is_over and self.world.now_ns > (self.world.healed_ns or 0) + _LEARNT_NS
+        is_over = is_over and (not self._learns or self.world.now_ns > (self.world.healed_ns or 0) + _LEARNT_NS)
         is_quiet = is_up and self.is_bus_empty and is_over
         self._quiet_rounds = self._quiet_rounds + 1 if is_quiet else 0
         # For longer than a scan needs to find what nobody has published.

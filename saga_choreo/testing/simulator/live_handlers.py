@@ -138,7 +138,7 @@ class LiveHandlers:
         try:
             self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
             # Some work on for a while when they have called, and say all the time that they live.
-            for _ in range(self._beats.below(6) if self._beats.chance(0.3) else 0):
+            for _ in range(self._beats.below(6) if self._beats.chance(0.15) else 0):
                 await asyncio.sleep(self._beats.between(0.5, 3))
                 await self._beat(ctx, step)
             reply = await came
