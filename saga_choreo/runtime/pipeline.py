@@ -4,10 +4,10 @@ Sans-I/O: generators that yield operations (`operations`) and get their answers;
 
     receive -> decode -> load -> decide -> run step -> settle -> commit -> publish, ack
 
-When the process dies: before Commit, nothing happened and the broker delivers again. Between Commit and Ack, the
-redelivery finds the record changed and is a no-op. Between Commit and Publish, the record is unannounced, and the scan of
-any agent of the service publishes it (`republish`). In the slow lane, between the two commits, the lease ends and the attempt
-counts as made. Nothing is ever concluded from a commit that failed with an unknown result: the cause is not acknowledged.
+When the process dies: before Commit, nothing happened and the broker delivers again. Between Commit and Ack, the redelivery finds
+the record changed and is a no-op. Between Commit and Publish, the record is unannounced, and the scan of any agent of the service
+publishes it (`republish`). In the slow lane, between the two commits, the lease ends and the attempt counts as made. Nothing is
+ever concluded from a commit that failed with an unknown result: the cause is not acknowledged.
 """
 
 from __future__ import annotations
@@ -244,8 +244,7 @@ class Pipeline:
             return False
         yield from self._announce(ws.said(records), loose)
         if attempt is not None:
-            claimed = next(saved for saved in records if saved.record_key == key)
-            yield from self._attempt(claimed, known, attempt)
+            yield from self._attempt(next(saved for saved in records if saved.record_key == key), known, attempt)
         return bool(loose)
 
     def _amend(self, key: RecordKey, change: Callable[[Workspace, Record, Known], object]) -> Generator[Operation, Any, None]:
@@ -285,9 +284,8 @@ class Pipeline:
             # Another step here has heard the end, and whoever reads this one's words may be this very service: nobody else will say.
             ws.act(record.record_key, OutcomeCame(ended.row.outcome, ended.row.cause), known)
             return []
-        now_ns, _ = yield Now()
         ws.touch(record.record_key, nudges=record.nudges + 1)
-        return said_again(record, known.plan, now_ns)
+        return said_again(record, known.plan, (yield Now())[0])
 
     def _begin_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Generator[Operation, Any, Duty | None]:
         """Claim an attempt, unless it was the last that died or something holds it back."""
@@ -298,11 +296,10 @@ class Pipeline:
         answer = yield from admission(record, known, what, waited=True)
         if isinstance(answer, Admitted):
             return claim_attempt(ws, record, known, what, answer.lock, self._limits)
-        _, chance = yield Now()
         if isinstance(answer, HeldBack):
             hold_back(ws, key, known, answer)
         else:
-            settle(ws, key, known, what, answer, chance)
+            settle(ws, key, known, what, answer, (yield Now())[1])
         yield from self._run_duties(ws, slow=False)
         return None
 
@@ -369,8 +366,8 @@ class Pipeline:
         runs: bool = True,
         **changes: Any,
     ) -> Generator[Operation, Any, Row | Refusal | None]:
-        """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first.
-        `changes` are the record's other fields; without `runs`, what becomes due is left to the service's agents."""
+        """A person's or a program's word on one record: `step`, or whatever record of the saga is here, the origin's first. `changes` are
+        the record's other fields; without `runs`, what becomes due is left to the agents, as is what holds up the transaction."""
         ws = yield from self._claimed(saga_id)
         found = sorted(ws.of_saga(saga_id), key=lambda record: record.step)
         record = next((one for one in found if step in (None, one.step) and definition in ("", one.definition)), None)
@@ -386,9 +383,16 @@ class Pipeline:
         if not isinstance(answer, Row):
             yield Rollback()
             return answer if answer is not None else record.row
-        if runs:
-            yield from self._run_duties(ws, slow=False)
-        yield from self._keep(ws)
+        try:
+            if runs:
+                yield from self._run_duties(ws, slow=False)
+            yield from self._keep(ws)
+        except TransactionTooLong:
+            if not runs:
+                raise
+            yield Rollback()  # the word stands; what follows from it and takes too long is the timers'
+            changes["reason"] = reason
+            return (yield from self.command(saga_id, step, fact, definition=definition, runs=False, **changes))
         return answer
 
     def give_back(self, key: RecordKey) -> Generator[Operation, Any, None]:

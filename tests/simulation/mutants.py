@@ -47,6 +47,14 @@ TRIES = (
     "simulate --no-reannounce --seeds 100 --shape deadline",
     "simulate --no-reannounce --seeds 60 --layer c --sagas 8 --rate publish_refused=0.4 --rate store_slow=0.2 --rate store_error=0.2",
     "simulate --no-reannounce --seeds 60 --layer c --sagas 10 --rate concurrency=1 --rate lock=1 --rate step_error=0.4",
+    "simulate --no-reannounce --seeds 60 --layer c --rate store_cut=0.02 --rate crash=0.01",
+    "simulate --no-reannounce --seeds 60 --layer c --sagas 8 --rate store_cut=0 --rate store_slow=0 --rate store_error=0 --rate crash=0",
+    "simulate --no-reannounce --seeds 60 --sagas 10 --rate too_long=0.5 --rate delay=0.5 --rate stall=0",
+    "simulate --no-reannounce --seeds 60 --sagas 6 --rate next_week=1 --rate undo_error=0.9 --rate step_reject=0.4",
+    "simulate --no-reannounce --seeds 60 --shape fork --sagas 8 --rate provider_lost=0.8 --rate step_reject=0.4 --rate cancel=0.8",
+    "simulate --no-reannounce --seeds 60 --shape 'pivot beside' --sagas 12 --rate provider_decline=0.5 --rate step_error=0.7 "
+    "--rate step_reject=0.5 --rate provider_lost=0 --rate provider_unknown=0 --rate step_overrun=0",
+    "simulate --reannounce --seeds 150",
     "simulate --seeds 300 --loss 0.4",
     "check-model two_roots --park --veto --operator --undo-fails --go-on --ask",
     "check-model chain3 --park --operator --undo-fails --forget --causes",
@@ -63,10 +71,6 @@ EQUIVALENT: dict[str, str] = {
         "What is recalled was committed once, so it is a state that the record has been in; and a message that changes nothing in one "
         "state is never needed in a later one (L0, which the model checker checks at every state). The look is kept for what is no later "
         "state: a record that a failover took back, or that somebody mended by hand."
-    ),
-    "live-stop-forgets-attempts": (
-        "Attempts are tasks of the session's task group, which waits for them before the agent ends. What is lost is the limit of "
-        "that wait, and no simulated attempt lasts longer than the grace it has."
     ),
 }
 

@@ -22,5 +22,6 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
     (6008, {}, "a message that disagreed with the record was presumed to be the first of its saga, and lost from view"),
     (2003142, {"reannounce": False}, "the same, of a step's own event"),
     (2000363, {"layer": "c", "reannounce": False}, "the same, in real agents"),
+    (68, {}, "a word was not taken when the step that follows from it held up its transaction for too long, and so never"),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]

@@ -12,10 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 from uuid import UUID
 
-from saga_choreo.core.graph import Plan
-from saga_choreo.core.rows import Duty
 from saga_choreo.core.states import end_state
-from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable
+from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.broker import Delivery
 from saga_choreo.ports.store import completed_among
@@ -24,7 +22,6 @@ from saga_choreo.runtime.operations import (
     Admit,
     Admitted,
     Begin,
-    Broke,
     Claim,
     Commit,
     Complete,
@@ -36,7 +33,6 @@ from saga_choreo.runtime.operations import (
     Pause,
     Publish,
     Ran,
-    Rejected,
     Release,
     Rollback,
     Save,
@@ -47,6 +43,8 @@ from saga_choreo.runtime.settling import is_undo
 from saga_choreo.testing.simulator.admission import Admission
 from saga_choreo.testing.simulator.broker import Letter
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.noticing import notice_answer, notice_run
+from saga_choreo.testing.simulator.shown import shown
 from saga_choreo.testing.simulator.store import SimulatedTransaction
 from saga_choreo.testing.simulator.world import SECOND
 
@@ -79,6 +77,9 @@ class Run:
         self.has_committed = self.has_acked = self.is_calling = self.owes_publishing = False
         # A step was held back in it; something failed that it may fail for.
         self.was_held_back = self.was_hurt = False
+        # The attempt that the store has ended.
+        self._unsettled: Record | None = None
+        self._is_due = what.startswith("work on")
         # The only message has come so often that it may have killed its agent.
         self._is_suspect = len(letters) == 1 and letters[0].attempt > process.limits.deliveries_fast
         self._ended = ended
@@ -124,7 +125,7 @@ class Run:
             if self.process.dies_here(self):
                 return
             if world.is_traced:
-                world.note(f"{self.process.name}", f"{self.what}: {_shown(operation)}")
+                world.note(f"{self.process.name}", f"{self.what}: {shown(operation)}")
             try:
                 answer = self._carry_out(operation)
             except SagaError as failure:
@@ -138,6 +139,11 @@ class Run:
         self._admission.over()
         if error is not None and self.was_held_back and not self.was_hurt:
             self._world.broken("L7", f"{self.what} failed for a step that was held back: {error}")
+        oracle = self.process.house.oracle
+        if isinstance(error, TransactionTooLong):
+            self._world.broken("L7", f"{self.what} failed for one step that held up its transaction: {error}")
+        elif self._unsettled is not None and error is None:
+            oracle.blocked.settled(self._unsettled, self._store.get(self._unsettled.record_key))
         self._ended(self, value, error)
 
     def _leave(self) -> None:
@@ -267,7 +273,10 @@ class Run:
             if operation.inside and transaction is not None and not isinstance(executed, Ran):
                 transaction.saga_locks = before  # the savepoint is undone
             self._admission.executed(record, executed)
-            self._notice_answer(record, executed)
+            if operation.inside and self.process.house.oracle.blocked.hits(record):
+                self._cut_short(operation)
+                return
+            notice_answer(self.process.house.oracle, record, executed)
             self.go(replace(executed, lock=lock) if isinstance(executed, Ran) and operation.inside else executed)
 
         def answer(executed: Executed) -> None:
@@ -285,28 +294,20 @@ class Run:
             else:
                 go_on(taken)
 
-        self._notice_run(operation, known.plan)
+        notice_run(self.process.house.oracle, operation, known.plan, is_suspect=self._is_suspect)
         if operation.inside and not is_undo(operation.duty) and transaction is not None:
             self._admission.take_lock(record, transaction, run)
         else:
             self.process.handlers.run(operation, known, transaction, answer)
         return _WAITING
 
-    def _notice_run(self, operation: Execute, plan: Plan) -> None:
-        oracle, record, undoes = self.process.house.oracle, operation.record, is_undo(operation.duty)
-        oracle.policies.runs(record, is_undo=undoes)
-        if operation.inside and record.lease_ms is None:
-            oracle.policies.runs_fast(record, is_suspect=self._is_suspect)
-        if undoes:
-            oracle.carried.undo(oracle.ledgers[record.saga_id], record.step, record.results, record.kept)
-            return
-        oracle.carried.inputs(record, plan)
-        if operation.duty is Duty.CALL:
-            oracle.policies.calls(record.record_key, str(record.row.key_no))
-
-    def _notice_answer(self, record: Record, executed: Executed) -> None:
-        if isinstance(executed, Rejected) or (isinstance(executed, Broke) and executed.final):
-            self.process.house.oracle.policies.is_told(record.record_key, refused=isinstance(executed, Rejected))
+    def _cut_short(self, operation: Execute) -> None:
+        """The store has ended the transaction, which the handler held up for too long."""
+        if operation.record.lease_ms is None:
+            self.process.house.oracle.blocked.noted(operation.record, f"{self.process.name}: {self.what}" if self._is_due else self)
+        else:
+            self._unsettled = operation.record
+        self.go(error=TransactionTooLong("the only writer was held for too long"))
 
     def _save(self, operation: Save) -> Any:
         """The rows of locks that it frees may be another transaction's: then it waits."""
@@ -322,6 +323,9 @@ class Run:
         for (_, name), count in operation.counters.items():
             transaction.counters[name] = transaction.counters.get(name, 0) + count
         self._saved.extend(operation.records)
+        if self.unacked and all(letter.attempt <= self.process.limits.deliveries_fast for letter in self.unacked):
+            fresh = (one for one in operation.records if (old := self._store.get(one.record_key)) is None or old.error != one.error)
+            self.process.house.oracle.blocked.saved(fresh)
         return None
 
     def _save_again(self, operation: Save) -> None:
@@ -381,19 +385,3 @@ class Run:
     def _release(self, delivery: Delivery, delay_s: float) -> None:
         self.unacked.pop(delivery.token, None)
         self.process.house.broker.give_back(delivery.token, delay_s)
-
-
-def _shown(operation: Operation) -> str:
-    match operation:
-        case Save(records=records):
-            rows = ", ".join(f"{r.step}:{r.row.state.value}{'!' if r.row.abort else ''} v{r.version}" for r in records)
-            counted = "".join(f" {name}+{count}" for (_, name), count in operation.counters.items())
-            return f"Save {rows}{counted}"
-        case Execute(record=record, duty=duty, inside=inside):
-            return f"Execute {record.step} {duty.value} {'inside' if inside else 'outside'} attempt {record.row.attempt}"
-        case Publish(publications=publications, loose=loose):
-            return f"Publish {', '.join(f'{p.key.step} v{p.version} x{len(p.messages)}' for p in publications)} +{len(loose)}"
-        case Ack(deliveries=deliveries) | Release(deliveries=deliveries):
-            return f"{type(operation).__name__} {len(deliveries)}"
-        case _:
-            return type(operation).__name__

@@ -5,7 +5,7 @@ Causes are judged by what happened outside: nobody's cancel and no deadline that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from saga_choreo.model.record import ORIGIN, Record, Row
@@ -25,9 +25,20 @@ class Ends:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        # What was said of each saga's end; and whether old messages come again by now.
+        self.outcomes: dict[str, set[str]] = {}
+        self.is_late = False
 
     def _broken(self, code: str, ledger: Ledger, text: str) -> None:
         self._world.broken(code, text, ledger.number)
+
+    def said(self, saga: str, outcome: str, ledgers: Mapping[UUID, Ledger]) -> None:
+        """An end is published: of a saga that has ended so. A refusal that comes when all has been forgotten tells of no debt."""
+        self.outcomes.setdefault(saga, set()).add(outcome)
+        ledger = ledgers.get(UUID(saga))
+        real = Outcome.OPEN if ledger is None or ORIGIN not in ledger.rows else ledger.rows[ORIGIN].outcome
+        if ledger is not None and outcome != real.value and not (self.is_late and real is Outcome.FAILED):
+            self._broken("S6", ledger, f"saga {ledger.number} is said to have ended as {outcome!r}, and is {real.value!r}")
 
     def committed(self, ledger: Ledger, old: Record | None, new: Record) -> None:
         before, row = Row() if old is None else old.row, new.row
@@ -37,6 +48,8 @@ class Ends:
         asks = row.cancel & Cancel.ASKED and not before.cancel & Cancel.ASKED
         if ((row.vetoer and not before.vetoer) or asks) and not new.reason:
             self._broken("L4", ledger, f"{ledger.name(new.step)} ends the saga, and nobody is told why")
+        if row.vetoer and not before.vetoer and before.abort and new.step != ORIGIN:
+            self._broken("S8", ledger, f"{ledger.name(new.step)} refuses though it knows that the saga aborts")
         if row.cause is not before.cause and row.outcome is Outcome.OPEN:
             self._caused(ledger, new)
         if new.step == ORIGIN and old is not None:

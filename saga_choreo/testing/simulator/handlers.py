@@ -14,6 +14,7 @@ from saga_choreo.runtime.declare.results import Handled
 from saga_choreo.runtime.operations import Broke, Execute, Executed, Overran, Ran, Rejected
 from saga_choreo.testing.simulator.carried import KEPT, UNDONE, payload_of, results_of
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.errors import ERRORS
 from saga_choreo.testing.simulator.external import Provider, Reply
 from saga_choreo.testing.simulator.store import SimulatedTransaction
 from saga_choreo.testing.simulator.streams import Stream
@@ -55,6 +56,7 @@ class Handlers:
         self._provider = provider
         self._completion = completion
         self._stream = world.streams.named("handlers")
+        self._errors = world.streams.named("errors")
 
     def run(self, operation: Execute, known: Known, transaction: SimulatedTransaction | None, answer: Answer) -> None:
         if operation.inside:
@@ -73,7 +75,7 @@ class Handlers:
         broke = world.hit("undo_error" if is_undo else "step_error")
         if broke is not None:
             refuses = is_undo and broke < 0.2
-            world.soon(answer, Rejected("not now") if refuses else Broke("ValueError: simulated", final=broke > 0.98))
+            world.soon(answer, Rejected("not now") if refuses else self._broke(operation, known, final=broke > 0.98))
             return
         if not is_undo and world.hit("step_reject") is not None:
             world.soon(answer, Rejected("no"))
@@ -81,6 +83,12 @@ class Handlers:
         choice = choice_of(known.plan.steps[record.step], self._stream)
         effect = Effect(record.saga_id, record.step, is_undo)
         world.soon(self._did, transaction, effect, answer, self._undone(record, known) if is_undo else _ran(record, choice))
+
+    def _broke(self, operation: Execute, known: Known, *, final: bool = False) -> Broke:
+        """With an exception of some class, for which the step may have a policy."""
+        kind, options = self._errors.pick(ERRORS), known.options(operation.record.step)
+        retry = options.undo_retry if operation.duty in _UNDO else options.retry
+        return Broke(f"{kind.__name__}: simulated", final=final, retry=retry.of(kind))
 
     def _did(self, transaction: SimulatedTransaction, effect: Effect, answer: Answer, ran: Ran) -> None:
         transaction.effects.append(effect)
@@ -99,13 +107,14 @@ class Handlers:
         choice = choice_of(step, self._stream)
 
         def came(reply: Reply | None) -> None:
-            answer(self._meaning(reply, record, known, is_undo=is_undo))
+            answer(self._meaning(reply, operation, known, is_undo=is_undo))
 
         self._provider.call(key, (record.saga_id, record.step, is_undo), choice, came, pending=pending)
 
-    def _meaning(self, reply: Reply | None, record: Record, known: Known, *, is_undo: bool) -> Executed:
+    def _meaning(self, reply: Reply | None, operation: Execute, known: Known, *, is_undo: bool) -> Executed:
+        record = operation.record
         if reply is None or not (reply.is_done or reply.is_declined):
-            return Broke("TimeoutError: no answer") if self._stream.chance(0.5) else Overran()
+            return self._broke(operation, known) if self._stream.chance(0.5) else Overran()
         if reply.is_declined:
             return Rejected("declined by the provider")
         if is_undo:

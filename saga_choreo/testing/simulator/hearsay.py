@@ -10,15 +10,20 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from saga_choreo.model.envelope import ChannelKind, Envelope, MessageKind
-from saga_choreo.model.record import ORIGIN, Record
+from saga_choreo.model.record import ORIGIN, Record, RecordKey
 from saga_choreo.model.states import Cancel, Outcome, Parked, State
+from saga_choreo.runtime.operations import Publication
 from saga_choreo.testing.simulator.ledger import Ledger
 from saga_choreo.testing.simulator.world import World
 
-__all__ = ["Hearsay"]
+__all__ = ["WHY", "Hearsay"]
 
 # Saga, kind, from-step, the service it is for ('' for people), and how many words people had said on the step.
 _Word = tuple[UUID, MessageKind, str, str, int]
+# What people give as their reason.
+WHY = "asked by a person"
+_ALMOST_MS = 5
+_TOLD = frozenset({Parked.PARKED, Parked.PASSED})
 _HEARD = frozenset({MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.PARKED, MessageKind.RESOLVED})
 
 
@@ -28,6 +33,8 @@ class Hearsay:
     def __init__(self, world: World) -> None:
         self._world = world
         self._heard: set[_Word] = set()
+        # Versions of records with which nothing new is to be told of their being parked, and how many words people had said.
+        self._quiet: dict[tuple[RecordKey, int], str] = {}
 
     def hear(self, envelope: Envelope) -> None:
         """A broker has taken this over."""
@@ -39,15 +46,28 @@ class Hearsay:
     def committed(self, ledger: Ledger, old: Record | None, new: Record) -> None:
         if old is not None and new.announced >= old.version:
             self.told(ledger, old, ledger.words.get(new.step, 0))
+            # Where the store itself says so, whoever writes the next version knows that people have heard all this.
+            if old.announced == old.version and old.row.parked in _TOLD:
+                self._quiet[new.record_key, new.version] = str(ledger.words.get(new.step, 0))
         if new.resolution is not None and (old is None or new.resolution != old.resolution):
-            self._word(ledger, new)
+            self._word(ledger, old, new)
 
-    def _word(self, ledger: Ledger, record: Record) -> None:
+    def says(self, publication: Publication) -> None:
+        """Somebody publishes what he has just committed: of a parked step people are told once, not with every change."""
+        words = self._quiet.pop((publication.key, publication.version), None)
+        for letter in publication.messages if words is not None else ():
+            if letter.headers.get("ce-sagamsg") == "step.parked" and letter.headers.get("ce-sagaround", "0") == words:
+                text = f"version {publication.version} of {publication.key!r} tells people again of a step they know to be parked"
+                self._world.broken("S10", text)
+
+    def _word(self, ledger: Ledger, old: Record | None, record: Record) -> None:
         """Who said what, when and why is kept, and words are counted."""
         number = ledger.words[record.step] = ledger.words.get(record.step, 0) + 1
         word, known = record.resolution, self._world.said.get(record.record_key, ())
         assert word is not None
-        if word.number != number or not any((word.verb, word.operator) == (one.verb, one.operator) for one in known):
+        is_said = any((word.verb, word.operator) == (one.verb, one.operator) for one in known) and word.reason == WHY
+        attempt, late_ms = 0 if old is None else old.row.attempt, abs(word.at_ms - record.changed_ms)
+        if word.number != number or not is_said or word.attempt != attempt or late_ms > _ALMOST_MS:
             text = f"{word!r} is noted as word {number} on {ledger.name(record.step)}, said were {list(known)!r}"
             self._world.broken("L4", text, ledger.number)
 

@@ -41,6 +41,7 @@ __all__ = ["LiveSimulation", "run_live_seed"]
 
 _PATIENCE_S = 3600
 _FOUND_MAX = 100_000
+_LEARNT_NS = 12 * SECOND
 # From the permission to run to the handler: the commit that claims the attempt, in a slow store.
 _ON_THE_WAY_S = 15.0
 
@@ -67,6 +68,8 @@ class LiveSimulation(House):
             look_every_s=3.0,
             held_look_s=5.0,
             alive_every_s=1e6,
+            # Where stores answer soon, some attempts outlast the patience of an agent that stops.
+            stop_grace_s=25.0 if self.world.faults.rates["store_slow"] or self.world.faults.rates["store_cut"] else 2.0,
         )
         shape = settings.shape
         self._plans = [plan_of(one) for one in settings.choreographies] or [
@@ -75,11 +78,12 @@ class LiveSimulation(House):
         self._services = sorted({*self._services, *(owner for plan in self._plans for owner in plan.owners)})
         by_definition = {plan.definition: plan for plan in self._plans}
         self._guards = Guards(self.world)
-        self.oracle = Oracle(self.world, by_definition, self._guards.locks, counts_runs=False)
+        self.oracle = Oracle(self.world, by_definition, self._guards.locks, self.limits, counts_runs=False)
         self.provider = Provider(self.world, self.oracle.outside)
         self._handlers = LiveHandlers(
             self.world, self.oracle, self.provider, Watch(self.world, slack_s=_ON_THE_WAY_S, breakers=False)
         )
+        self._learns = False
         self.processes = {service: self._agents(service) for service in self._services}
         self.people = People(self.world, self.processes, by_definition, self.provider, self.oracle.policies)
         self._started: dict[str, None] = {}
@@ -105,7 +109,16 @@ class LiveSimulation(House):
                     self.world.own_deadlines[plan.definition, step.index] = options.deadline_s
                 bound[step.index] = self._handlers.bound(plan, step, options, guards.lock)
             known.append(Known(plan, plan.owned_by(service), bound))
-        return [LiveProcess(self, known, store, number) for number in range(1 + self._stream.below(2))]
+        late = self._late(service)
+        return [LiveProcess(self, known, store, number, late, self.oracle.times) for number in range(1 + self._stream.below(2))]
+
+    def _late(self, service: str) -> dict[str, float]:
+        """Definitions that the agents of this service have to learn, and how long the word of each is on its way. One service has each
+        from the beginning, and tells the others."""
+        hits = ((plan, self.world.hit("late_definition")) for plan in self._plans if service != plan.owners[0])
+        found = {plan.definition: 20 * late for plan, late in hits if late is not None}
+        self._learns = self._learns or bool(found)
+        return found
 
     def spread(self, message: Outgoing, delay_ns: int) -> None:
         super().spread(message, delay_ns)
@@ -152,6 +165,8 @@ class LiveSimulation(House):
             self.bus.bind(service, tuple(sorted({e for plan in self._plans for e in plan.events_read_by(service)})))
             for process in self.processes[service]:
                 process.boot()
+        for agents in self.processes.values():
+            await agents[0].say_it_holds(self._broker)
         hurt_s = self._stream.between(10, 30)
         for number in range(world.settings.sagas):
             service, plan = self._stream.pick(self._services), self._stream.pick(self._plans)
@@ -183,6 +198,8 @@ class LiveSimulation(House):
         expected = asked.sagas if asked.keep is None else len(asked.keep)
         is_up = all(process.is_up for agents in self.processes.values() for process in agents)
         is_over = len(self.world.ended) >= expected and not self._is_open() and not self.people.is_awaited
+        # What waited for a definition is applied by then.
+        is_over = is_over and (not self._learns or self.world.now_ns > (self.world.healed_ns or 0) + _LEARNT_NS)
         is_quiet = is_up and self.is_bus_empty and is_over
         self._quiet_rounds = self._quiet_rounds + 1 if is_quiet else 0
         # For longer than a scan needs to find what nobody has published.
@@ -210,6 +227,8 @@ class LiveSimulation(House):
             world.broken("L6", "something still goes on long after everything was healed")
         if not world.violations:
             self._strays.judge(stores)
+        if not world.violations:
+            self.oracle.copies.judge(stores)
 
     async def _read_back(self, store: Committed) -> None:
         """What is really stored: announcing is not a change that the oracle hears of."""

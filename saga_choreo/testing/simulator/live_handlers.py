@@ -11,20 +11,23 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from saga_choreo.core.graph import Plan, StepPlan
-from saga_choreo.errors import Reject
+from saga_choreo.errors import Reject, SagaError, TransactionTooLong
 from saga_choreo.model.choreography import ChoreographyStep, Split, Undo
 from saga_choreo.model.event import Event, EventRef
 from saga_choreo.model.record import RecordKey
+from saga_choreo.model.states import State
 from saga_choreo.runtime.context import StepContext
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.invoke import Invocation
 from saga_choreo.runtime.declare.options import StepOptions
 from saga_choreo.runtime.declare.results import Pending, choose
 from saga_choreo.testing.simulator.carried import KEPT, UNDONE, text_of
+from saga_choreo.testing.simulator.errors import ERRORS
 from saga_choreo.testing.simulator.external import Provider, Reply
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import choice_of
 from saga_choreo.testing.simulator.oracle import Oracle
+from saga_choreo.testing.simulator.overlaps import Overlaps
 from saga_choreo.testing.simulator.world import World
 from saga_choreo.testing.virtual_loop import Life
 
@@ -55,6 +58,9 @@ class LiveHandlers:
         self._provider = provider
         self._watch = watch
         self._stream = world.streams.named("handlers")
+        self._errors = world.streams.named("errors")
+        self._overlaps = Overlaps(world)
+        self._beats = world.streams.named("heartbeats")
 
     def bound(self, plan: Plan, step: StepPlan, options: StepOptions, lock: str) -> BoundStep:
         definition = plan.choreography.steps[step.index]
@@ -93,7 +99,7 @@ class LiveHandlers:
         await self._trouble("step_error", "step_reject")
         await ctx.tx.execute("append", "effects", ctx.saga_id, step.index, False)
         if self._world.hit("step_error") is not None:
-            raise ValueError("simulated, after the write")
+            raise self._errors.pick(ERRORS)("simulated, after the write")
         return self._answer(definition, step, ctx, choice)
 
     async def _undo(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext) -> Event | None:
@@ -109,12 +115,15 @@ class LiveHandlers:
 
     async def _trouble(self, error: str, rejection: str | None) -> None:
         world = self._world
+        if world.hit("too_long") is not None:
+            world.saw("a step held up a shared transaction for too long")
+            raise TransactionTooLong("the only writer was held for too long")
         if world.hit("step_overrun") is not None:
             world.saw("overran into the slow lane")
             await asyncio.sleep(1.0)
         await asyncio.sleep(self._stream.random() ** 3 * 0.05)
         if world.hit(error) is not None:
-            raise ValueError("simulated")
+            raise self._errors.pick(ERRORS)("simulated")
         if rejection is not None and world.hit(rejection) is not None:
             raise Reject("no")
 
@@ -125,13 +134,37 @@ class LiveHandlers:
             if not came.done():
                 came.set_result(reply)
 
-        self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
-        reply = await came
+        run = self._overlaps.began(RecordKey(ctx.saga_id, self._oracle.ledgers[ctx.saga_id].plan.definition, step.index))
+        try:
+            self._provider.call(ctx.idempotency_key, (ctx.saga_id, step.index, is_undo), choice, answer, pending=pending)
+            # Some work on for a while when they have called, and say all the time that they live.
+            for _ in range(self._beats.below(6) if self._beats.chance(0.15) else 0):
+                await asyncio.sleep(self._beats.between(0.5, 3))
+                await self._beat(ctx, step)
+            reply = await came
+        finally:
+            self._overlaps.ended(run)
         if reply is None or not (reply.is_done or reply.is_declined):
-            raise TimeoutError("no answer")
+            raise self._errors.pick(ERRORS)("no answer")
         if reply.is_declined:
             raise Reject("declined by the provider")
         return reply
+
+    async def _beat(self, ctx: StepContext, step: StepPlan) -> None:
+        """A sign of life, which tells an attempt that does not count any more."""
+        row = self._oracle.ledgers[ctx.saga_id].rows[step.index]
+        is_lost = row.attempt != ctx.attempt or row.state not in (State.RUNNING, State.COMPENSATING)
+        try:
+            await ctx.heartbeat()
+        except SagaError:
+            if is_lost:
+                self._world.saw("a heartbeat told that the attempt does not count any more")
+                raise
+        else:
+            if is_lost:
+                self._world.broken(
+                    "LEASE", f"attempt {ctx.attempt} of step {step.name!r} of saga {ctx.key} was lost, and is kept alive"
+                )
 
     def _answer(self, definition: ChoreographyStep, step: StepPlan, ctx: StepContext, choice: int) -> Any:
         events = [

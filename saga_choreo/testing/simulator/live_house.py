@@ -14,7 +14,7 @@ from saga_choreo.ports.broker import Outgoing, Topology
 from saga_choreo.testing.simulator.live_process import AgentProcess
 from saga_choreo.testing.simulator.settings import Settings
 from saga_choreo.testing.simulator.world import World
-from saga_choreo.testing.virtual_loop import NothingLeft, VirtualLoop
+from saga_choreo.testing.virtual_loop import Life, NothingLeft, VirtualLoop
 
 __all__ = ["House"]
 
@@ -30,6 +30,7 @@ class _LoopWorld(World):
         super().__init__(seed, settings)
         self.loop = VirtualLoop(self.streams.named("schedule"), self._passed)
         self.outside = contextvars.Context()
+        self.who = Life.current.get
 
     def _passed(self, now_s: float) -> None:
         self.now_ns = int(now_s * 1e9)

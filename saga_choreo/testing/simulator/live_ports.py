@@ -187,6 +187,7 @@ class FaultyStore(Generic[S]):
         self.world = world
         self.inner = inner
         self.boundary = boundary
+        self._cut_until_s = 0.0
 
     def wrapped(self, inner: Any) -> FaultyTransaction:
         return FaultyTransaction(self, inner)
@@ -195,14 +196,26 @@ class FaultyStore(Generic[S]):
         """What a call to the database takes; it may fail instead."""
         await self.boundary()
         world = self.world
+        await self._while_cut()
         slow = world.hit("store_slow")
         await asyncio.sleep(world.latency.random() ** 4 * 0.03 if slow is None else slow * slow * 3)
         bad = world.hit("store_error")
         if bad is not None:
             raise StoreConflict("deadlock detected") if bad < 0.6 else StoreUnavailable("the connection was lost")
 
+    async def _while_cut(self) -> None:
+        """For a while nothing of this process gets through to its database, and no error says so: others take over what it has begun."""
+        now_s, bad = self.world.now_s(), self.world.hit("store_cut")
+        if bad is not None:
+            self.world.saw("an agent was cut off from its store")
+            self._cut_until_s = max(self._cut_until_s, now_s + 4 + bad * 12)
+            self.world.cut_until_s = max(self.world.cut_until_s, self._cut_until_s)
+        if self._cut_until_s > now_s:
+            await asyncio.sleep(self._cut_until_s - now_s)
+
     async def _scan(self) -> None:
         await self.boundary()
+        await self._while_cut()
         if self.world.hit("store_error") is not None:
             raise StoreUnavailable("the connection was lost")
 
@@ -301,6 +314,7 @@ class FaultyBroker:
         self.inner = inner
         self._spread = spread
         self._boundary = boundary
+        self.late: Mapping[str, float] = {}
 
     @property
     def features(self) -> BrokerFeatures:
@@ -354,8 +368,15 @@ class FaultyBroker:
     async def notify(self, notice: Notice) -> None:
         await self.inner.notify(notice)
 
-    def notices(self) -> AsyncIterator[Notice]:
-        return self.inner.notices()
+    async def notices(self) -> AsyncIterator[Notice]:
+        """The word of some definitions takes its time, and what is said after it comes after it."""
+        opened = asyncio.get_running_loop().time()
+        async for notice in self.inner.notices():
+            late_s = self.late.get(notice.subject.removeprefix("define."), 0.0) + opened - asyncio.get_running_loop().time()
+            if late_s > 0 and not self._world.faults.is_healed:
+                self._world.saw("a definition came late")
+                await asyncio.sleep(late_s)
+            yield notice
 
     async def close(self) -> None:
         await self.inner.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from saga_choreo.core.facts import Fact
 from saga_choreo.errors import KeyConflict, SagaError, StopCutShort
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.model.record import ORIGIN, RecordKey
-from saga_choreo.ports.broker import Outgoing
+from saga_choreo.ports.broker import Notice, Outgoing
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.driver import Driver
 from saga_choreo.runtime.part import Part
@@ -22,9 +23,11 @@ from saga_choreo.runtime.telling import SagaOutcome
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.testing.simulator.carried import said_with, text_of
 from saga_choreo.testing.simulator.effects import Effect
+from saga_choreo.testing.simulator.hearsay import WHY
 from saga_choreo.testing.simulator.live_handlers import event_class
 from saga_choreo.testing.simulator.live_ports import BY_HAND, Committed, FaultyBroker, WatchedStore
 from saga_choreo.testing.simulator.starting import trace_of
+from saga_choreo.testing.simulator.times import Times
 from saga_choreo.testing.simulator.world import SECOND, World
 from saga_choreo.testing.virtual_loop import Life, VirtualClock, VirtualLoop
 
@@ -83,6 +86,9 @@ class AgentProcess:
         del key, fact
         return {}
 
+    def _stopped(self) -> None:
+        """In peace."""
+
     def _lose_store(self) -> None:
         """What its death does to its connections to the store."""
         raise NotImplementedError
@@ -104,6 +110,7 @@ class AgentProcess:
         await session.close()
         self.is_up = False
         self._world.note(self.name, "has stopped")
+        self._stopped()
         self._world.after(int(self._stream.random() * 5 * SECOND), self.boot)
 
     async def _boundary(self) -> None:
@@ -125,6 +132,7 @@ class AgentProcess:
     def _stop_gracefully(self, life: Life) -> None:
         if self.is_up and life is self.life and not self._world.faults.is_healed and not self._stop.is_set():
             self._world.saw("graceful stop")
+            self._world.stops.append(self._world.now_s())
             self._stop.set()
 
     def close(self) -> None:
@@ -147,7 +155,7 @@ class AgentProcess:
             BY_HAND.set(tuple(effects))
             try:
                 said = self._said_with(key, fact)
-                steps = session.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
+                steps = session.pipeline.command(key.saga_id, step, fact, WHY, **said)
                 value = await Driver(session).run(steps)
             except SagaError as error:
                 self._world.note(self.name, f"cannot: {error}")
@@ -160,20 +168,31 @@ class AgentProcess:
 class LiveProcess(AgentProcess):
     """An agent with simulated handlers, on a memory store."""
 
-    def __init__(self, house: Home, known: Sequence[Known], store: Committed, number: int) -> None:
+    def __init__(
+        self, house: Home, known: Sequence[Known], store: Committed, number: int, late: Mapping[str, float], judge: Times
+    ) -> None:
+        """`late`: definitions that it has code for and has to learn, and how many seconds the word of each takes to arrive."""
         super().__init__(house, store.service, number)
-        self._known = tuple(known)
+        self._known = tuple(one for one in known if one.plan.definition not in late)
+        self._late = {one.plan.definition: one.plan.choreography for one in known if one.plan.definition in late}
+        self._late_s = late
+        self._judge = judge
         bound = [one for each in known for one in each.handlers.values()]
         self._part = Part(store.service, bound, [each.plan.choreography for each in known])
         self.store = store
 
     def _new_session(self, broker: FaultyBroker) -> Session:
-        self.catalog = Catalog(self.service, self._known)  # what an agent learns, it learns anew
+        self.catalog = Catalog(self.service, self._known)  # what an agent learns, it learns anew, or finds it in its store
+        broker.late = self._late_s
         self._inner_store = WatchedStore(self._world, f"{self._house.place}-{self.service}", self.store, self._boundary)
         return Session(self._part, self.catalog, self._inner_store, broker, self._clock, self._house.limits, (self._outcome,))
 
     def _lose_store(self) -> None:
         self._inner_store.inner.crash()
+
+    def _stopped(self) -> None:
+        records = (record for rows in self.store.records.values() for record in rows.values())
+        self._judge.stopped(self.life, records)
 
     def _said_with(self, key: RecordKey, fact: Fact) -> dict[str, Any]:
         record = self.store.get(key)
@@ -184,6 +203,18 @@ class LiveProcess(AgentProcess):
             self._world.saw("callback told again")
             raise ValueError("simulated: the callback failed")
         self._world.told.setdefault((self.service, outcome.saga_id), []).append(outcome.state)
+
+    async def say_it_holds(self, broker: MemoryBroker) -> None:
+        """Of what it is still to learn: others may start such sagas because an agent of the service that is gone by now has held it."""
+        for definition, form in self._late.items():
+            body = {
+                "service": self.service,
+                "agent": "",
+                "definition": definition,
+                "choreography": form.name,
+                "version": form.version,
+            }
+            await broker.notify(Notice(f"holds.{definition}.{self.service}", json.dumps(body).encode()))
 
     def start_saga(self, known: Known, key: str, deadline: timedelta | None) -> None:
         """A client's call, in this process. Whether it worked is seen in the store."""

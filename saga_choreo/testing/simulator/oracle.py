@@ -20,7 +20,10 @@ from saga_choreo.model.record import ORIGIN, Record, RecordKey, Row
 from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 from saga_choreo.ports.broker import Outgoing
 from saga_choreo.runtime.letters import event_of
+from saga_choreo.runtime.timing import Limits
+from saga_choreo.testing.simulator.blocked import Blocked
 from saga_choreo.testing.simulator.carried import Carried
+from saga_choreo.testing.simulator.copies import Copies
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.ends import Ends
 from saga_choreo.testing.simulator.guards import LockLedger
@@ -29,6 +32,8 @@ from saga_choreo.testing.simulator.ledger import Ledger, descendants_of
 from saga_choreo.testing.simulator.policies import Policies
 from saga_choreo.testing.simulator.situations import notice
 from saga_choreo.testing.simulator.store import LockWrites, Write
+from saga_choreo.testing.simulator.times import Times
+from saga_choreo.testing.simulator.words import Words
 from saga_choreo.testing.simulator.world import World
 
 __all__ = ["Judged", "Oracle"]
@@ -36,10 +41,9 @@ __all__ = ["Judged", "Oracle"]
 # Clocks differ by two seconds, and who was down at the healing may stay down for half a minute.
 _LATE_S = 60.0
 _ABSORBING = frozenset({State.TOMB, State.SKIPPED_CLEARED, State.COMPENSATED, State.COMPLETED, State.ABORTED})
+_ENDS = frozenset({"saga.completed", "saga.failed", "saga.timed_out", "saga.cancelled"})
 # What only the protocol waits for: it goes wrong where that is missing.
-_UNHEARD = frozenset(
-    {"step.skipped", "compensation.completed", "saga.completed", "saga.failed", "saga.timed_out", "saga.cancelled"}
-)
+_UNHEARD = _ENDS | {"step.skipped", "compensation.completed"}
 _MAY_HAVE_RUN = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
 
 
@@ -55,8 +59,11 @@ class Judged(Protocol):
 class Oracle:
     """One world's judge."""
 
-    def __init__(self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], *, counts_runs: bool) -> None:
-        """`locks`: the name of the lock that a step of a definition takes. `counts_runs`: it is told of every run of a step."""
+    def __init__(
+        self, world: World, plans: Mapping[str, Plan], locks: Mapping[tuple[str, int], str], limits: Limits, *, counts_runs: bool
+    ) -> None:
+        """`locks`: the name of the lock that a step of a definition takes. `limits`: those of all agents. `counts_runs`: it is told of
+        every run of a step."""
         self._world = world
         self._plans = plans
         self._descendants = {definition: descendants_of(plan) for definition, plan in plans.items()}
@@ -64,23 +71,32 @@ class Oracle:
         self.effects = 0
         self._locks = LockLedger(world, locks)
         self.carried = Carried(world, plans)
-        self._hearsay = Hearsay(world)
+        self.hearsay = Hearsay(world)
         self.ends = Ends(world)
         self.policies = Policies(world, counts_runs=counts_runs)
+        self._words = Words(world)
+        self.blocked = Blocked(world)
+        self.copies = Copies(world)
+        self.times = Times(world, self.policies.options, limits)
         # By identity: what is said again as it was need not be read again.
         self._last_heard: dict[str, bytes] = {}
         world.hears = self._hear
 
     def _hear(self, message: Outgoing) -> None:
         headers = message.headers
-        # A copy of what cannot be applied is perhaps not even to be read.
-        if headers.get("ce-sagamsg") in _UNHEARD or "saga-quarantine-code" in headers:
+        if "saga-quarantine-code" in headers:  # perhaps not even to be read
+            self.copies.hear(message)
+            return
+        word = headers.get("ce-sagamsg", "")
+        if word in _ENDS:
+            self.ends.said(headers["ce-sagaid"], headers["ce-sagaoutcome"], self.ledgers)
+        if word in _UNHEARD:
             return
         if self._last_heard.get(headers["ce-id"]) != message.body:
             self._last_heard[headers["ce-id"]] = message.body
             envelope = decode(message.channel, headers, message.body)
             self.carried.published(envelope)
-            self._hearsay.hear(envelope)
+            self.hearsay.hear(envelope)
 
     def expect(self, number: int, first: Record) -> None:
         """A saga that is about to be started."""
@@ -117,9 +133,11 @@ class Oracle:
             self._local(effect, before.get((effect.saga_id, effect.step), Row()))
         for old, new in writes:
             self._row(self.ledgers[new.saga_id], Row() if old is None else old.row, new)
-            self._hearsay.committed(self.ledgers[new.saga_id], old, new)
+            self._words.committed(self.ledgers[new.saga_id], old, new)
+            self.hearsay.committed(self.ledgers[new.saga_id], old, new)
             self.ends.committed(self.ledgers[new.saga_id], old, new)
             self.policies.committed(self.ledgers[new.saga_id], old, new)
+            self.times.committed(self.ledgers[new.saga_id], old, new)
             notice(self._world, old, new)
             if new.step != ORIGIN:
                 self._locks.moved(self.ledgers[new.saga_id], new.step)
@@ -290,7 +308,7 @@ class Oracle:
         elif record.announced < record.version:
             self._broken("L6", ledger, f"{ledger.name(record.step)} still has something to say after the end")
         else:
-            self._hearsay.told(ledger, record, ledger.words.get(record.step, 0))
+            self.hearsay.told(ledger, record, ledger.words.get(record.step, 0))
 
     def _owe(self, ledger: Ledger, record: Record) -> None:
         """S10: whatever is committed gets published, also what no step here waits for: others read events too."""

@@ -20,12 +20,14 @@ from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.external import Provider
 from saga_choreo.testing.simulator.handlers import choice_of
 from saga_choreo.testing.simulator.policies import Policies
+from saga_choreo.testing.simulator.words import wrong_words
 from saga_choreo.testing.simulator.world import SECOND, World
 
 __all__ = ["People", "Place", "Shelf"]
 
 _OPERATOR = "ana"
 _SOMEBODY_ELSE = "ben"
+_TRIED = frozenset({State.WAITING, State.RUNNING, State.COMPENSATING})
 # A word, and what was done by hand before it was said.
 Word = tuple[Fact, tuple[Effect, ...]]
 
@@ -74,6 +76,7 @@ class People:
         self._provider = provider
         self._policies = policies
         self._stream = world.streams.named("people")
+        self._mistakes = world.streams.named("people/mistakes")
         # The step that somebody has an eye on, and its service.
         self._watched: dict[RecordKey, str] = {}
 
@@ -82,13 +85,36 @@ class People:
         if up:
             if isinstance(word[0], Resolved):
                 self._world.said.setdefault(key, []).append(word[0])
-            self._stream.pick(up).command(key, step, word[0], self._heard, word[1])
+            self._stream.pick(up).command(key, step, word[0], self._heard(service, key, word[0]), word[1])
         return bool(up)
 
-    def _heard(self, run: Any, value: Any, error: SagaError | None) -> None:
-        del run, error
-        if isinstance(value, Refusal):
+    def _heard(self, service: str, key: RecordKey, word: Fact) -> Callable[[Any, Any, SagaError | None], None]:
+        """What can be said is not refused, unless the record has changed meanwhile."""
+        record = self._processes[service][0].store.get(key)
+        version = 0 if record is None else record.version
+
+        def heard(run: Any, value: Any, error: SagaError | None) -> None:
+            del run, error
+            if not isinstance(value, Refusal):
+                return
             self._world.note("people", value.reason)
+            now = self._processes[service][0].store.get(key)
+            if isinstance(word, Resolved) and now is not None and now.version == version:
+                self._world.broken("L4", f"{word.verb!r} on step {key.step} of saga {now.key} was refused: {value.reason}")
+
+        return heard
+
+    def _mistake(self, service: str, record: Record, words: Sequence[str]) -> None:
+        """Somebody says what cannot be said of such a step; whether it counts is seen in the record."""
+        up = [process for process in self._processes[service] if process.is_up]
+        if up:
+            self._world.saw("a word that is not possible")
+            word = Resolved(self._mistakes.pick(words), _OPERATOR)
+            self._world.said.setdefault(record.record_key, []).append(word)
+            self._mistakes.pick(up).command(record.record_key, record.step, word, self._no_matter, ())
+
+    def _no_matter(self, run: Any, value: Any, error: SagaError | None) -> None:
+        del run, value, error
 
     def _must_not_count(self, run: Any, value: Any, error: SagaError | None) -> None:
         del run, error
@@ -101,6 +127,14 @@ class People:
         if key not in self._watched and (record.row.parked is not Parked.NO or record.row.pending):
             self._watched[key] = record.service
             self._think(record.service, key)
+        elif self._is_hurried(record) and self._mistakes.chance(0.05):
+            self._world.after(int(self._mistakes.between(0, 2) * SECOND), self._mistake, record.service, record, ("retry",))
+
+    def _is_hurried(self, record: Record) -> bool:
+        """Somebody may be too quick for it: it is not parked. Where a call may not be repeated the word would do harm if it is by then."""
+        row = record.row
+        is_tried = bool(row.attempt) and row.parked is Parked.NO and row.state in _TRIED
+        return is_tried and not self._policies.is_unsafe(record.record_key)
 
     @property
     def is_awaited(self) -> bool:
@@ -131,6 +165,8 @@ class People:
             return
         if record.row.parked is Parked.HUMAN and self._stream.chance(0.3):
             self._meddle(service, key, step)
+        if record.row.parked is not Parked.NO and self._mistakes.chance(0.6 if record.row.parked is Parked.HUMAN else 0.3):
+            self._mistake(service, record, wrong_words(record.row))
         word = self._completion(record, step) if record.row.pending else self._resolution(record, step)
         if self._say(service, key, key.step, word):
             self._world.note("people", f"say {word[0]!r} to step {key.step}")

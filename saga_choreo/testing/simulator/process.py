@@ -25,6 +25,7 @@ from saga_choreo.testing.simulator.driving import Ended, Run
 from saga_choreo.testing.simulator.effects import Effect
 from saga_choreo.testing.simulator.guards import Watch
 from saga_choreo.testing.simulator.handlers import Handlers
+from saga_choreo.testing.simulator.hearsay import WHY
 from saga_choreo.testing.simulator.oracle import Oracle
 from saga_choreo.testing.simulator.publishing import Publishing
 from saga_choreo.testing.simulator.store import SimulatedStore
@@ -311,7 +312,7 @@ class Process:
 
         record = self.store.get(key)
         said = {} if record is None else said_with(record, fact)
-        steps = self.pipeline.command(key.saga_id, step, fact, "asked by a person", **said)
+        steps = self.pipeline.command(key.saga_id, step, fact, WHY, **said)
         self._start(Run(self, f"command {type(fact).__name__}", steps, over, effects=effects))
 
     def begin(self, steps: Steps, ended: Ended) -> None:

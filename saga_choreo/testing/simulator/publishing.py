@@ -47,6 +47,8 @@ class Publishing:
             stored = self._process.store.get(publication.key)
             if stored is None or stored.version < publication.version:
                 self._world.broken("S10", f"version {publication.version} of {publication.key!r} is published before its commit")
+            if then is None:  # the scan says everything again
+                self._process.house.oracle.hearsay.says(publication)
         self.rounds += 1
         self._world.soon(self._round, publications, loose, then)
 

@@ -54,7 +54,9 @@ class Simulation:
         self.limits = Limits(reannounce=reannounce if settings.reannounce is None else settings.reannounce)
         self._plans = self._draw_plans(settings)
         self._guards = Guards(world)
-        self.oracle = Oracle(world, {plan.definition: plan for plan in self._plans}, self._guards.locks, counts_runs=True)
+        self.oracle = Oracle(
+            world, {plan.definition: plan for plan in self._plans}, self._guards.locks, self.limits, counts_runs=True
+        )
         self._watch = Watch(world)
         self.provider = Provider(world, self.oracle.outside)
         readers = {
@@ -181,6 +183,8 @@ class Simulation:
             NextWeek(self, {plan.definition: plan for plan in self._plans}).pass_by()
         if not self.world.violations:
             self.strays.judge(stores)
+        if not self.world.violations:
+            self.oracle.copies.judge(stores)
 
     def _start(self, number: int, service: str, plan: Plan) -> None:
         client = Client(self.world, self.processes[service], plan, number)

@@ -37,6 +37,8 @@ SITUATIONS = (
     "attempt stalled",
     "attempt after a lease ran out",
     "overran into the slow lane",
+    "a step held up a shared transaction for too long",
+    "a word that is not possible",
     "step went pending",
     "pending step completed",
     "own deadline published its event",
@@ -81,6 +83,10 @@ SITUATIONS = (
 LIVE_SITUATIONS = (
     "crash of an agent",
     "graceful stop",
+    "a definition came late",
+    "an agent was cut off from its store",
+    "two calls of a step at once",
+    "a heartbeat told that the attempt does not count any more",
     *(
         situation
         for situation in SITUATIONS

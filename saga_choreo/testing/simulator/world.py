@@ -58,11 +58,17 @@ class World:
         # How sagas are said to have ended, to whom; of these a message came so often that it need not be told any more.
         self.told: dict[tuple[str, UUID], list[SagaState]] = {}
         self.worn: set[UUID] = set()
+        # When agents were told to stop, in seconds.
+        self.stops: list[float] = []
+        # Until when some agent is cut off from its store.
+        self.cut_until_s = 0.0
         self.violations: list[Violation] = []
         self.digest = 0
         self.trace: list[str] = []
         # Called with every message that a broker has taken over.
         self.hears: Callable[[Outgoing], object] = id
+        # The incarnation of a process that does what happens now, where that can be told.
+        self.who: Callable[[], object] = bool
         self._is_traced = settings.trace
         self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0

@@ -108,6 +108,28 @@ def test_a_transaction_that_is_held_too_long_is_taken_apart_and_the_culprit_goes
     assert rig.record("charge", 1).row.state is State.DONE
 
 
+@pytest.mark.parametrize("at", [Execute, Save])
+def test_a_word_counts_though_what_follows_from_it_holds_up_its_transaction(at: type) -> None:
+    rig = Rig(options={"charge": {"retry": ONCE}})
+    rig.answers = [Broke("ValueError: no")]
+    rig.handle(envelope(rig.choreography))
+    assert rig.record("charge").row.parked is Parked.PARKED
+    rig.faults[at] = [TransactionTooLong("held")]
+    steps = rig.pipeline.command(rig.key("charge").saga_id, rig.key("charge").step, Resolved("retry", "ana"))
+    assert isinstance(rig.drive(steps), Row)
+    assert (rig.record("charge").row.parked, rig.record("charge").row.state) == (Parked.NO, State.WAITING)
+    rig.work("charge")
+    assert rig.record("charge").row.state is State.DONE
+
+
+def test_a_reason_is_kept_though_the_word_had_to_be_said_twice() -> None:
+    rig = Rig()
+    rig.handle(envelope(rig.choreography))
+    rig.faults[Save] = [TransactionTooLong("held")]
+    assert isinstance(rig.drive(rig.pipeline.command(rig.key("charge").saga_id, None, CancelRequested(), "why not")), Row)
+    assert "why not" in (rig.record("charge").reason, rig.record("book").reason)
+
+
 def slow(rig: Rig, number: int = 0) -> None:
     """The step has failed once in the fast lane, and its backoff is over."""
     rig.answers = [Broke("OSError: down")]
