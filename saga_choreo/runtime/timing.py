@@ -28,7 +28,7 @@ class Limits:
     # While a batch is under way, so long at most until the next one sets out beside it.
     batch_wait_s: float = 0.05
     # Batches of several messages set out so far apart at least: a batch costs as much as some messages do.
-    batch_gather_s: float = 0.02
+    batch_gather_s: float = 0.01
     fast_budget_s: float = 0.25
     slow_timeout_s: float = 30.0
     slow_at_once: int = 16
