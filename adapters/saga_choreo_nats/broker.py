@@ -180,10 +180,11 @@ class NatsBroker:
 
     async def _settle(self, deliveries: Sequence[Delivery], body: bytes) -> None:
         client = self._link.need()
-        for delivery in deliveries:
-            self._receiver.settle(delivery.token)
-            with contextlib.suppress(nats_errors.ConnectionClosedError):
-                await client.publish(delivery.token, body)
+        tokens = [delivery.token for delivery in deliveries]
+        for token in tokens:
+            self._receiver.settle(token)
+        with contextlib.suppress(nats_errors.ConnectionClosedError):
+            await client.publish_to_all(tokens, body)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
         """What is in flight when the connection breaks is answered with BrokerUnavailable; nothing is ever sent twice by itself."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from itertools import cycle
 from typing import Any
@@ -106,6 +106,20 @@ class _Client(Client):
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += len(payload)
         await self._send_command(command)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
+
+    async def publish_to_all(self, subjects: Sequence[str], payload: bytes) -> None:
+        """The same few bytes to each of these."""
+        commands = [_plain_command(subject, payload, "", None) for subject in subjects]
+        plain = [command for command in commands if command is not None]
+        if len(plain) < len(commands) or len(payload) > self._max_payload or not self.is_connected or self.is_draining_pubs:
+            for subject in subjects:
+                await self.publish(subject, payload)
+            return
+        self.stats["out_msgs"] += len(plain)
+        self.stats["out_bytes"] += len(plain) * len(payload)
+        await self._send_command(b"".join(plain))
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

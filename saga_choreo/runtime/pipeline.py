@@ -288,10 +288,10 @@ class Pipeline:
         return said_again(record, known.plan, (yield Now())[0])
 
     def _begin_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Generator[Operation, Any, Duty | None]:
-        """Claim an attempt, unless it was the last that died or something holds it back."""
+        """Claim an attempt, unless it was the last that died or something holds it back. An error may be what held up the transaction."""
         key = record.record_key
         if settle_unclaimed(ws, record, known, what):
-            yield from self._run_duties(ws, slow=False)
+            yield from self._run_duties(ws, slow=bool(record.error))
             return None
         answer = yield from admission(record, known, what, waited=True)
         if isinstance(answer, Admitted):
@@ -300,7 +300,7 @@ class Pipeline:
             hold_back(ws, key, known, answer)
         else:
             settle(ws, key, known, what, answer, (yield Now())[1])
-        yield from self._run_duties(ws, slow=False)
+        yield from self._run_duties(ws, slow=bool(record.error))
         return None
 
     def _attempt(self, claimed: Record, known: Known, what: Duty) -> Generator[Operation, Any, None]:

@@ -78,7 +78,7 @@ class Workspace:
         self._announced = announced or {}
         self._stored: dict[RecordKey, Record] = {}
         self._current: dict[RecordKey, Record] = {}
-        self._by_saga: dict[UUID, dict[RecordKey, Record]] = {}
+        self._by_saga: dict[UUID, list[RecordKey]] = {}
         self._messages: dict[RecordKey, list[Message]] = {}
         self._retry_at: dict[RecordKey, int] = {}
         self._duties: dict[RecordKey, None] = {}
@@ -86,19 +86,20 @@ class Workspace:
 
     def load(self, records: Iterable[Record]) -> None:
         for record in records:
-            self._stored[record.record_key] = record
-            self._put(record)
+            key = record.record_key
+            self._stored[key] = record
+            self._put(key, record)
 
     def get(self, key: RecordKey) -> Record | None:
         return self._current.get(key)
 
     def of_saga(self, saga_id: UUID) -> list[Record]:
-        return list(self._by_saga.get(saga_id, {}).values())
+        return [self._current[key] for key in self._by_saga.get(saga_id, ())]
 
-    def _put(self, record: Record) -> None:
-        key = record.record_key
+    def _put(self, key: RecordKey, record: Record) -> None:
+        if key not in self._current:
+            self._by_saga.setdefault(key.saga_id, []).append(key)
         self._current[key] = record
-        self._by_saga.setdefault(key.saga_id, {})[key] = record
 
     def receive(self, envelope: Envelope, known: Known) -> Applied:
         """Apply a message that came from outside."""
@@ -164,7 +165,7 @@ class Workspace:
     def open_origin(self, record: Record, known: Known) -> None:
         """A new saga's origin row, with everything that follows from it in this service."""
         key = record.record_key
-        self._put(record)
+        self._put(key, record)
         for message, carried in self._follow(key, Row(), record, known):
             self._deliver(message, carried, known)
 
@@ -188,7 +189,7 @@ class Workspace:
         # What has changed may have to be told anew: the waits between repeated announcements begin again.
         fields = {"nudges": 0, "tried_since_ms": since_ms, **_carried_into(fact, record, carried), **(changes or {})}
         record = (record or self._fresh(key, carried)).but(row=after, **fields)
-        self._put(record)
+        self._put(key, record)
         return self._follow(key, before, record, known)
 
     def _is_past_horizon(self, saga_id: UUID) -> bool:
@@ -247,7 +248,7 @@ class Workspace:
 
     def touch(self, key: RecordKey, **changes: Any) -> None:
         """Change fields beside the row."""
-        self._put(self._current[key].but(**changes))
+        self._put(key, self._current[key].but(**changes))
 
     def retry_at(self, key: RecordKey, at_ms: int) -> None:
         """What is to be executed for this record waits until then (a backoff, a lease)."""
@@ -255,7 +256,9 @@ class Workspace:
 
     def changed(self) -> list[Record]:
         """The records to save, in key order, with version, timer and announcement worked out."""
-        return [self._finished(key) for key in sorted(self._current) if self._current[key] is not self._stored.get(key)]
+        changed = [key for key, record in self._current.items() if record is not self._stored.get(key)]
+        changed.sort(key=_in_order)
+        return [self._finished(key) for key in changed]
 
     def _finished(self, key: RecordKey) -> Record:
         record, stored = self._current[key], self._stored.get(key)
@@ -303,8 +306,8 @@ class Workspace:
     def whole(self, saved: Iterable[Record]) -> Iterable[Sequence[Record]]:
         """The records of each saga that was looked at, as they are after these were saved."""
         now = {record.record_key: record for record in saved}
-        for records in self._by_saga.values():
-            yield [now.get(key) or self._stored[key] for key in records]
+        for keys in self._by_saga.values():
+            yield [now.get(key) or self._stored[key] for key in keys]
 
     def said(self, saved: Iterable[Record]) -> list[Said]:
         """What the saved records say to the outside, to be published after the commit. A record whose earlier words are not
@@ -326,6 +329,11 @@ class Workspace:
         known = self._catalog.get(record.definition)
         assert known is not None
         return known.plan
+
+
+def _in_order(key: RecordKey) -> tuple[int, str, int]:
+    """As keys are ordered themselves, at a third of the cost."""
+    return key.saga_id.int, key.definition, key.step
 
 
 def _news(record: Record, stored: Record | None) -> tuple[Note, ...]:

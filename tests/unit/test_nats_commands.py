@@ -108,3 +108,27 @@ def test_what_a_block_has_in_common_with_another_is_not_changed_by_it() -> None:
     assert first is not None
     first["ce-type"] = "changed"
     assert _plain_headers(begin + b"ce-id: 2\r\n\r\n") == {"ce-type": "a", "ce-id": "2"}
+
+
+@pytest.mark.parametrize("subjects", [[], ["$JS.ACK.a.1"], ["$JS.ACK.a.1", "$JS.ACK.a.2", "$JS.ACK.a.3"], ["a", "b b"]])
+def test_the_same_to_many_is_what_it_is_to_each(subjects: list[str]) -> None:
+    async def written(together: bool) -> tuple[bytes | type[Exception], dict[str, int]]:
+        client, commands = _Client(), list[bytes]()
+
+        async def send(command: bytes, priority: bool = False) -> None:
+            commands.append(bytes(command))
+
+        client._send_command = send  # type: ignore[method-assign]
+        client._status = Client.CONNECTED
+        client._max_payload = 100
+        try:
+            if together:
+                await client.publish_to_all(subjects, b"-NAK")
+            else:
+                for subject in subjects:
+                    await client.publish(subject, b"-NAK")
+        except BadSubjectError as error:
+            return type(error), {}
+        return b"".join(commands), {name: client.stats[name] for name in ("out_msgs", "out_bytes")}
+
+    assert asyncio.run(written(True)) == asyncio.run(written(False))

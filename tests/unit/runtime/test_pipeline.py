@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from saga_choreo import Limits, OnExhausted, Retry
+from saga_choreo import Choreography, ChoreographyStep, Limits, OnExhausted, Retry
 from saga_choreo.codec.wire import decode
 from saga_choreo.core.facts import CancelRequested, Refusal, Resolved
 from saga_choreo.errors import SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
@@ -15,7 +15,7 @@ from saga_choreo.model.record import Row
 from saga_choreo.model.states import Cause, Outcome, Parked, State
 from saga_choreo.runtime.operations import Begin, Broke, Commit, Execute, Overran, Pause, Publish, Rejected, Rollback, Save
 from saga_choreo.runtime.saying import publications_of
-from tests.unit.runtime.rig import NOW_MS, ONCE, RAN, Rig, envelope, form
+from tests.unit.runtime.rig import NOW_MS, ONCE, RAN, Begun, OneDone, Rig, StockReserved, envelope, form
 
 
 def kinds(rig: Rig) -> list[str]:
@@ -128,6 +128,33 @@ def test_a_reason_is_kept_though_the_word_had_to_be_said_twice() -> None:
     rig.faults[Save] = [TransactionTooLong("held")]
     assert isinstance(rig.drive(rig.pipeline.command(rig.key("charge").saga_id, None, CancelRequested(), "why not")), Row)
     assert "why not" in (rig.record("charge").reason, rig.record("book").reason)
+
+
+def test_what_follows_from_a_call_that_need_not_be_made_holds_up_its_transaction_once() -> None:
+    chain = (
+        Choreography("rig")
+        .starts_with(Begun)
+        .step(
+            ChoreographyStep("reserve").on_event(Begun).publish_event(StockReserved).with_compensation().owned_by("inventory"),
+            ChoreographyStep("charge").on_event(StockReserved).publish_event(OneDone).with_compensation().owned_by("payment"),
+            ChoreographyStep("call").on_event(OneDone).with_compensation(external=True).kind(external=True).owned_by("payment"),
+        )
+    )
+    rig = Rig(chain, options={"call": {"concurrency": 1}})
+    rig.handle(envelope(chain))
+    to_me = Channel(ChannelKind.CONTROL, "payment")
+    said = {"kind": MessageKind.ABORT, "from_step": "reserve", "event": None, "payload": b"", "cause": Cause.CANCELLED}
+    rig.handle(envelope(chain, channel=to_me, **said))
+    assert rig.record("call").row.state is State.RUNNING, "its limit may hold it, and nothing has been called"
+    rig.seen.clear()
+    rig.faults[Execute] = [TransactionTooLong("held")] * 9
+    rig.work("call")
+    rig.work("call")
+    assert len(rig.of(Execute)) == 1
+    assert (rig.record("call").row.state, rig.record("charge").row.state) == (State.TOMB, State.DONE)
+    rig.faults[Execute] = []
+    rig.work("charge")
+    assert rig.record("charge").row.state is State.COMPENSATED
 
 
 def slow(rig: Rig, number: int = 0) -> None:
