@@ -18,10 +18,11 @@ from typing import Any
 
 from saga_choreo.core.rows import is_finished
 from saga_choreo.errors import SagaError
-from saga_choreo.model.record import Record, RecordKey, Row
+from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.clock import Clock
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.operations import Begin, Claim, Commit, Now, Operation, Rollback, Save
+from saga_choreo.runtime.settling import counted
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.workspace import Workspace
 
@@ -82,7 +83,7 @@ class Leases:
         renewed: dict[RecordKey, int] = {}
         for one in claimed:
             key, record = one.record_key, ws.get(one.record_key)
-            if record is not None and record.lease_ms is not None and _still_counts(record.row, one.row):
+            if record is not None and record.lease_ms is not None and _still_counts(record, one):
                 renewed[key] = max(record.lease_ms, until_ms)
                 ws.touch(key, lease_ms=renewed[key])
                 ws.retry_at(key, renewed[key])
@@ -114,7 +115,7 @@ class Leases:
                 _log.warning("the leases of %d attempts could not be renewed, and are tried again: %s", len(ageing), error)
 
 
-def _still_counts(now: Row, claimed: Row) -> bool:
+def _still_counts(now: Record, claimed: Record) -> bool:
     """The same attempt with the same key is under way: it has not ended, was not handed to the outside, and nobody took over."""
-    same = (now.state, now.attempt, now.key_no) == (claimed.state, claimed.attempt, claimed.key_no)
-    return same and not now.pending and not is_finished(now)
+    same = now.row.state is claimed.row.state and counted(now) == counted(claimed)
+    return same and not now.row.pending and not is_finished(now.row)

@@ -17,6 +17,7 @@ from saga_choreo.runtime.timing import deadline_of, deadline_own_of
 from saga_choreo.runtime.workspace import Workspace, is_uncalled
 
 __all__ = [
+    "counted",
     "deadline_passed",
     "died_too_often",
     "give_up",
@@ -241,10 +242,14 @@ def died_too_often(record: Record, known: Known, what: Duty, now_ms: int) -> boo
 
 
 def is_same_attempt(now: Record, claimed: Record) -> bool:
-    """And not settled yet: without a lease it is, by a commit of its own whose result was not known. The key number counts too: a
-    person's retry begins to count attempts anew."""
-    (one, other), is_leased = (now.row, claimed.row), now.lease_ms is not None
-    return is_leased and (one.attempt, one.key_no) == (other.attempt, other.key_no)
+    """And not settled yet: without a lease it is, by a commit of its own whose result was not known. When the first attempt began counts
+    too: a person's retry begins to count attempts anew, with the same key where the call is the same."""
+    return now.lease_ms is not None and counted(now) == counted(claimed)
+
+
+def counted(record: Record) -> tuple[int, int, int | None]:
+    """Which attempt of the record's step this is."""
+    return record.row.attempt, record.row.key_no, record.tried_since_ms
 
 
 def deadline_passed(ws: Workspace, record: Record, known: Known) -> bool:

@@ -24,5 +24,12 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
     (2000363, {"layer": "c", "reannounce": False}, "the same, in real agents"),
     (68, {}, "a word was not taken when the step that follows from it held up its transaction for too long, and so never"),
     (1191, {}, "an undo that held up its transaction did so for ever where a call that need not be made came before it"),
+    (1579, {"layer": "c"}, "an agent renewed the attempt of another that had the number of its own, after a person's retry"),
+    (2002541, {"layer": "c", "reannounce": False}, "the same"),
+    (
+        2008794,
+        {"reannounce": False},
+        "simulator: what kept one agent from noting a step that is too slow excuses the other one too",
+    ),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]

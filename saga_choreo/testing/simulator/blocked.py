@@ -23,7 +23,7 @@ class Blocked:
     def __init__(self, world: World) -> None:
         self._world = world
         self._times: dict[tuple[RecordKey, object], int] = {}
-        self._excuses: dict[RecordKey, int] = {}
+        self._excuses: dict[tuple[RecordKey, object], int] = {}
         # How often each will do so again, and the sagas in which any ever did.
         self._left: dict[RecordKey, int] = {}
         self._known: set[UUID] = set()
@@ -61,9 +61,9 @@ class Blocked:
         world, key = self._world, record.record_key
         world.saw("a step held up a shared transaction for too long")
         excuses = sum(name in _EXCUSES for (name, _), _ in world.faults.happened)
-        if isinstance(by, str) and excuses != self._excuses.get(key):
+        if isinstance(by, str) and excuses != self._excuses.get((key, by)):
             self._times.pop((key, by), None)
-            self._excuses[key] = excuses
+            self._excuses[key, by] = excuses
         times = self._times[key, by] = self._times.get((key, by), 0) + 1
         if times > (1 if isinstance(by, str) else 2):
             world.broken("L7", f"step {record.step} of saga {record.key} holds up the transaction of others for the {times}th time")

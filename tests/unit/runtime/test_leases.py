@@ -106,6 +106,27 @@ def test_a_second_agent_begins_when_the_lease_is_over_and_the_first_ones_answer_
     assert rig.record("charge").error == "the second one failed"
 
 
+def test_an_attempt_from_before_a_persons_retry_is_not_the_one_of_the_same_number_after_it() -> None:
+    rig, leases = calling()
+    claimed = rig.record("charge")
+
+    def meanwhile() -> (
+        None
+    ):  # parked, tried again by a person, and claimed by another agent: attempt 1 once more, under the same key
+        record = rig.record("charge")
+        since_ms = (record.tried_since_ms or 0) + 5000
+        rig.records[record.record_key] = record.but(version=record.version + 1, tried_since_ms=since_ms)
+
+    meanwhile()
+    assert rig.drive(leases.renewal([claimed])) == [rig.key("charge")]
+    rig = Rig(form(external=True))
+    rig.handle(envelope(rig.choreography))
+    rig.meanwhile = meanwhile
+    rig.work("charge")
+    assert isinstance(rig.seen[-1], Rollback), "the answer is that of another attempt"
+    assert rig.record("charge").row.state is State.RUNNING
+
+
 def test_the_lease_after_an_attempt_that_ended_without_an_answer_is_doubled_and_bounded() -> None:
     rig, _ = calling()
     for lost in range(1, 5):
