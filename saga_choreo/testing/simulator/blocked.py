@@ -46,11 +46,8 @@ class Blocked:
 
     def settled(self, claimed: Record, now: Record | None) -> None:
         """The run of an attempt that the store has ended is over: it counts as a failure, and is not left to its lease."""
-        if (
-            now is not None
-            and now.lease_ms is not None
-            and (now.row.state, now.row.attempt) == (claimed.row.state, claimed.row.attempt)
-        ):
+        # A person's retry begins to count attempts anew.
+        if now is not None and now.lease_ms is not None and _which(now) == _which(claimed):
             self._world.broken(
                 "L4", f"attempt {now.row.attempt} of step {now.step} of saga {now.key} has failed, and is not settled"
             )
@@ -67,3 +64,8 @@ class Blocked:
         times = self._times[key, by] = self._times.get((key, by), 0) + 1
         if times > (1 if isinstance(by, str) else 2):
             world.broken("L7", f"step {record.step} of saga {record.key} holds up the transaction of others for the {times}th time")
+
+
+def _which(record: Record) -> tuple[State, int, int, int | None]:
+    """Which attempt of which of the record's tasks."""
+    return record.row.state, record.row.attempt, record.row.key_no, record.tried_since_ms
