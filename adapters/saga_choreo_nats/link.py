@@ -50,7 +50,12 @@ _PLAIN_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VARIABLE = b"\r\nce-id: "
 
 
-@lru_cache(maxsize=1024)
+# Only of blocks that our own agents could have written: a stranger's may have a megabyte.
+_BLOCK_BYTES_MAX = 16_384
+_FIXED_BYTES_MAX = 2_048
+
+
+@lru_cache(maxsize=256)
 def _are_plain_names(*names: str) -> bool:
     return all(map(_PLAIN_NAME.fullmatch, names))
 
@@ -59,7 +64,7 @@ def _is_plain_subject(subject: str) -> bool:
     return subject.isascii() and subject.isprintable() and bool(subject) and " " not in subject
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _plain_lines(lines: bytes) -> dict[str, str] | None:
     """A block that ends with a line, or None where there is anything strange in it. Shared: to be copied."""
     return dict(_PLAIN_LINE.findall(lines.decode("ascii"))) if _PLAIN_BLOCK.fullmatch(lines + b"\r\n") else None
@@ -75,7 +80,14 @@ def _plain_command(subject: str, payload: bytes, reply: str, headers: dict[str, 
     values = "".join(headers.values())
     lines = "\r\n".join(map(": ".join, headers.items()))
     # No lines of their own in the values, no space at either end of one, and none that is empty.
-    plain = values.isprintable() and lines.isascii() and ":  " not in lines and " \r" not in lines and lines[-1] != " "
+    plain = (
+        len(lines) <= _BLOCK_BYTES_MAX
+        and values.isprintable()
+        and lines.isascii()
+        and ":  " not in lines
+        and " \r" not in lines
+        and lines[-1] != " "
+    )
     if not plain or not _are_plain_names(*headers):
         return None
     size = len(_VERSION) + len(lines) + 4
@@ -84,9 +96,9 @@ def _plain_command(subject: str, payload: bytes, reply: str, headers: dict[str, 
 
 def _plain_headers(block: bytes) -> dict[str, str] | None:
     """The headers of a message; None where there is anything strange in them."""
-    if not block.startswith(_VERSION):
+    if not block.startswith(_VERSION) or len(block) > _BLOCK_BYTES_MAX:
         return None
-    at = block.find(_VARIABLE) + 2
+    at = block.find(_VARIABLE, 0, _FIXED_BYTES_MAX) + 2
     fixed = _plain_lines(block[len(_VERSION) : at]) if at > len(_VERSION) else {}
     rest = block[max(at, len(_VERSION)) :]
     if fixed is None or not _PLAIN_BLOCK.fullmatch(rest):

@@ -23,6 +23,12 @@ _MIGRATIONS = tuple(
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 # Any number that no other application is likely to lock: the bytes of "sagachor".
+_CONTROL = ("system", "checkpoint", "recovery")
+_IDENTITY = "SELECT s.system_identifier::text, c.timeline_id::text FROM pg_control_system() s, pg_control_checkpoint() c"
+_IDENTITY_RECOVERED = (
+    "SELECT s.system_identifier::text, greatest(c.timeline_id, r.min_recovery_end_timeline)::text "
+    "FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r"
+)
 _LOCK = int.from_bytes(b"sagachor", "big")
 _PUT = "INSERT INTO saga_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO "
 
@@ -95,10 +101,9 @@ async def identity(speaker: Speaker) -> dict[str, str]:
 
     A promoted standby takes writes at once, and has the new timeline in its last checkpoint only when it has made one, which may take
     minutes. Until then it is that of the point up to which it has to recover."""
-    if not (await speaker.fetch("SELECT has_function_privilege('pg_control_system()', 'execute')"))[0][0]:
+    may = "SELECT " + ", ".join(f"has_function_privilege('pg_control_{name}()', 'execute')" for name in _CONTROL)
+    (is_known, is_told, sees_recovery), *_ = await speaker.fetch(may)
+    if not (is_known and is_told):
         return {}
-    rows = await speaker.fetch(
-        "SELECT s.system_identifier::text, greatest(c.timeline_id, r.min_recovery_end_timeline)::text "
-        "FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r"
-    )
+    rows = await speaker.fetch(_IDENTITY_RECOVERED if sees_recovery else _IDENTITY)
     return {"system_identifier": rows[0][0], "timeline": rows[0][1]}

@@ -48,7 +48,9 @@ def _names(*names: str) -> _Names:
         joined = "".join(names)
         strange = "" if joined.isprintable() else next((name for name in names if _CONTROL.search(name)), "")
         found = _Names(_size(joined), strange, joined.islower())
-        if found.size <= _KNOWN_BYTES_MAX and len(_known) < _KNOWN_MAX:
+        if found.size <= _KNOWN_BYTES_MAX:
+            if len(_known) >= _KNOWN_MAX:  # somebody makes them up: those that are really used are soon here again
+                _known.clear()
             _known[names] = found
     return found
 

@@ -56,6 +56,7 @@ from saga_choreo.runtime.settling import (
     deadline_passed,
     goes_fast,
     hand_back_unless_pending,
+    held_up,
     hold_back,
     is_same_attempt,
     is_undo,
@@ -72,8 +73,7 @@ Steps = Generator[Operation, Any, Any]
 _LOCAL = (Duty.RUN, Duty.UNDO)
 # A batch that meets a conflict is tried again as a whole this often, then message by message.
 _CONFLICTS_MAX = 8
-# How long an outcome waits to be told again to a callback that failed.
-_TELL_AGAIN_S = 2.0
+_TELL_AGAIN_S = 2.0  # an outcome, to a callback that failed
 
 
 class Pipeline:
@@ -261,7 +261,7 @@ class Pipeline:
         """What is due of this record. Returns the duty of a slow attempt that was claimed, and loose letters to send."""
         key, step = record.record_key, known.plan.step(record.step)
         if deadline_passed(ws, record, known):
-            yield from self._run_duties(ws, slow=bool(record.error))  # noted when it blocked the transaction before
+            yield from self._run_duties(ws, slow=held_up(record))  # noted when it blocked the transaction before
             return None, []
         what = duty(record.row, step)
         if what is None:
@@ -288,10 +288,10 @@ class Pipeline:
         return said_again(record, known.plan, (yield Now())[0])
 
     def _begin_attempt(self, ws: Workspace, record: Record, known: Known, what: Duty) -> Generator[Operation, Any, Duty | None]:
-        """Claim an attempt, unless it was the last that died or something holds it back. An error may be what held up the transaction."""
+        """Claim an attempt, unless it was the last that died or something holds it back."""
         key = record.record_key
         if settle_unclaimed(ws, record, known, what):
-            yield from self._run_duties(ws, slow=bool(record.error))
+            yield from self._run_duties(ws, slow=held_up(record))
             return None
         answer = yield from admission(record, known, what, waited=True)
         if isinstance(answer, Admitted):
@@ -300,7 +300,7 @@ class Pipeline:
             hold_back(ws, key, known, answer)
         else:
             settle(ws, key, known, what, answer, (yield Now())[1])
-        yield from self._run_duties(ws, slow=bool(record.error))
+        yield from self._run_duties(ws, slow=held_up(record))
         return None
 
     def _attempt(self, claimed: Record, known: Known, what: Duty) -> Generator[Operation, Any, None]:

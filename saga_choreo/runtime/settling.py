@@ -24,6 +24,7 @@ __all__ = [
     "goes_fast",
     "hand_back",
     "hand_back_unless_pending",
+    "held_up",
     "hold_back",
     "is_same_attempt",
     "is_undo",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 HELD = "held back: "
+_HELD_UP = "held up its transaction: "
 OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
 
 
@@ -198,7 +200,12 @@ def hand_back(ws: Workspace, key: RecordKey, known: Known) -> None:
 def note_error(ws: Workspace, record: Record, known: Known, *, error: str) -> None:
     """A step that cannot run in the fast lane: it goes on in the slow one, where its attempts are counted."""
     del known
-    ws.touch(record.record_key, error=error)
+    ws.touch(record.record_key, error=f"{_HELD_UP}{error}")
+
+
+def held_up(record: Record) -> bool:
+    """Whether what follows from this record has held up its transaction before."""
+    return record.error.startswith(_HELD_UP)
 
 
 def hand_back_unless_pending(ws: Workspace, record: Record, known: Known) -> bool:

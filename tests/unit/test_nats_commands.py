@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -132,3 +133,19 @@ def test_the_same_to_many_is_what_it_is_to_each(subjects: list[str]) -> None:
         return b"".join(commands), {name: client.stats[name] for name in ("out_msgs", "out_bytes")}
 
     assert asyncio.run(written(True)) == asyncio.run(written(False))
+
+
+def test_what_strangers_write_is_not_remembered() -> None:
+    """A block may have a megabyte, and is read before its size is judged."""
+    large = b"y" * 900_000
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            begin = b"NATS/1.0\r\nx-%d: " % number
+            _plain_headers(begin + large + b"\r\nce-id: 1\r\n\r\n")
+            _plain_headers(begin + b"\xff" + large + b"\r\nce-id: 1\r\n\r\n")
+            _plain_command("a", b"", "", {f"ce-{number}" + "y" * 900_000: "v"})
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2_000_000

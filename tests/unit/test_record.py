@@ -43,5 +43,8 @@ def test_a_copy_differs_in_what_is_named_only_and_leaves_the_first_as_it_was() -
 def test_a_field_that_there_is_not_is_named() -> None:
     with pytest.raises(TypeError, match="'stat'"):
         Record(**NEEDED).but(stat=1)
+    without = {name: value for name, value in NEEDED.items() if name != "origin"}
     with pytest.raises(TypeError, match="'origin'"):
-        Record.of(**{name: value for name, value in NEEDED.items() if name != "origin"})
+        Record.of(**without)
+    with pytest.raises(TypeError, match="'origin'"):
+        Record.of(**without, orgin="order")

@@ -130,7 +130,10 @@ def test_a_reason_is_kept_though_the_word_had_to_be_said_twice() -> None:
     assert "why not" in (rig.record("charge").reason, rig.record("book").reason)
 
 
-def test_what_follows_from_a_call_that_need_not_be_made_holds_up_its_transaction_once() -> None:
+@pytest.mark.parametrize("was_held_back", [False, True])
+def test_what_follows_from_a_call_that_need_not_be_made_is_done_at_once_unless_that_held_up_its_transaction(
+    was_held_back: bool,
+) -> None:
     chain = (
         Choreography("rig")
         .starts_with(Begun)
@@ -146,6 +149,12 @@ def test_what_follows_from_a_call_that_need_not_be_made_holds_up_its_transaction
     said = {"kind": MessageKind.ABORT, "from_step": "reserve", "event": None, "payload": b"", "cause": Cause.CANCELLED}
     rig.handle(envelope(chain, channel=to_me, **said))
     assert rig.record("call").row.state is State.RUNNING, "its limit may hold it, and nothing has been called"
+    if was_held_back:
+        record = rig.record("call")
+        rig.records[record.record_key] = record.but(version=record.version + 1, error="held back: the place is taken")
+        rig.work("call")
+        assert rig.record("charge").row.state is State.COMPENSATED
+        return
     rig.seen.clear()
     rig.faults[Execute] = [TransactionTooLong("held")] * 9
     rig.work("call")

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Callable
 
+import asyncpg
 import pytest
 
 import saga_choreo_postgres
@@ -15,7 +16,9 @@ from saga_choreo.errors import ConfigurationError, DurabilityRefused, StoreUnava
 from saga_choreo.ports import COLUMNS, AnnouncedMark, SagaFilter
 from saga_choreo.testing.postgres_server import PostgresServer
 from saga_choreo.testing.stores import make_record, saga_id_of
+from saga_choreo_postgres import schema
 from saga_choreo_postgres import statements as sql
+from saga_choreo_postgres.speakers import AsyncpgSpeaker
 from saga_choreo_postgres.store import PostgresStore
 from tests.unit.stores.postgres_support import Ctx, Schema, opened, query, run
 
@@ -96,6 +99,30 @@ def test_a_server_without_fsync_is_refused(own_postgres: PostgresServer) -> None
                 await PostgresStore(unsafe.url).open()
 
         run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("granted", "parts"), [(("system", "checkpoint", "recovery"), 2), (("system", "checkpoint"), 2), (("system",), 0), ((), 0)]
+)
+def test_a_server_tells_its_history_as_far_as_the_user_may_see_it(
+    own_postgres: PostgresServer, granted: tuple[str, ...], parts: int
+) -> None:
+    url = own_postgres.start().url
+    functions = [f"pg_control_{name}()" for name in ("system", "checkpoint", "recovery")]
+
+    async def scenario() -> None:
+        for function in functions:
+            await query(url, f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+        await query(url, "CREATE ROLE narrow LOGIN")
+        for name in granted:
+            await query(url, f"GRANT EXECUTE ON FUNCTION pg_control_{name}() TO narrow")
+        connection = await asyncpg.connect(url, user="narrow")
+        try:
+            assert len(await schema.identity(AsyncpgSpeaker(connection))) == parts
+        finally:
+            await connection.close()
+
+    run(scenario())
 
 
 def test_a_standby_that_takes_over_has_another_history_before_it_has_made_a_checkpoint(own_postgres: PostgresServer) -> None:
