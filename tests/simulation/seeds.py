@@ -32,5 +32,6 @@ REGRESSIONS: list[tuple[int, dict[str, object], str]] = [
         "simulator: what kept one agent from noting a step that is too slow excuses the other one too",
     ),
     (2006908, {"reannounce": False}, "simulator: the same number again is not the same attempt"),
+    (900194, {"layer": "c"}, "simulator: an agent has one code for two definitions with the same step"),
     (1142, {}, "simulator: a step that only reads has nothing to undo"),
 ]

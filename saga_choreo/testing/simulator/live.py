@@ -115,10 +115,16 @@ class LiveSimulation(House):
     def _late(self, service: str) -> dict[str, float]:
         """Definitions that the agents of this service have to learn, and how long the word of each is on its way. One service has each
         from the beginning, and tells the others."""
-        hits = ((plan, self.world.hit("late_definition")) for plan in self._plans if service != plan.owners[0])
+        plans = [plan for plan in self._plans if service != plan.owners[0] and not self._is_alike(plan, service)]
+        hits = ((plan, self.world.hit("late_definition")) for plan in plans)
         found = {plan.definition: 20 * late for plan, late in hits if late is not None}
         self._learns = self._learns or bool(found)
         return found
+
+    def _is_alike(self, plan: Plan, service: str) -> bool:
+        """Whether a step of it is one of another definition too: an agent has one code for both, which here have options of their own."""
+        mine = {plan.choreography.steps[step.index] for step in plan.owned_by(service)}
+        return any(not mine.isdisjoint(other.choreography.steps) for other in self._plans if other is not plan)
 
     def spread(self, message: Outgoing, delay_ns: int) -> None:
         super().spread(message, delay_ns)
