@@ -103,7 +103,8 @@ class AgentProcess:
                 self._world.broken("BUG", str(cut))
                 self.crash()
         except Exception:  # noqa: BLE001  an agent must never end by itself
-            if not life.is_over:  # a killed one is closed only when everything is over
+            # A killed one is closed only when everything is over, and so are all of a run that was broken off.
+            if not life.is_over and self._house.loop.is_running():
                 self._world.broken("BUG", traceback.format_exc(limit=-4))
         if life.is_over:
             return
