@@ -29,7 +29,7 @@ def _written(
             assert not priority
             written.append(bytes(command))
 
-        client._send_command = send  # type: ignore[method-assign]  (no server hears it)
+        client._send_command = send  # type: ignore[method-assign]  # no server hears it
         client._status = Client.CONNECTED
         client._max_payload = 100
         await client.publish(subject, payload, reply, headers)
@@ -119,7 +119,7 @@ def test_the_same_to_many_is_what_it_is_to_each(subjects: list[str]) -> None:
         async def send(command: bytes, priority: bool = False) -> None:
             commands.append(bytes(command))
 
-        client._send_command = send  # type: ignore[method-assign]  (no server hears it)
+        client._send_command = send  # type: ignore[method-assign]  # no server hears it
         client._status = Client.CONNECTED
         client._max_payload = 100
         try:

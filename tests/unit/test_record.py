@@ -25,7 +25,7 @@ NEEDED: dict[str, Any] = {
 def test_a_record_made_of_values_is_the_one_that_the_constructor_makes() -> None:
     assert Record.of(**NEEDED) == Record(**NEEDED)
     more = {"key": "k", "inputs": {0: b"{}"}, "version": 3, "failure": None}
-    assert Record.of(**NEEDED, **more) == Record(**NEEDED, **more)  # type: ignore[arg-type]  (values of several types)
+    assert Record.of(**NEEDED, **more) == Record(**NEEDED, **more)  # type: ignore[arg-type]  # values of several types
     assert [vars(Record.of(**NEEDED))[one.name] for one in fields(Record)] == [
         getattr(Record(**NEEDED), one.name) for one in fields(Record)
     ]
@@ -37,7 +37,7 @@ def test_a_copy_differs_in_what_is_named_only_and_leaves_the_first_as_it_was() -
     assert other == replace(first, row=Row(State.DONE), version=2)
     assert first == Record(**NEEDED)
     with pytest.raises(FrozenInstanceError):
-        other.version = 3  # type: ignore[misc]  (that is what is tried)
+        other.version = 3  # type: ignore[misc]  # that is what is tried
 
 
 def test_a_field_that_there_is_not_is_named() -> None:
