@@ -22,6 +22,7 @@ from saga_choreo_nats.sink import Sink
 
 __all__ = ["Publisher"]
 
+_OBSERVE = ChannelKind.OBSERVE
 # Above this, best-effort messages are dropped rather than queued behind the ones that matter.
 _OBSERVE_BYTES_MAX = 1024 * 1024
 # JetStream's "maximum messages/bytes exceeded" (stream full) comes as a 503 although trying at once cannot help.
@@ -110,7 +111,7 @@ class Publisher:
 
     async def _send(self, client: Any, batch: _Batch, index: int, message: Outgoing, numbers: list[int]) -> None:
         channel, body, headers = message.channel, message.body, message.headers
-        if channel.kind is ChannelKind.OBSERVE:
+        if channel.kind is _OBSERVE:
             if client.pending_data_size < _OBSERVE_BYTES_MAX:
                 await client.publish(self._names.subject(channel), body, headers=headers)
             batch.answer(index, None)

@@ -58,6 +58,7 @@ KEY_BYTES_MAX = 512
 # Combinations of a choreography's fixed facts: a few per edge of the graph.
 CACHED_MAX = 4_096
 
+_KEY_TOO_LONG, _REASON_TOO_LONG = Fault.KEY_TOO_LONG, Fault.REASON_TOO_LONG
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # The W3C asks for at least 512 characters to be passed on.
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
@@ -197,9 +198,9 @@ def decode(channel: Channel, headers: Mapping[str, str], body: bytes) -> Envelop
         from_step,
         to_step,
         event,
-        _text(found, "ce-sagakey", KEY_BYTES_MAX, Fault.KEY_TOO_LONG),
+        _text(found, "ce-sagakey", KEY_BYTES_MAX, _KEY_TOO_LONG),
         parse_time("ce-sagadeadline", deadline) // 10**6 if deadline else None,
-        _text(found, "ce-sagareason", REASON_BYTES_MAX, Fault.REASON_TOO_LONG),
+        _text(found, "ce-sagareason", REASON_BYTES_MAX, _REASON_TOO_LONG),
         cause,
         outcome,
         debt,

@@ -14,6 +14,8 @@ from saga_choreo.model.states import Parked
 
 __all__ = ["Note", "notices"]
 
+_NOT_PARKED = Parked.NO
+
 
 class Note(NamedTuple):
     """One notice: `reason` is the person's, of RESOLVED only."""
@@ -26,7 +28,7 @@ class Note(NamedTuple):
 def notices(record: Record) -> tuple[Note, ...]:
     """Everything this record tells people, the oldest first."""
     word = record.resolution
-    if record.step == ORIGIN or (word is None and record.row.parked is Parked.NO):
+    if record.step == ORIGIN or (word is None and record.row.parked is _NOT_PARKED):
         return ()
     told: list[Note] = []
     if word is not None:

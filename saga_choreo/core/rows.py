@@ -9,10 +9,13 @@ from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import Row
 from saga_choreo.model.states import Cause, Outcome, Parked, State
 
-__all__ = ["FINAL_ORIGIN", "Duty", "cleared", "duty", "is_finished", "is_resolved", "judged", "refused", "tombed"]
+__all__ = ["FINAL_ORIGIN", "UNDOS", "Duty", "cleared", "duty", "is_finished", "is_resolved", "judged", "refused", "tombed"]
 
 FINAL_ORIGIN = frozenset({State.COMPLETED, State.ABORTED, State.REFUSED})
 _MAY_FINISH = frozenset({State.DONE, State.TOMB, State.SKIPPED, State.SKIPPED_CLEARED, State.COMPENSATED})
+# Asked for tens of times a message: a member that is looked up on its class costs as much as a call (Python 3.11).
+_WAITING, _RUNNING, _DONE, _COMPENSATING = State.WAITING, State.RUNNING, State.DONE, State.COMPENSATING
+_NOT_PARKED, _OPEN = Parked.NO, Outcome.OPEN
 
 
 class Duty(StrEnum):
@@ -22,6 +25,10 @@ class Duty(StrEnum):
     CALL = "call"
     UNDO = "undo"
     CALL_UNDO = "call_undo"
+
+
+_RUN, _CALL, _UNDO, _CALL_UNDO = Duty
+UNDOS = (_UNDO, _CALL_UNDO)
 
 
 def is_resolved(row: Row, step: StepPlan) -> bool:
@@ -68,21 +75,18 @@ def cleared(row: Row, step: StepPlan) -> Row:
 
 def duty(row: Row, step: StepPlan) -> Duty | None:
     """What is to be executed for this row, if anything. Recovery after a crash asks the very same question."""
-    if row.parked is not Parked.NO:
+    state = row.state
+    if row.parked is not _NOT_PARKED:
         return None
-    match row.state:
-        case State.WAITING:
-            return Duty.RUN if is_resolved(row, step) else None
-        case State.RUNNING:
-            return None if row.pending else Duty.CALL
-        case State.DONE:
-            return Duty.UNDO if row.abort and row.clear_in == step.all_succ else None
-        case State.COMPENSATING:
-            return Duty.CALL_UNDO
-        case _:
-            return None
+    if state is _WAITING:
+        return _RUN if (row.done_in | row.skip_in) == step.all_in else None
+    if state is _RUNNING:
+        return None if row.pending else _CALL
+    if state is _DONE:
+        return _UNDO if row.abort and row.clear_in == step.all_succ else None
+    return _CALL_UNDO if state is _COMPENSATING else None
 
 
 def is_finished(row: Row) -> bool:
     """The record knows the outcome and has nothing open: it only waits for the horizon."""
-    return row.state in FINAL_ORIGIN or (row.outcome is not Outcome.OPEN and row.state in _MAY_FINISH)
+    return row.state in FINAL_ORIGIN or (row.outcome is not _OPEN and row.state in _MAY_FINISH)

@@ -14,6 +14,8 @@ from saga_choreo.model.states import Cause, Outcome, Parked, SagaState, State, S
 
 __all__ = ["end_state", "saga_state", "step_state"]
 
+_COMPLETED, _END_COMPLETED = Outcome.COMPLETED, SagaState.COMPLETED
+
 
 def step_state(row: Row, step: StepPlan | None = None) -> StepState:
     """The state of one step. With its plan, a step that waits for nothing but its run is told from one that waits for events."""
@@ -38,8 +40,8 @@ def step_state(row: Row, step: StepPlan | None = None) -> StepState:
 def end_state(outcome: Outcome, cause: Cause) -> SagaState:
     """The final state of a saga: cancelled and timed_out by the first cause; compensated = undone after a refusal; failed =
     ended with a debt (an undo was waived)."""
-    if outcome is Outcome.COMPLETED:
-        return SagaState.COMPLETED
+    if outcome is _COMPLETED:
+        return _END_COMPLETED
     if outcome is Outcome.FAILED:
         return SagaState.FAILED
     match cause:

@@ -44,6 +44,8 @@ from saga_choreo.model.states import Cancel, Cause, Outcome, Parked, State
 __all__ = ["TABLE", "Rule", "transition"]
 
 S = State
+# What the hot path asks for: to look a member up on its class costs as much as a call (Python 3.11).
+_NOT_PARKED, _OPEN, _COMPLETED = Parked.NO, Outcome.OPEN, Outcome.COMPLETED
 
 
 class Rule(NamedTuple):
@@ -71,21 +73,21 @@ def _skip_came(row: Row, fact: SkipCame, step: StepPlan) -> Row:
 
 
 def _claim(row: Row, _fact: Claimed, step: StepPlan) -> Row:
-    if row.parked is not Parked.NO or row.pending or (row.state is S.WAITING and not is_resolved(row, step)):
+    if row.parked is not _NOT_PARKED or row.pending or (row.state is S.WAITING and not is_resolved(row, step)):
         return row
     return row._replace(attempt=row.attempt + 1)
 
 
 def _ran(row: Row, fact: Succeeded, step: StepPlan) -> Row:
     """Rules 5 and 13. A waiting step is done only if it was ready to run and this attempt is the one that counts."""
-    if row.parked is not Parked.NO or row.pending or fact.attempt != row.attempt or not is_resolved(row, step):
+    if row.parked is not _NOT_PARKED or row.pending or fact.attempt != row.attempt or not is_resolved(row, step):
         return row
-    return cleared(row._replace(state=S.DONE, choice=fact.choice), step)
+    return cleared(row._replace(state=_D, choice=fact.choice), step)
 
 
 def _waiting_declined(row: Row, fact: Declined, step: StepPlan) -> Row:
     """Rules 7 and 8; a step that may not veto tries again (rule 9)."""
-    if row.parked is not Parked.NO or fact.attempt != row.attempt or not is_resolved(row, step):
+    if row.parked is not _NOT_PARKED or fact.attempt != row.attempt or not is_resolved(row, step):
         return row
     if not step.may_veto and not step.optional:
         return row._replace(parked=Parked.PARKED) if fact.exhausted else row
@@ -94,7 +96,7 @@ def _waiting_declined(row: Row, fact: Declined, step: StepPlan) -> Row:
 
 def _waiting_failed(row: Row, fact: Failed, step: StepPlan) -> Row:
     """Rule 9: durable backoff, then park or refuse."""
-    if row.parked is not Parked.NO or fact.attempt != row.attempt or not is_resolved(row, step) or not fact.exhausted:
+    if row.parked is not _NOT_PARKED or fact.attempt != row.attempt or not is_resolved(row, step) or not fact.exhausted:
         return row
     may_end = step.may_veto or step.optional
     return refused(row, step, Cause.REFUSED) if fact.veto and may_end else row._replace(parked=Parked.PARKED)
@@ -148,7 +150,7 @@ def _settled_aborted(row: Row, fact: AbortCame | ClearCame, step: StepPlan) -> R
 
 def _running_declined(row: Row, fact: Declined, step: StepPlan) -> Row:
     """Rule 14."""
-    if row.parked is not Parked.NO or row.pending or fact.attempt != row.attempt:
+    if row.parked is not _NOT_PARKED or row.pending or fact.attempt != row.attempt:
         return row
     return _definitely_declined(row, step, exhausted=fact.exhausted)
 
@@ -164,13 +166,13 @@ def _definitely_declined(row: Row, step: StepPlan, *, exhausted: bool) -> Row:
 
 def _running_failed(row: Row, fact: Failed, _step: StepPlan) -> Row:
     """Rules 9b and 15: an unknown result is never a failure; the same key is used again, in the end by a person's word."""
-    if row.parked is not Parked.NO or row.pending or fact.attempt != row.attempt or not fact.exhausted:
+    if row.parked is not _NOT_PARKED or row.pending or fact.attempt != row.attempt or not fact.exhausted:
         return row
     return row._replace(parked=Parked.PARKED)
 
 
 def _went_pending(row: Row, fact: WentPending, _step: StepPlan) -> Row:
-    if row.parked is not Parked.NO or row.pending or fact.attempt != row.attempt:
+    if row.parked is not _NOT_PARKED or row.pending or fact.attempt != row.attempt:
         return row
     return row._replace(pending=True)
 
@@ -190,7 +192,7 @@ def _completion_declined(row: Row, fact: CompletionDeclined, step: StepPlan) -> 
 def _not_waited_for(row: Row, fact: Completed | CompletionDeclined) -> Refusal:
     if fact.key_no != row.key_no:
         return Refusal("the token is of a call that was declined; the step has called again since, under another key")
-    if row.parked is not Parked.NO:
+    if row.parked is not _NOT_PARKED:
         return Refusal("the step is parked and waits for a person's word: resolve it as done or failed instead")
     return Refusal("the step has not said yet that it waits for a completion; try again a little later")
 
@@ -208,7 +210,7 @@ def _running_deadline(row: Row, fact: DeadlinePassed, step: StepPlan) -> Row:
 
 def _undone(row: Row, fact: Undone, step: StepPlan) -> Row:
     """Rules 18 and 20."""
-    ready = row.abort and row.clear_in == step.all_succ and row.parked is Parked.NO
+    ready = row.abort and row.clear_in == step.all_succ and row.parked is _NOT_PARKED
     return row._replace(state=S.COMPENSATED) if ready and fact.attempt == row.attempt else row
 
 
@@ -219,7 +221,7 @@ def _undo_failed_at_once(row: Row, fact: UndoFailed, step: StepPlan) -> Row:
 
 
 def _undo_failed(row: Row, fact: UndoFailed, _step: StepPlan) -> Row:
-    if row.parked is not Parked.NO or fact.attempt != row.attempt:
+    if row.parked is not _NOT_PARKED or fact.attempt != row.attempt:
         return row
     if fact.refused:
         row = row._replace(key_no=row.key_no + 1)
@@ -230,33 +232,33 @@ def _undo_failed(row: Row, fact: UndoFailed, _step: StepPlan) -> Row:
 
 
 def _asked_to_cancel(row: Row, _fact: CancelRequested, _step: StepPlan) -> Row | Refusal:
-    if row.outcome is not Outcome.OPEN:
+    if row.outcome is not _OPEN:
         return Refusal(f"the saga has ended already ({row.outcome})")
     return row if row.cancel & Cancel.ASKED else row._replace(cancel=row.cancel | Cancel.ASKED)
 
 
 def _outcome(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | Refusal:
     """Rule 28: consistent with what happened here, or an alarm."""
-    if row.outcome is not Outcome.OPEN:
+    if row.outcome is not _OPEN:
         return row
-    completed = row.state in (S.DONE, S.SKIPPED) and not row.abort
-    if completed is not (fact.outcome is Outcome.COMPLETED):
+    completed = row.state in (_D, _K) and not row.abort
+    if completed is not (fact.outcome is _COMPLETED):
         return _contradiction(row, fact)
     return _ended(row, fact)
 
 
 def _outcome_while_open(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | Refusal:
     """An open undo keeps the outcome in mind and is finished when it is closed."""
-    if fact.outcome is Outcome.COMPLETED:
+    if fact.outcome is _COMPLETED:
         return _contradiction(row, fact)
-    return row if row.outcome is not Outcome.OPEN else _ended(row, fact)
+    return row if row.outcome is not _OPEN else _ended(row, fact)
 
 
 def _outcome_while_waiting(row: Row, fact: OutcomeCame, _step: StepPlan) -> Row | Refusal:
     """A tombstone even where there was no record yet: an ABORT that comes later would make one that never learns the outcome."""
-    if fact.outcome is Outcome.COMPLETED:
+    if fact.outcome is _COMPLETED:
         return _contradiction(row, fact)
-    if row.outcome is not Outcome.OPEN:
+    if row.outcome is not _OPEN:
         return row
     if row.parked is Parked.HUMAN:
         return _ended(row._replace(abort=True), fact)

@@ -16,6 +16,7 @@ __all__ = ["ParkedLog"]
 _log = logging.getLogger("saga_choreo.step")
 # Beyond, the oldest are forgotten, and told once more if they change.
 _KNOWN_MAX = 10_000
+_PARKED = (Parked.PARKED, Parked.PASSED)
 
 
 class ParkedLog:
@@ -27,7 +28,7 @@ class ParkedLog:
 
     def saved(self, records: Sequence[Record]) -> None:
         for record in records:
-            if record.row.parked in (Parked.PARKED, Parked.PASSED):
+            if record.row.parked in _PARKED:
                 self._note(record)
 
     def _note(self, record: Record) -> None:

@@ -5,6 +5,7 @@ Pure bookkeeping, used by the relay and by the simulator, so that both decide al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from saga_choreo.model.record import ORIGIN, Record, RecordKey
@@ -30,8 +31,9 @@ class Announcing:
     def __init__(self) -> None:
         self.known: dict[RecordKey, int] = {}
         self._under_way: dict[RecordKey, int] = {}
-        self._known_since: dict[RecordKey, int] = {}
-        self._look = 0
+        # What has been published since each of the last looks, and before them.
+        self._recent: deque[list[RecordKey]] = deque([[]])
+        self._old: list[RecordKey] = []
 
     def begin(self, publications: Sequence[Publication]) -> None:
         """These are on their way to the broker: nobody here publishes them a second time."""
@@ -51,7 +53,7 @@ class Announcing:
             at += len(publication.messages)
             if not any(mine) and publication.version > self.known.get(publication.key, 0):
                 self.known[publication.key] = publication.version
-                self._known_since[publication.key] = self._look
+                self._recent[-1].append(publication.key)
 
     def saved(self, records: Sequence[Record]) -> None:
         """What the store has written down need not be remembered."""
@@ -65,10 +67,11 @@ class Announcing:
 
     def old_marks(self) -> list[AnnouncedMark]:
         """Those that were known some looks ago already. Of the others most will be written down by the record's own next update."""
-        self._look += 1
-        before, known, since = self._look - _OLD_AFTER, self.known, self._known_since
-        self._known_since = {key: look for key, look in since.items() if key in known}
-        return [AnnouncedMark(key, known[key]) for key, look in self._known_since.items() if look <= before]
+        self._recent.append([])
+        while len(self._recent) > _OLD_AFTER:
+            self._old += self._recent.popleft()
+        self._old = [key for key in dict.fromkeys(self._old) if key in self.known]
+        return [AnnouncedMark(key, self.known[key]) for key in self._old]
 
     def start_marks(self) -> list[AnnouncedMark]:
         """Those of starts that nothing has followed yet: the other agents of the service look for these very soon."""

@@ -33,6 +33,8 @@ __all__ = ["Arrival", "Decoded", "Extras", "Replay", "Sorted", "sort_arrivals"]
 
 _log = logging.getLogger("saga_choreo.arrivals")
 _DLQ = Channel(ChannelKind.DLQ)
+# Asked for with every message; to look a member up on its class costs as much as a call (Python 3.11).
+_OUTCOME, _COMPLETED, _NO_CAUSE = MessageKind.OUTCOME, Outcome.COMPLETED, Cause.NONE
 # A callback that fails is called again with every redelivery, up to this many; then the end stands untold, with an error in the log.
 _TOLD_MAX = 10
 
@@ -74,14 +76,19 @@ class Decoded:
     """What is known of a batch's arrivals, by their `id`. One that is done in parts, or once more, is decoded once; and what was presumed
     to be new and had no turn yet (`presumed`) still is."""
 
-    __slots__ = ("envelopes", "presumed")
+    __slots__ = ("_all", "envelopes", "presumed")
 
     def __init__(self, arrivals: Sequence[Arrival]) -> None:
         self.envelopes = {id(arrival): _decoded(arrival) for arrival in arrivals}
         self.presumed: set[int] = set()
+        self._all = self._sagas_of(arrivals)
 
     def sagas_of(self, arrivals: Sequence[Arrival]) -> set[UUID]:
-        found = (self.envelopes[id(arrival)] for arrival in arrivals)
+        """Of some of the arrivals, or all."""
+        return self._all.copy() if len(arrivals) == len(self.envelopes) else self._sagas_of(arrivals)
+
+    def _sagas_of(self, arrivals: Sequence[Arrival]) -> set[UUID]:
+        found = [self.envelopes[id(arrival)] for arrival in arrivals]
         return {envelope.saga_id for envelope in found if isinstance(envelope, Envelope)}
 
     def are_done(self, sagas: Set[UUID]) -> None:
@@ -151,7 +158,7 @@ class Sorted:
                 if is_new:
                     self._presumed.add(id(arrival))
                 wanted[envelope.saga_id] = wanted.get(envelope.saga_id, True) and is_new
-                if arrival.times > 1 or arrival.delivery is None or envelope.reannounced or envelope.kind is MessageKind.OUTCOME:
+                if arrival.times > 1 or arrival.delivery is None or envelope.reannounced or envelope.kind is _OUTCOME:
                     again.add(envelope.saga_id)
         sagas: list[UUID] = []
         for saga_id, is_new in wanted.items():
@@ -191,8 +198,8 @@ class Sorted:
 
     def _is_good_end(self, envelope: Envelope) -> bool:
         is_now = started_ms(envelope.saga_id) <= self._now_ms + int(self._limits.clock_bound_s * 1000)
-        plain = envelope.cause is Cause.NONE and not envelope.reason
-        return envelope.outcome is Outcome.COMPLETED and plain and is_now
+        plain = envelope.cause is _NO_CAUSE and not envelope.reason
+        return envelope.outcome is _COMPLETED and plain and is_now
 
     def note_completed(self, sagas: Collection[UUID]) -> None:
         """These have ended here by what `completions` said: nothing is left to be claimed or applied."""
@@ -239,7 +246,7 @@ class Sorted:
         elif applied.alarm:
             self._alarms[id(arrival)] = 1
             _log.error("saga %s: contradiction: %s", envelope.saga_id, applied.alarm)
-        elif envelope.kind is MessageKind.OUTCOME:
+        elif envelope.kind is _OUTCOME:
             self._note_ending(arrival, envelope, ws)
         elif not applied.changed and envelope.reannounced:
             self._answer(arrival, envelope, known, ws)

@@ -27,6 +27,7 @@ from saga_choreo.model.event import EventRef
 from saga_choreo.model.record import Record
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import SagaLock, Transaction, UserTx
+from saga_choreo.runtime.budgets import Budgets
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.payload import encode
@@ -109,7 +110,12 @@ class Attempt:
 
 
 async def execute(
-    operation: Execute, known: Known, transaction: Transaction | None, extend: Callable[[Record], Awaitable[None]], clock: Clock
+    operation: Execute,
+    known: Known,
+    transaction: Transaction | None,
+    extend: Callable[[Record], Awaitable[None]],
+    clock: Clock,
+    budgets: Budgets,
 ) -> Executed:
     """Run the handler within its budget. Raises StoreConflict and StoreUnavailable (no fault of the step) and
     TransactionTooLong (the transaction is gone); else a savepoint has undone what the handler wrote unless the answer is Ran. In
@@ -118,9 +124,9 @@ async def execute(
     step = known.handlers[record.step]
     inside = transaction if operation.inside else None
     ctx = Attempt(record, step.definition.name, what, inside, extend)
-    timer = asyncio.timeout(operation.budget_s)
+    budget = budgets.of(operation.budget_s)
     try:
-        async with timer:
+        with budget:
             if inside is None:
                 return await _call(step, record, known, what, ctx)
             async with inside.savepoint(hopeful=record.lease_ms is None and step.options.lock is None):
@@ -141,7 +147,7 @@ async def execute(
             raise
         return _broke(error, known, record, what)  # the handler, or what it waited for, was cancelled by itself
     except TimeoutError as error:
-        return Overran() if timer.expired() else _broke(error, known, record, what)
+        return Overran() if budget.has_run_out else _broke(error, known, record, what)
     except Exception as error:  # noqa: BLE001  whatever a handler raises is a technical failure of the step, never of the agent
         ctx.log.warning("attempt %d failed: %s", ctx.attempt, _words(error))
         return _broke(error, known, record, what)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from saga_choreo.core.graph import Plan, StepPlan
-from saga_choreo.core.rows import Duty
+from saga_choreo.core.rows import UNDOS, Duty
 from saga_choreo.runtime.declare.bind import BoundStep
 from saga_choreo.runtime.declare.options import StepOptions
 
@@ -26,7 +26,7 @@ class Known:
     def can(self, step: int, what: Duty) -> bool:
         """Whether the code of this process does that for that step."""
         bound = self.handlers.get(step)
-        return bound is not None and (not bound.only_undoes or what in (Duty.UNDO, Duty.CALL_UNDO))
+        return bound is not None and (not bound.only_undoes or what in UNDOS)
 
     def options(self, step: int) -> StepOptions:
         bound = self.handlers.get(step)

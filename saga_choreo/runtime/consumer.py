@@ -19,6 +19,7 @@ __all__ = ["Consumer", "Handle"]
 
 _log = logging.getLogger("saga_choreo.consumer")
 Handle = Callable[[Sequence[Delivery]], Awaitable[None]]
+_OUTCOME = ChannelKind.OUTCOME
 _TROUBLE_FIRST_S = 0.5
 _TROUBLE_MAX_S = 5.0
 # Outcomes that wait here, in batches of the size they are applied in.
@@ -87,11 +88,11 @@ class Consumer:
             except BaseException:
                 self._slots.release()
                 raise
-            outcomes = [one for one in deliveries if one.channel.kind is ChannelKind.OUTCOME]
+            outcomes = [one for one in deliveries if one.channel.kind is _OUTCOME]
             if outcomes:
                 self._outcomes += outcomes
                 self._outcome_came.set()
-            rest = [one for one in deliveries if one.channel.kind is not ChannelKind.OUTCOME] if outcomes else deliveries
+            rest = [one for one in deliveries if one.channel.kind is not _OUTCOME] if outcomes else deliveries
             self._last_size, self._last_began = len(rest), self._clock.monotonic()
             if rest:
                 self.in_flight += 1

@@ -16,6 +16,7 @@ from saga_choreo.ports.broker import Broker, Delivery, Outgoing
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Store, Transaction
 from saga_choreo.runtime.attempt import execute, take_lock
+from saga_choreo.runtime.budgets import Budgets
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.failures import stamped
 from saga_choreo.runtime.gates import Gates, Permit
@@ -108,6 +109,7 @@ class Driver:
         self._permits: dict[RecordKey, Permit] = {}
         self._answers: dict[RecordKey, Executed] = {}
         self._leased: RecordKey | None = None
+        self._budgets = Budgets()
         self.acked: set[int] = set()
 
     async def run(self, steps: Steps) -> Any:
@@ -128,6 +130,7 @@ class Driver:
             return end.value
         finally:
             steps.close()
+            self._budgets.close()
             for key in tuple(self._permits):
                 self._end_permit(key, self._answers.get(key))
             if self._leased is not None:
@@ -218,7 +221,7 @@ class Driver:
         key = operation.record.record_key
         self._around.executing[key] = known.plan.step(key.step).name
         try:
-            answer = await execute(operation, known, transaction, self._extend, self._around.clock)
+            answer = await execute(operation, known, transaction, self._extend, self._around.clock, self._budgets)
         finally:
             self._around.executing.pop(key, None)
         answer = stamped(answer, self._around.agent, self._around.version)

@@ -20,6 +20,7 @@ __all__ = ["Ended"]
 # failover would be asked again after this time, should it ever be this very process that hears of it.
 _KEPT_MS = 60_000
 _MAX = 4096
+_COMPLETED = Outcome.COMPLETED
 
 
 class Ended:
@@ -32,10 +33,10 @@ class Ended:
         """These records are committed."""
         there: dict[UUID, set[int]] = {}
         for record in saved:
-            if record.row.outcome is Outcome.COMPLETED:
+            if record.row.outcome is _COMPLETED:
                 there.setdefault(record.saga_id, set()).add(record.step)
         for origin in saved:
-            if origin.step != ORIGIN or origin.row.outcome is not Outcome.COMPLETED:
+            if origin.step != ORIGIN or origin.row.outcome is not _COMPLETED:
                 continue
             known = self._catalog.get(origin.definition)
             if known is not None and there[origin.saga_id].issuperset(step.index for step in known.own):

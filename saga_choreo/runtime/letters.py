@@ -30,6 +30,7 @@ __all__ = [
 TELLS_WHY = frozenset({MessageKind.ABORT, MessageKind.CANCEL, MessageKind.CANCEL_REQUEST, MessageKind.OUTCOME})
 _OUTCOME = Channel(ChannelKind.OUTCOME)
 _DLQ = Channel(ChannelKind.DLQ)
+_OF_EVENTS, _UNDONE = (MessageKind.DONE, MessageKind.SKIP), MessageKind.UNDONE
 
 
 def message_of(envelope: Envelope, plan: Plan) -> Message | str:
@@ -38,7 +39,7 @@ def message_of(envelope: Envelope, plan: Plan) -> Message | str:
     if source is None:
         return f"the definition has no step {envelope.from_step!r}"
     event = TO_SINK
-    if envelope.kind in (MessageKind.DONE, MessageKind.SKIP) and envelope.event is not None:
+    if envelope.kind in _OF_EVENTS and envelope.event is not None:
         number = plan.event_number(source, envelope.event)
         if number is None:
             return f"step {envelope.from_step!r} does not publish {envelope.event}"
@@ -106,7 +107,7 @@ def letter_of(message: Message, record: Record, plan: Plan, now_ns: int, *, agai
     """The letter as bytes, for one message that this record implies; None for one with nothing to say to anybody (a compensation
     that publishes no event)."""
     payload = b""
-    if message.kind is MessageKind.UNDONE:
+    if message.kind is _UNDONE:
         if event_of(message, plan) is None or record.undo_result is None:
             return None
         payload = record.undo_result or b"{}"

@@ -28,6 +28,7 @@ from saga_choreo.runtime.workspace import Workspace
 
 __all__ = ["Presuming", "in_hands", "verified"]
 
+_DONE, _OPEN = MessageKind.DONE, Outcome.OPEN
 # A batch waits so often, and so long each time, for another of its process that has the same saga.
 _HOLDS_MAX, _HOLD_S = 100, 0.01
 
@@ -63,7 +64,7 @@ class Presuming:
         in-edge, and no other record here can have to do with it."""
         if delivery is None or delivery.attempt > 1 or delivery.redelivered or now_ms < self._wary_until_ms:
             return False
-        if envelope.kind is not MessageKind.DONE or envelope.reannounced or envelope.origin == self._service:
+        if envelope.kind is not _DONE or envelope.reannounced or envelope.origin == self._service:
             return False
         if len(known.own) != 1 or len(known.own[0].in_edges) != 1 or known.options(known.own[0].index).is_guarded:
             return False
@@ -147,7 +148,7 @@ class Presuming:
 
 def _is_light(record: Record) -> bool:
     """Worth keeping: it has not ended, holds no lock, and carries little."""
-    if record.row.outcome is not Outcome.OPEN or record.lock:
+    if record.row.outcome is not _OPEN or record.lock:
         return False
     payloads = (*record.inputs.values(), *record.results.values(), record.kept or b"", record.undo_result or b"")
     return sum(map(len, payloads)) <= _KEPT_BYTES_MAX

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -23,6 +23,7 @@ from saga_choreo.model.ids import saga_id_at
 from saga_choreo.model.record import ORIGIN, Record
 from saga_choreo.model.states import Outcome, SagaState
 from saga_choreo.ports.store import BusinessKey, TellsOfCommit, Transaction
+from saga_choreo.runtime.budgets import Budgets
 from saga_choreo.runtime.catalog import Known
 from saga_choreo.runtime.declare.payload import encode
 from saga_choreo.runtime.driver import Driver
@@ -100,15 +101,18 @@ class SagaHandle:
         """The state in which the saga ended. Raises WaitTimeout when it has not ended in time (seconds); it goes on."""
         await self._resolve()
         watched = self._watched or self._session.watched(self.saga_id)
+        budgets = Budgets()
         try:
-            async with asyncio.timeout(timeout):
-                return await self._until_ended(watched)
+            with budgets.of(timeout):
+                return await self._until_ended(watched, budgets)
         except TimeoutError as exc:
             raise WaitTimeout(
                 f"saga {str(self.saga_id)!r} has not ended within {timeout} s; it goes on, wait again or look at state()"
             ) from exc
+        finally:
+            budgets.close()
 
-    async def _until_ended(self, watched: Watched) -> SagaState:
+    async def _until_ended(self, watched: Watched, budgets: Budgets) -> SagaState:
         # A serving agent records the end itself, unless its service has others; of a saga it has just started it missed none. A client
         # has to look.
         serves, is_alone = self._session.serves, not self._session.directory.has_company()
@@ -126,7 +130,7 @@ class SagaHandle:
                     return view_of(records, None).state
             looks = True
             try:
-                async with asyncio.timeout(look_s):  # another process may be the one that records the end
+                with budgets.of(look_s):  # another process may be the one that records the end
                     await watched.heard.wait()
             except TimeoutError:
                 look_s = min(look_s * 2, look_max_s)
@@ -216,12 +220,18 @@ async def start(session: Session, known: Known, what: Start, tx: Any, wait_s: fl
     if isinstance(answer, KeyConflict):
         raise answer
     await transaction.commit()  # of the toolkit's part: the rest is the caller's
-    if answer.is_new and isinstance(transaction, TellsOfCommit):
-        transaction.after_commit(partial(session.soon, answer.published))
+    if answer.is_new and _tells_of_commit(type(transaction)):
+        cast("TellsOfCommit", transaction).after_commit(partial(session.soon, answer.published))
         session.relay.expect(wanted.record.record_key)
     elif answer.is_new and session.published is not None:  # callers here say when they have committed
         session.relay.expect(wanted.record.record_key)
     return answer
+
+
+@cache
+def _tells_of_commit(kind: type[object]) -> bool:
+    """Asked once a class: to look whether an object is of a protocol costs more than to make its record."""
+    return issubclass(kind, TellsOfCommit)
 
 
 async def _publish_together(session: Session, round_: Sequence[UUID]) -> Sequence[SagaNotFound | None]:

@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from saga_choreo.core.facts import DeadlinePassed, Declined, Failed, Resolved, Succeeded, UndoFailed, Undone, WentPending
 from saga_choreo.core.graph import StepPlan
-from saga_choreo.core.rows import Duty
+from saga_choreo.core.rows import UNDOS, Duty
 from saga_choreo.model.record import Record, RecordKey, Resolution, Row
 from saga_choreo.model.retry import OnExhausted, Retry
 from saga_choreo.model.states import State
@@ -41,7 +41,7 @@ OVERRAN = "overran the fast lane's budget; goes on in the slow lane"
 
 
 def is_undo(what: Duty) -> bool:
-    return what in (Duty.UNDO, Duty.CALL_UNDO)
+    return what in UNDOS
 
 
 def settle(ws: Workspace, key: RecordKey, known: Known, what: Duty, answer: Executed, chance: float) -> None:

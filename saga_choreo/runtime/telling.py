@@ -21,6 +21,7 @@ from saga_choreo.runtime.operations import Ending
 __all__ = ["OnOutcome", "SagaOutcome", "Telling", "Watched", "check_callback"]
 
 _log = logging.getLogger("saga_choreo.agent")
+_OPEN = Outcome.OPEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Watched:
         self.state: SagaState | None = None
 
     def see(self, row: Row) -> None:
-        if row.outcome is not Outcome.OPEN:
+        if row.outcome is not _OPEN:
             self.state = end_state(row.outcome, row.cause)
             self.heard.set()
 

@@ -16,6 +16,9 @@ from saga_choreo.model.states import Cancel, Parked, State
 __all__ = ["DAY_MS", "Limits", "deadline_of", "deadline_own_of", "due_of", "nudge_after_ms", "without_handler_ms"]
 
 DAY_MS = 86_400_000
+# Asked for with every change; to look a member up on its class costs as much as a call (Python 3.11).
+_WAITING, _OPEN, _NOT_PARKED = State.WAITING, State.OPEN, Parked.NO
+_UNSAID = (State.WAITING, State.RUNNING)
 _ABOVE_ZERO = ("slow_timeout_s", "lease_s", "nudge_first_s", "nudges_per_s", "horizon_s")
 
 
@@ -83,9 +86,9 @@ def deadline_of(record: Record, step: StepPlan) -> int | None:
     """The deadline that still matters to this record: a step that cannot refuse any more has none."""
     state, cancel = record.row.state, record.row.cancel
     # A person who has the step hears of the deadline once, and is not asked again.
-    if state is State.WAITING and step.may_veto and step.index != ORIGIN and not cancel & Cancel.HEARD:
+    if state is _WAITING and step.may_veto and step.index != ORIGIN and not cancel & Cancel.HEARD:
         return record.deadline_ms
-    if state is State.OPEN and not cancel & Cancel.ASKED:
+    if state is _OPEN and not cancel & Cancel.ASKED:
         return record.deadline_ms
     return None
 
@@ -95,7 +98,7 @@ def deadline_own_of(record: Record, step: StepPlan) -> int | None:
     row = record.row
     if row.pending:
         return record.deadline_own_ms if step.deadline_choice else None
-    ready = row.state is State.WAITING and row.parked is not Parked.HUMAN and is_resolved(row, step)
+    ready = row.state is _WAITING and row.parked is not Parked.HUMAN and is_resolved(row, step)
     return record.deadline_own_ms if ready and (step.deadline_choice or step.may_veto or step.optional) else None
 
 
@@ -125,7 +128,7 @@ def _has_said_something(record: Record) -> bool:
     row = record.row
     if record.step == ORIGIN:
         return row.state not in FINAL_ORIGIN
-    return row.state not in (State.WAITING, State.RUNNING) or bool(row.cancel) or row.parked is not Parked.NO
+    return row.state not in _UNSAID or bool(row.cancel) or row.parked is not _NOT_PARKED
 
 
 def without_handler_ms(age_ms: int) -> int:

@@ -57,6 +57,12 @@ class _Carried(NamedTuple):
     reason: str
 
 
+# Asked for several times a message; to look a member up on its class costs as much as a call (Python 3.11).
+_RUNNING, _BEFORE_DONE, _UNDO_BEGINS = State.RUNNING, (State.WAITING, State.RUNNING), (State.DONE, State.COMPENSATING)
+_LOCKS = (State.RUNNING, State.DONE, State.COMPENSATING)
+_NOT_PARKED, _PARKED = Parked.NO, (Parked.PARKED, Parked.PASSED)
+
+
 class Workspace:
     """One transaction's view. Not reused after its commit."""
 
@@ -293,7 +299,7 @@ class Workspace:
     def _deadline_own(self, record: Record, step: StepPlan, known: Known) -> int | None:
         """Counted from the commit in which the last in-edge is resolved (or, where a tool made it, from the agent's next one)."""
         after_s = known.options(step.index).deadline_s
-        starts = record.row.state in (State.WAITING, State.RUNNING) and step.index != ORIGIN and is_resolved(record.row, step)
+        starts = record.row.state in _BEFORE_DONE and step.index != ORIGIN and is_resolved(record.row, step)
         return self.now_ms + int(after_s * 1000) if after_s is not None and starts else None
 
     def freed(self) -> list[SagaLock]:
@@ -347,19 +353,19 @@ def _news(record: Record, stored: Record | None) -> tuple[Note, ...]:
 
 def is_uncalled(record: Record) -> bool:
     """The saga is to be undone, and this step's call to the outside, which is due or held back, was never begun."""
-    return record.row.state is State.RUNNING and record.row.abort and record.tried_since_ms is None
+    return record.row.state is _RUNNING and record.row.abort and record.tried_since_ms is None
 
 
 def _keeps_lock(record: Record) -> bool:
     """A lock lasts from what the step does until it is undone or known never to be (S13): also while that is not known."""
-    return record.row.state in (State.RUNNING, State.DONE, State.COMPENSATING) and not is_finished(record.row)
+    return record.row.state in _LOCKS and not is_finished(record.row)
 
 
 def _tried_since(before: Row, after: Row, since_ms: int | None, now_ms: int) -> int | None:
     """When the first attempt of what this row is about began. None for certain: none ever has."""
-    if after.state is not before.state and (before.state, after.state) != (State.DONE, State.COMPENSATING):
+    if after.state is not before.state and (before.state, after.state) != _UNDO_BEGINS:
         return None
-    if before.parked in (Parked.PARKED, Parked.PASSED) and after.parked is Parked.NO:  # a person's word gives it all its time again
+    if before.parked in _PARKED and after.parked is _NOT_PARKED:  # a person's word gives it all its time again
         return now_ms
     return now_ms if since_ms is None and after.attempt > before.attempt else since_ms
 
