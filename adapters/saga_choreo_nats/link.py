@@ -111,27 +111,33 @@ class _Client(Client):
     what agents send in a third of the time."""
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None) -> None:
-        command = _plain_command(subject, payload, reply, headers)
-        if command is None or len(payload) > self._max_payload or not self.is_connected or self.is_draining_pubs:
+        command = self.prepared(subject, payload, reply, headers)
+        if command is None:
             await super().publish(subject, payload, reply, headers)
-            return
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += len(payload)
-        await self._send_command(command)
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
+        else:
+            await self.send((command,), len(payload))
 
     async def publish_to_all(self, subjects: Sequence[str], payload: bytes) -> None:
         """The same few bytes to each of these."""
-        commands = [_plain_command(subject, payload, "", None) for subject in subjects]
+        commands = [self.prepared(subject, payload) for subject in subjects]
         plain = [command for command in commands if command is not None]
-        if len(plain) < len(commands) or len(payload) > self._max_payload or not self.is_connected or self.is_draining_pubs:
+        if len(plain) < len(commands):
             for subject in subjects:
                 await self.publish(subject, payload)
-            return
-        self.stats["out_msgs"] += len(plain)
-        self.stats["out_bytes"] += len(plain) * len(payload)
-        await self._send_command(b"".join(plain))
+        else:
+            await self.send(plain, len(plain) * len(payload))
+
+    def prepared(self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None) -> bytes | None:
+        """What is to be sent for a message; None where `publish` has to look closer."""
+        if len(payload) > self._max_payload or not self.is_connected or self.is_draining_pubs:
+            return None
+        return _plain_command(subject, payload, reply, headers)
+
+    async def send(self, commands: Sequence[bytes], payload_bytes: int) -> None:
+        """What was `prepared` for some messages, in one write."""
+        self.stats["out_msgs"] += len(commands)
+        self.stats["out_bytes"] += payload_bytes
+        await self._send_command(b"".join(commands))
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

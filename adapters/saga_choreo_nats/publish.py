@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nats import errors as nats_errors
@@ -59,6 +60,16 @@ class _Batch:
             self.done.set_result(None)
 
 
+@dataclass(slots=True)
+class _Ready:
+    """Messages of a batch that are ready for one write."""
+
+    client: Any
+    commands: list[bytes] = field(default_factory=list[bytes])
+    numbers: list[int] = field(default_factory=list[int])
+    payload_bytes: int = 0
+
+
 class Publisher:
     """One per broker. `attach` on every fresh client, `fail` when a client is lost."""
 
@@ -90,14 +101,18 @@ class Publisher:
             return [None if message.channel.kind is ChannelKind.OBSERVE else self._link.down() for message in messages]
         batch = _Batch(len(messages), self._options.publish_timeout)
         numbers: list[int] = []
+        ready = _Ready(client)
         try:
             for index, message in enumerate(messages):
+                if self._full:
+                    await self._write(ready)
                 if self._full and not await self._wait_for_room(batch):
                     batch.answer(index, BrokerUnavailable("NATS confirms too slowly; this message was not sent, publish it again"))
                 elif client is not self._link.client:
                     batch.answer(index, BrokerUnavailable("connection to NATS lost before this message was sent; publish it again"))
                 else:
-                    await self._send(client, batch, index, message, numbers)
+                    await self._send(ready, batch, index, message, numbers)
+            await self._write(ready)
             batch.missing -= 1
             loop = asyncio.get_running_loop()
             while batch.missing and (left := batch.deadline - loop.time()) > 0:
@@ -109,8 +124,9 @@ class Publisher:
                     self._answer(number, late)
         return batch.answers
 
-    async def _send(self, client: Any, batch: _Batch, index: int, message: Outgoing, numbers: list[int]) -> None:
-        channel, body, headers = message.channel, message.body, message.headers
+    async def _send(self, ready: _Ready, batch: _Batch, index: int, message: Outgoing, numbers: list[int]) -> None:
+        """Write it down to be sent with the others of the batch, or send it at once where there is anything strange in it."""
+        client, channel, body, headers = ready.client, message.channel, message.body, message.headers
         if channel.kind is _OBSERVE:
             if client.pending_data_size < _OBSERVE_BYTES_MAX:
                 await client.publish(self._names.subject(channel), body, headers=headers)
@@ -124,20 +140,38 @@ class Publisher:
         self._pending[number] = (batch, index, size)
         self._pending_bytes += size
         numbers.append(number)
+        subject, reply = self._names.subject(channel), f"{self._inbox}{number}"
+        command = client.prepared(subject, body, reply, headers)
+        if command is not None:
+            ready.commands.append(command)
+            ready.numbers.append(number)
+            ready.payload_bytes += len(body)
+            return
+        await self._write(ready)
         try:
-            await client.publish(self._names.subject(channel), body, f"{self._inbox}{number}", headers)
+            await client.publish(subject, body, reply, headers)
         except nats_errors.BadHeaderError as exc:
             self._answer(number, PublishRefused(f"message for {str(channel)!r} has an impossible header ({exc}); correct it"))
         except (nats_errors.Error, OSError) as exc:
             self._answer(number, BrokerUnavailable(f"NATS did not take the message for {str(channel)!r} ({exc}); publish it again"))
 
+    async def _write(self, ready: _Ready) -> None:
+        commands, numbers, payload_bytes = ready.commands, ready.numbers, ready.payload_bytes
+        if not commands:
+            return
+        ready.commands, ready.numbers, ready.payload_bytes = [], [], 0
+        try:
+            await ready.client.send(commands, payload_bytes)
+        except (nats_errors.Error, OSError) as exc:
+            for number in numbers:
+                self._answer(number, BrokerUnavailable(f"NATS did not take the message ({exc}); publish it again"))
+
     @staticmethod
     def _size(headers: Mapping[str, str], body: bytes) -> int:
         """What the server counts against its limit: it closes the whole connection over a message that is too large."""
-        total = _HEADER_LINE_BYTES + len(body) + 4 * len(headers)
-        for name, value in headers.items():
-            total += len(name) + (len(value) if value.isascii() else len(value.encode()))
-        return total
+        values = "".join(headers.values())
+        size = len(values) if values.isascii() else len(values.encode())
+        return _HEADER_LINE_BYTES + len(body) + 4 * len(headers) + len("".join(headers)) + size
 
     @staticmethod
     def _too_large(message: Outgoing, size: int, limit: int) -> PublishRefused:

@@ -5,7 +5,7 @@ The hot path speaks asyncpg. A caller's own connection may be asyncpg's or psyco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from saga_choreo_postgres.faults import DRIVER_ERRORS
@@ -38,11 +38,11 @@ class Speaker(Protocol):
         """The server's process of this connection."""
         ...
 
-    async def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> list[Any]:
+    def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> Coroutine[Any, Any, list[Any]]:
         """Run one prepared statement; rows can be indexed."""
         ...
 
-    async def fetch_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    def fetch_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> Coroutine[Any, Any, list[Any]]:
         """Run it once for each of the rows, in one round trip; all answers together."""
         ...
 
@@ -74,11 +74,12 @@ class AsyncpgSpeaker:
     def backend(self) -> int:
         return self._connection.get_server_pid()
 
-    async def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> list[Any]:
-        return await self._connection.fetch(statement, *parameters, timeout=timeout_s)
+    # Not a coroutine around the driver's: with each one more a statement of a step has to go through one more when it waits.
+    def fetch(self, statement: str, *parameters: Any, timeout_s: float | None = OWN_TIMEOUT_S) -> Coroutine[Any, Any, list[Any]]:
+        return self._connection.fetch(statement, *parameters, timeout=timeout_s)
 
-    async def fetch_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        return await self._connection.fetchmany(statement, rows, timeout=OWN_TIMEOUT_S)
+    def fetch_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> Coroutine[Any, Any, list[Any]]:
+        return self._connection.fetchmany(statement, rows, timeout=OWN_TIMEOUT_S)
 
     async def each(self, statement: str, rows: Sequence[Sequence[Any]], *, timeout_s: float | None = OWN_TIMEOUT_S) -> None:
         await self._connection.executemany(statement, rows, timeout=timeout_s)

@@ -201,7 +201,9 @@ class PostgresTransaction:
 
     async def writing(self) -> Speaker:
         """The speaker, in the transaction, with every open savepoint really set, but for one that is trusted."""
-        speaker = await self._begin()
+        speaker = self.speaker
+        if speaker is None or self._over is not None:
+            speaker = await self._begin()
         wanted = len(self._points)
         if wanted == 1 and self._points[0].is_trusted(careful=self._live > 0 or self._pool.is_careful):
             pass

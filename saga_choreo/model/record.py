@@ -143,6 +143,10 @@ class Record:
 
     def but(self, **changes: Any) -> Record:
         """The same with these fields changed: `dataclasses.replace` in a sixth of the time, which the hot path takes twenty times a saga."""
+        return self.altered(changes)
+
+    def altered(self, changes: Mapping[str, Any]) -> Record:
+        """The same as `but`, where the changes are a mapping already."""
         record = _made(self.__dict__, changes)
         if not _IDENTITY.isdisjoint(changes):
             record.__dict__.pop("record_key", None)

@@ -192,9 +192,12 @@ class Workspace:
         if after == before:
             return None
         since_ms = _tried_since(before, after, record.tried_since_ms if record is not None else None, self.now_ms)
+        fields = _carried_into(fact, record, carried)
         # What has changed may have to be told anew: the waits between repeated announcements begin again.
-        fields = {"nudges": 0, "tried_since_ms": since_ms, **_carried_into(fact, record, carried), **(changes or {})}
-        record = (record or self._fresh(key, carried)).but(row=after, **fields)
+        fields["row"], fields["nudges"], fields["tried_since_ms"] = after, 0, since_ms
+        if changes:
+            fields.update(changes)
+        record = (record or self._fresh(key, carried)).altered(fields)
         self._put(key, record)
         return self._follow(key, before, record, known)
 
@@ -264,10 +267,9 @@ class Workspace:
         """The records to save, in key order, with version, timer and announcement worked out."""
         changed = [key for key, record in self._current.items() if record is not self._stored.get(key)]
         changed.sort(key=_in_order)
-        return [self._finished(key) for key in changed]
+        return [self._finished(key, self._current[key], self._stored.get(key)) for key in changed]
 
-    def _finished(self, key: RecordKey) -> Record:
-        record, stored = self._current[key], self._stored.get(key)
+    def _finished(self, key: RecordKey, record: Record, stored: Record | None) -> Record:
         known = self._catalog.get(key.definition)
         assert known is not None
         version = 1 if stored is None else stored.version + 1
@@ -275,7 +277,7 @@ class Workspace:
         told = record.announced if stored is None else max(stored.announced, self._announced.get(key, 0))
         caught_up = stored is None or told == stored.version
         step = known.plan.step(key.step)
-        retry_at = self._retry_at.get(key)
+        retry_at = self._retry_at.get(key) if self._retry_at else None
         goes_on = stored is not None and (is_uncalled(stored) or not is_uncalled(record))
         if retry_at is None and stored is not None and goes_on and duty(stored.row, step) is duty(record.row, step):
             retry_at = stored.due_ms  # the backoff or lease of something that was due before goes on

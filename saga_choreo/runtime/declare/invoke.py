@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -70,13 +70,16 @@ class Invocation:
             else:
                 self._positional += (source,)
 
-    async def __call__(self, payloads: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
+    def __call__(self, payloads: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Awaitable[Any]:
         if self._injection.calls:
-            return await self._with_dependencies(payloads, kept, ctx)
+            return self._with_dependencies(payloads, kept, ctx)
         args = [source(payloads, kept, ctx, ()) for source in self._positional]
         if self._named:
-            return await self._function(*args, **{name: source(payloads, kept, ctx, ()) for name, source in self._named})
-        return await self._function(*args)
+            named = {name: source(payloads, kept, ctx, ()) for name, source in self._named}
+            with_names: Awaitable[Any] = self._function(*args, **named)
+            return with_names
+        answer: Awaitable[Any] = self._function(*args)
+        return answer
 
     async def _with_dependencies(self, payloads: Mapping[Any, bytes], kept: bytes | None, ctx: StepContext) -> Any:
         fault: BaseException | None = None
