@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import cycle
 from typing import Any
@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
 from saga_choreo_nats.ending import end
 from saga_choreo_nats.options import Options
-from saga_choreo_nats.sink import Heard, Sink
+from saga_choreo_nats.sink import Sink
 
 __all__ = ["Link"]
 
@@ -150,7 +150,7 @@ class _Client(Client):
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        sink.set_result(Heard(subject.decode(), reply.decode(), data, found))
+        sink.hear(subject.decode(), reply.decode(), data, found)
 
     def _connect_command(self) -> bytes:
         server: Any = self._current_server
@@ -289,7 +289,7 @@ class Link:
             raise
 
     async def _watch_echo(self, client: Any) -> None:
-        def take(_message: Any) -> None:
+        def take(_subject: str, _reply: str, _data: bytes, _headers: Mapping[str, str] | None) -> None:
             self._echoed = True
 
         self._echo = client.new_inbox()

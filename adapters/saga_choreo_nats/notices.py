@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from nats import errors as nats_errors
@@ -29,21 +29,21 @@ class _Watch:
     """One consumer on one client. `broken` says that something was missed and it must be made again."""
 
     def __init__(self) -> None:
-        self.unread: deque[Any] = deque()
+        self.unread: deque[tuple[str, bytes]] = deque()
         self.heard = asyncio.Event()
         self.broken = False
         self._expected = 1
 
-    def take(self, message: Any) -> None:
+    def take(self, subject: str, reply: str, data: bytes, _headers: Mapping[str, str] | None) -> None:
         self.heard.set()
-        if not message.reply:
+        if not reply:
             return  # a heartbeat
-        consumer_sequence = int(message.reply.split(".")[-3])
+        consumer_sequence = int(reply.split(".")[-3])
         if consumer_sequence != self._expected or len(self.unread) >= _UNREAD_MAX:
             self.broken = True
             return
         self._expected += 1
-        self.unread.append(message)
+        self.unread.append((subject, data))
 
 
 async def watch(link: Link, names: Names) -> AsyncIterator[Notice]:
@@ -60,8 +60,8 @@ async def watch(link: Link, names: Names) -> AsyncIterator[Notice]:
             go_on()
             while client is link.client and not seen.broken:
                 while seen.unread:
-                    message = seen.unread.popleft()
-                    yield Notice(unescape(message.subject[start:]), message.data)
+                    subject, body = seen.unread.popleft()
+                    yield Notice(unescape(subject[start:]), body)
                 if not await _heard(seen):
                     break
         except (nats_errors.Error, OSError, TimeoutError):

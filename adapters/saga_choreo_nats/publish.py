@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from nats import errors as nats_errors
 
@@ -208,9 +208,8 @@ class Publisher:
             self._room.set_result(None)
         batch.answer(index, error)
 
-    def _take(self, message: Any) -> None:
-        number = int(message.subject[len(self._inbox) :])
-        body = cast("bytes", message.data)
+    def _take(self, subject: str, _reply: str, body: bytes, _headers: Mapping[str, str] | None) -> None:
+        number = int(subject[len(self._inbox) :])
         if body and b'"error"' not in body:
             self._answer(number, None)
         elif body:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from nats import errors as nats_errors
 
@@ -28,11 +29,6 @@ _IDLE_S = 2.0
 # Two and a half missed heartbeats: the pull is gone (leader moved, durable deleted), ask again on a fresh inbox.
 _SILENT_S = 5.0
 _WINDOW_MIN = 16
-
-
-class _Held(NamedTuple):
-    delivery: Delivery
-    arrived: float
 
 
 class _Lane:
@@ -62,13 +58,13 @@ class _Lane:
         body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (batch, int(_PULL_S * 1e9), int(_IDLE_S * 1e9))
         await client.publish(self._next, body, self._inbox)
 
-    def _take(self, message: Any) -> None:
+    def _take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None) -> None:
         self.heard = now = asyncio.get_running_loop().time()
-        if message.subject != self._inbox:
+        headers = headers or {}
+        if subject != self._inbox:
             self.asked -= 1
-            self._owner.arrived(message, now)
+            self._owner.arrived(subject, reply, data, headers, now)
             return
-        headers: dict[str, str] = message.headers or {}
         status = headers.get("Status", "")
         if status == "100":
             return
@@ -88,7 +84,8 @@ class Receiver:
         self._window_max = options.prefetch
         self._window = min(_WINDOW_MIN * 4, options.prefetch)
         self._lanes: list[_Lane] = []
-        self._buffer: deque[_Held] = deque()
+        # With the time of arrival.
+        self._buffer: deque[tuple[Delivery, float]] = deque()
         # Handed out and not settled, by acknowledgement subject, oldest first; after ack_wait they are the server's again.
         self._out: dict[str, float] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -104,19 +101,19 @@ class Receiver:
             await lane.attach(client)
         self.wake()
 
-    def arrived(self, message: Any, now: float) -> None:
-        parts = message.reply.split(".")
+    def arrived(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str], now: float) -> None:
+        parts = reply.split(".")
         # $JS.ACK.<stream>.<durable>.<delivered>..., or with domain and account hash before the stream.
         attempt = int(parts[4] if len(parts) == 9 else parts[6])
         delivery = Delivery(
-            channel=self._names.channel(message.subject),
-            headers=message.headers or {},
-            body=message.data,
+            channel=self._names.channel(subject),
+            headers=headers,
+            body=data,
             redelivered=attempt > 1,
             attempt=attempt,
-            token=message.reply,
+            token=reply,
         )
-        self._buffer.append(_Held(delivery, now))
+        self._buffer.append((delivery, now))
         if len(self._buffer) >= self._wanted:
             self.wake()
 
@@ -151,12 +148,12 @@ class Receiver:
         batch: list[Delivery] = []
         late = False
         while self._buffer and len(batch) < max_messages:
-            held = self._buffer.popleft()
-            if held.arrived < stale:
+            delivery, arrived = self._buffer.popleft()
+            if arrived < stale:
                 late = True
                 continue
-            batch.append(held.delivery)
-            self._out[held.delivery.token] = now
+            batch.append(delivery)
+            self._out[delivery.token] = now
         if late:
             self._window = max(_WINDOW_MIN, self._window // 2)
         elif not self._buffer:
@@ -192,7 +189,7 @@ class Receiver:
 
     def take_back(self) -> list[str]:
         """Acknowledgement subjects of all that is unsettled, buffered or handed out; afterwards nothing is held."""
-        tokens = [held.delivery.token for held in self._buffer] + list(self._out)
+        tokens = [delivery.token for delivery, _ in self._buffer] + list(self._out)
         self._buffer.clear()
         self._out.clear()
         return tokens

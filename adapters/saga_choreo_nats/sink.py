@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-__all__ = ["Heard", "Sink"]
+__all__ = ["Sink", "Take"]
 
 _log = logging.getLogger("saga_choreo.nats")
 
 
-class Heard(NamedTuple):
-    """A message as far as a sink needs one: a part of nats-py's own."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
+# What a message is: subject, reply subject, body and headers.
+Take = Callable[[str, str, bytes, Mapping[str, str] | None], None]
 
 
 class Sink(asyncio.Future[Any]):
     """Looks like a future that is never done. The function it calls must be quick."""
 
-    def __init__(self, take: Callable[[Any], None]) -> None:
+    def __init__(self, take: Take) -> None:
         super().__init__()
         self._take = take
 
     def set_result(self, result: Any, /) -> None:
+        self.hear(result.subject, result.reply, result.data, result.headers)
+
+    def hear(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None) -> None:
         try:
-            self._take(result)
+            self._take(subject, reply, data, headers)
         except Exception:  # noqa: BLE001  (raised further it would end nats-py's read loop; the message is delivered again)
-            _log.exception("a message on %r could not be read", result.subject)
+            _log.exception("a message on %r could not be read", subject)

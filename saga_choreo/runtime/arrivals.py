@@ -33,7 +33,6 @@ __all__ = ["Arrival", "Decoded", "Extras", "Replay", "Sorted", "sort_arrivals"]
 
 _log = logging.getLogger("saga_choreo.arrivals")
 _DLQ = Channel(ChannelKind.DLQ)
-# Asked for with every message; to look a member up on its class costs as much as a call (Python 3.11).
 _OUTCOME, _COMPLETED, _NO_CAUSE = MessageKind.OUTCOME, Outcome.COMPLETED, Cause.NONE
 # A callback that fails is called again with every redelivery, up to this many; then the end stands untold, with an error in the log.
 _TOLD_MAX = 10
@@ -49,7 +48,7 @@ class Replay:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Arrival:
     """One message to be handled: from the broker (`delivery`), one that was held (`held_number`), looked at for the so many-th time
     (`looks`), or one that a person wants to be applied once more (`replay`)."""
@@ -81,14 +80,12 @@ class Decoded:
     def __init__(self, arrivals: Sequence[Arrival]) -> None:
         self.envelopes = {id(arrival): _decoded(arrival) for arrival in arrivals}
         self.presumed: set[int] = set()
-        self._all = self._sagas_of(arrivals)
+        self._all = {one.saga_id for one in self.envelopes.values() if isinstance(one, Envelope)}
 
     def sagas_of(self, arrivals: Sequence[Arrival]) -> set[UUID]:
-        """Of some of the arrivals, or all."""
-        return self._all.copy() if len(arrivals) == len(self.envelopes) else self._sagas_of(arrivals)
-
-    def _sagas_of(self, arrivals: Sequence[Arrival]) -> set[UUID]:
-        found = [self.envelopes[id(arrival)] for arrival in arrivals]
+        if len(arrivals) == len(self.envelopes):
+            return self._all.copy()
+        found = (self.envelopes[id(arrival)] for arrival in arrivals)
         return {envelope.saga_id for envelope in found if isinstance(envelope, Envelope)}
 
     def are_done(self, sagas: Set[UUID]) -> None:

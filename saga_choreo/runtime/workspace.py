@@ -43,6 +43,13 @@ class Applied:
     alarm: str = ""
 
 
+_APPLIED = (Applied(), Applied(changed=True))
+# Asked for several times a message; to look a member up on its class costs as much as a call (Python 3.11).
+_RUNNING, _BEFORE_DONE, _UNDO_BEGINS = State.RUNNING, (State.WAITING, State.RUNNING), (State.DONE, State.COMPENSATING)
+_LOCKS = (State.RUNNING, State.DONE, State.COMPENSATING)
+_NOT_PARKED, _PARKED = Parked.NO, (Parked.PARKED, Parked.PASSED)
+
+
 class _Carried(NamedTuple):
     """What a message brings along for the records it touches."""
 
@@ -55,12 +62,6 @@ class _Carried(NamedTuple):
     trace: str
     payload: bytes
     reason: str
-
-
-# Asked for several times a message; to look a member up on its class costs as much as a call (Python 3.11).
-_RUNNING, _BEFORE_DONE, _UNDO_BEGINS = State.RUNNING, (State.WAITING, State.RUNNING), (State.DONE, State.COMPENSATING)
-_LOCKS = (State.RUNNING, State.DONE, State.COMPENSATING)
-_NOT_PARKED, _PARKED = Parked.NO, (Parked.PARKED, Parked.PASSED)
 
 
 class Workspace:
@@ -112,8 +113,7 @@ class Workspace:
         message = message_of(envelope, known.plan)
         if isinstance(message, str):
             return Applied(wrong=message)
-        wrong = self._disagreement(envelope)
-        if wrong:
+        if wrong := self._disagreement(envelope):
             return Applied(wrong=wrong)
         carried = _Carried(
             envelope.saga_id,
@@ -128,7 +128,7 @@ class Workspace:
         )
         self._stale.clear()
         changed, alarm = self._deliver(message, carried, known)
-        return Applied(changed, tuple(self._stale), alarm=alarm)
+        return Applied(changed, tuple(self._stale), alarm=alarm) if self._stale or alarm else _APPLIED[changed]
 
     def _disagreement(self, envelope: Envelope) -> str:
         """S11: all records of a saga agree; a message that disagrees changes nothing."""
@@ -161,7 +161,7 @@ class Workspace:
         """Apply a fact that arose here (a handler's answer, a timer, a person). `changes` are the record's other fields.
         Returns the new row, None when nothing changed, or the refusal."""
         record = self._current[key]
-        said = self._apply(key, fact, _carried_by(record), known, changes)
+        said = self._apply(key, fact, _carried_by(record, b"", record.reason), known, changes)
         if said is None or isinstance(said, Refusal):
             return said
         for message, carried in said:
@@ -172,7 +172,7 @@ class Workspace:
         """A new saga's origin row, with everything that follows from it in this service."""
         key = record.record_key
         self._put(key, record)
-        for message, carried in self._follow(key, Row(), record, known):
+        for message, carried in self._follow(key, Row(), record, known, known.plan.step(key.step)):
             self._deliver(message, carried, known)
 
     def _apply(
@@ -199,7 +199,7 @@ class Workspace:
             fields.update(changes)
         record = (record or self._fresh(key, carried)).altered(fields)
         self._put(key, record)
-        return self._follow(key, before, record, known)
+        return self._follow(key, before, record, known, step)
 
     def _is_past_horizon(self, saga_id: UUID) -> bool:
         return started_ms(saga_id) < self.now_ms - int(self._limits.horizon_s * 1000)
@@ -217,9 +217,9 @@ class Workspace:
             deadline_ms=carried.deadline_ms,
         )
 
-    def _follow(self, key: RecordKey, before: Row, record: Record, known: Known) -> list[tuple[Message, _Carried]]:
+    def _follow(self, key: RecordKey, before: Row, record: Record, known: Known, step: StepPlan) -> list[tuple[Message, _Carried]]:
         """Messages that the change implies: kept for publishing, or returned to be applied here at once."""
-        plan, step = known.plan, known.plan.step(key.step)
+        plan = known.plan
         if duty(record.row, step) is not duty(before, step):
             self._duties[key] = None
         said_before = emissions(before, step, plan)
@@ -233,7 +233,7 @@ class Workspace:
             is_origin = record.origin == self.service
             if receiver in ("", self.service) and facts_for(message, plan, self.service, is_origin=is_origin):
                 why = record.reason if message.kind in TELLS_WHY else ""
-                here.append((message, _carried_by(record)._replace(payload=record.results.get(message.event, b""), reason=why)))
+                here.append((message, _carried_by(record, record.results.get(message.event, b""), why)))
         return here
 
     def next_duty(self) -> tuple[Record, StepPlan, Known, Duty] | None:
@@ -372,7 +372,7 @@ def _tried_since(before: Row, after: Row, since_ms: int | None, now_ms: int) -> 
     return now_ms if since_ms is None and after.attempt > before.attempt else since_ms
 
 
-def _carried_by(record: Record) -> _Carried:
+def _carried_by(record: Record, payload: bytes, reason: str) -> _Carried:
     return _Carried(
         record.saga_id,
         record.choreography,
@@ -381,8 +381,8 @@ def _carried_by(record: Record) -> _Carried:
         record.key,
         record.deadline_ms,
         record.trace,
-        b"",
-        record.reason,
+        payload,
+        reason,
     )
 
 

@@ -88,7 +88,7 @@ def _read(kind: type[Client], headers: bytes) -> list[tuple[object, ...]]:
             said.append((type(error),))
 
         client._error_cb = on_error
-        client._subs[7] = Subscription(client, 7, "a", future=Sink(lambda m: said.append((m.subject, m.reply, m.data, m.headers))))
+        client._subs[7] = Subscription(client, 7, "a", future=Sink(lambda *message: said.append(message)))
         await client._process_msg(7, b"a", b"b", b"{}", headers)
         await client._process_msg(8, b"a", b"b", b"{}", headers)  # nobody has subscribed
         return [*said, (client.stats["in_msgs"], client.stats["in_bytes"])] if said[0][1:] else said
