@@ -84,8 +84,8 @@ COMPLETE = (
     "failure = CASE WHEN error = '' THEN NULL ELSE failure END "
     f"WHERE service = $1 AND saga_id = $2 AND definition = $3 AND step = $4 {DAY} "
     f"AND outcome = '{Outcome.OPEN}' AND state IN ('{State.DONE}', '{State.SKIPPED}') AND NOT abort AND lock_name = '' "
-    "AND origin = $5 AND deadline_ms IS NOT DISTINCT FROM $6::bigint AND greatest(announced, $7::bigint) >= version "
-    "RETURNING saga_id, step"
+    "AND origin = $5 AND deadline_ms IS NOT DISTINCT FROM $6::bigint "
+    "AND (greatest(announced, $7::bigint) >= version OR ($9 AND resolution IS NULL)) RETURNING saga_id, step"
 )
 IS_COMPLETED = (
     f"SELECT saga_id, bool_and(outcome = '{Outcome.COMPLETED}' AND origin = $3 AND deadline_ms IS NOT DISTINCT FROM $4::bigint), "  # noqa: S608  (constants only)

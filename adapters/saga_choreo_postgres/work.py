@@ -96,7 +96,7 @@ async def by_day(speaker: Speaker, statement: str, rows: Sequence[Sequence[Any]]
 async def complete(speaker: Speaker, service: str, ends: Sequence[Completion], now_ms: int) -> set[UUID]:
     """One round trip for all, and one more for those of which not every record was changed."""
     ordered = sorted(ends, key=lambda end: end.key)
-    rows = [(service, *end.key, end.origin, end.deadline_ms, end.told, now_ms) for end in ordered]
+    rows = [(service, *end.key, end.origin, end.deadline_ms, end.told, now_ms, end.heard) for end in ordered]
     changed = {(row[0], row[1]) for row in await by_day(speaker, sql.COMPLETE, rows)}
     sagas = Counter(end.key.saga_id for end in ends)
     doubtful = {

@@ -25,7 +25,8 @@ TO_SINK = -1
 @dataclass(frozen=True, slots=True, eq=False)
 class StepPlan:
     """What one step needs to know of the graph. `outputs` are the published events, then the deadline's event if it is an
-    extra one; `all_outputs` is the choice of a step that publishes everything it declares."""
+    extra one; `all_outputs` is the choice of a step that publishes everything it declares. `heard_at_end`: whatever the step says
+    on its way to a good end is for other services too, so a saga that has completed tells that it has been published."""
 
     index: int
     name: str
@@ -46,6 +47,7 @@ class StepPlan:
     pivot: bool
     may_veto: bool
     deadline_choice: int
+    heard_at_end: bool
 
     def clear_bit(self, successor: int) -> int:
         return 1 << self.succs.index(successor)
@@ -127,7 +129,22 @@ def _assemble(choreography: Choreography, in_edges: list[tuple[tuple[int, EventR
         for source, _ in edges:
             followers.setdefault(source, set()).add(reader)
     lasts = [index for index in range(len(steps)) if index not in followers]
-    plans = tuple(_step_plan(i, s, in_edges[i], tuple(sorted(followers.get(i, {ORIGIN})))) for i, s in enumerate(steps))
+    read_elsewhere = {
+        (source, event)
+        for reader, edges in enumerate(in_edges)
+        for source, event in edges
+        if source != ORIGIN and steps[source].owner != steps[reader].owner
+    }
+    plans = tuple(
+        _step_plan(
+            i,
+            step,
+            in_edges[i],
+            tuple(sorted(followers.get(i, {ORIGIN}))),
+            heard_at_end=all((i, event) in read_elsewhere for event in _outputs(step)),
+        )
+        for i, step in enumerate(steps)
+    )
     assert choreography.start is not None
     has_pivot = any(step.pivot for step in steps)
     origin = _origin_plan(choreography.start, tuple(sorted(followers.get(ORIGIN, ()))), tuple(lasts), has_pivot=has_pivot)
@@ -151,7 +168,12 @@ def _assemble(choreography: Choreography, in_edges: list[tuple[tuple[int, EventR
 
 
 def _step_plan(
-    index: int, step: ChoreographyStep, in_edges: tuple[tuple[int, EventRef | None], ...], succs: tuple[int, ...]
+    index: int,
+    step: ChoreographyStep,
+    in_edges: tuple[tuple[int, EventRef | None], ...],
+    succs: tuple[int, ...],
+    *,
+    heard_at_end: bool,
 ) -> StepPlan:
     outputs = _outputs(step)
     return StepPlan(
@@ -174,6 +196,7 @@ def _step_plan(
         pivot=step.pivot,
         may_veto=step.may_veto,
         deadline_choice=1 << outputs.index(step.deadline_event) if step.deadline_event else 0,
+        heard_at_end=heard_at_end,
     )
 
 
@@ -199,4 +222,5 @@ def _origin_plan(start: EventRef, roots: tuple[int, ...], lasts: tuple[int, ...]
         pivot=has_pivot,
         may_veto=True,
         deadline_choice=0,
+        heard_at_end=False,
     )

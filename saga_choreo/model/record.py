@@ -182,12 +182,14 @@ _DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if 
 
 
 class Completion(NamedTuple):
-    """The good end of a saga, for one of its records: who says so, and the version of the record that is known to be published."""
+    """The good end of a saga, for one of its records: who says so, and the version of the record that is known to be published.
+    `heard`: the end itself tells that others have read what the record says (but for what it tells people)."""
 
     key: RecordKey
     origin: str
     deadline_ms: int | None
     told: int = 0
+    heard: bool = False
 
     def agrees_with(self, record: Record) -> bool:
         """Whoever says it means the saga that this record is of (S11)."""
@@ -199,7 +201,8 @@ def completed(record: Record, end: Completion, now_ms: int) -> Record | None:
     freed, nothing is due. None for every other record, of which more has to be looked at: `core.transitions` decides then."""
     row = record.row
     plain = row.outcome is Outcome.OPEN and row.state in (State.DONE, State.SKIPPED) and not row.abort and not record.lock
-    if not plain or not end.agrees_with(record) or max(record.announced, end.told) < record.version:
+    is_told = max(record.announced, end.told) >= record.version or (end.heard and record.resolution is None)
+    if not plain or not end.agrees_with(record) or not is_told:
         return None
     return record.but(
         row=row._replace(outcome=Outcome.COMPLETED, cause=Cause.NONE),

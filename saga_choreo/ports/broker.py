@@ -28,6 +28,8 @@ class BrokerFeatures:
     `reports_unread`: a publish that `must_route` and finds no service bound is refused.
     `bounds_deliveries`: the server itself puts a message aside after many deliveries, as a net beneath our own limits.
     `keeps_read`: what was acknowledged stays for the horizon, and a service can be set back to it.
+    `single_copy`: what one service has read is there for every other reader too; elsewhere each has a copy of its own, and one may be
+    missing as long as the publisher has no confirmation.
     `survives_restart`: messages outlive the server's restart. `real`: there is a server behind it that can be stopped and killed.
     """
 
@@ -40,6 +42,7 @@ class BrokerFeatures:
     reports_unread: bool = False
     bounds_deliveries: bool = False
     keeps_read: bool = False
+    single_copy: bool = True
     survives_restart: bool = True
     real: bool = True
     body_bytes_max: int = 1_000_000

@@ -126,16 +126,13 @@ class Sorted:
         self._catalog = catalog
         self._limits = limits
         self._now_ms = now_ms
-        self._envelopes = decoded.envelopes
-        self._presumed = decoded.presumed
+        self._envelopes, self._presumed = decoded.envelopes, decoded.presumed
         self._quarantined: dict[int, Quarantined] = {}
         self._held: dict[int, Held] = {}
         self._alarms: dict[int, int] = {}
         self._letters: dict[int, list[Outgoing]] = {}
         self._endings: dict[int, Ending] = {}
-        self._still_held: set[int] = set()
-        self._foreign: set[int] = set()
-        self._plain: set[int] = set()
+        self._still_held, self._foreign, self._plain = set[int](), set[int](), set[int]()
         self._ended_by: dict[int, UUID] = {}
         self.sagas: tuple[UUID, ...] = ()
         self.recalled: list[Record] = []
@@ -165,7 +162,9 @@ class Sorted:
                 sagas.append(saga_id)
         self.sagas = tuple(sorted(sagas))
 
-    def completions(self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int], ended: Ended) -> list[Completion]:
+    def completions(
+        self, batch: Sequence[Arrival], announced: Mapping[RecordKey, int], ended: Ended, *, single_copy: bool
+    ) -> list[Completion]:
         """The ends that the batch tells to the records there may be: of sagas of which it tells nothing but their good end, unless that
         is known here already (`ended`)."""
         good: dict[UUID, tuple[Envelope, Known]] = {}
@@ -188,15 +187,16 @@ class Sorted:
             if ended.knows(envelope, self._now_ms):
                 done.add(saga_id)
             else:
-                keys = (RecordKey(saga_id, envelope.definition, step.index) for step in known.own)
-                ends += [Completion(key, envelope.origin, envelope.deadline_ms, announced.get(key, 0)) for key in keys]
+                for step in known.own:
+                    key = RecordKey(saga_id, envelope.definition, step.index)
+                    told, heard = announced.get(key, 0), single_copy and step.heard_at_end
+                    ends.append(Completion(key, envelope.origin, envelope.deadline_ms, told, heard))
         self._has_ended(done)
         return ends
 
     def _is_good_end(self, envelope: Envelope) -> bool:
         is_now = started_ms(envelope.saga_id) <= self._now_ms + int(self._limits.clock_bound_s * 1000)
-        plain = envelope.cause is _NO_CAUSE and not envelope.reason
-        return envelope.outcome is _COMPLETED and plain and is_now
+        return envelope.outcome is _COMPLETED and envelope.cause is _NO_CAUSE and not envelope.reason and is_now
 
     def note_completed(self, sagas: Collection[UUID]) -> None:
         """These have ended here by what `completions` said: nothing is left to be claimed or applied."""

@@ -92,9 +92,9 @@ class Pipeline:
         """`tells`: somebody here is told how each saga ended, with what its records say."""
         self.service = service
         self._tells = tells
+        self.single_copy = False  # see `BrokerFeatures`
         self._catalog = catalog
-        self._limits = limits
-        self._announced = announced
+        self._limits, self._announced = limits, announced
         self._presuming = presuming or Presuming(service, limits.horizon_s)
         self._ended = Ended(service, catalog)
 
@@ -141,7 +141,7 @@ class Pipeline:
         ws, began_ns = yield from self._workspace()
         sorted_ = sort_arrivals(self.service, self._catalog, self._limits, batch, ws.now_ms, self._presuming, decoded)
         yield Begin()
-        ends = [] if self._tells else sorted_.completions(batch, self._announced, self._ended)
+        ends = [] if self._tells else sorted_.completions(batch, self._announced, self._ended, single_copy=self.single_copy)
         if ends:
             sorted_.note_completed((yield Complete(ends, ws.now_ms)))
         if sorted_.sagas:

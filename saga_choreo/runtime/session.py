@@ -80,8 +80,7 @@ class Session:
         self.service = service = part.service
         self.part = part
         self.catalog = catalog
-        self.store = store
-        self.broker = broker
+        self.store, self.broker = store, broker
         self.clock = clock
         self.limits = limits
         self._telling = Telling(callbacks, limits.outcome_timeout_s, self._time_left_s)
@@ -94,6 +93,7 @@ class Session:
         self.presuming = Presuming(service, limits.horizon_s, lambda: not self.directory.has_company())
         self.relay.on_written = self.presuming.marked
         self.pipeline = Pipeline(service, catalog, limits, self.relay.announced, self.presuming, tells=bool(callbacks))
+        self.pipeline.single_copy = broker.features.single_copy
         self.leases = Leases(service, catalog, limits, self.relay.announced)
         self.holding = Holding(service, catalog, store, clock, limits, self._apply, self._send_copies)
         self.directory = Directory(part, catalog, broker, store, clock, self.holding.wake)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from saga_choreo.model.record import ORIGIN, Completion, Record, completed
+from saga_choreo.model.record import Completion, ORIGIN, Record, Resolution, completed
 from saga_choreo.model.states import Outcome, State
 from saga_choreo.ports import AnnouncedMark, BusinessKey
 from saga_choreo.testing.store_harness import SERVICE, Behaviour, StoreHarness, make_record, saga_id_of
@@ -67,8 +67,11 @@ def _done(number: int, step: int = 1, **changes: object) -> Record:
     return make_record(number, **{"state": State.DONE, "step": step, **full, **changes})
 
 
-def _ends(record: Record, told: int = 0) -> Completion:
-    return Completion(record.record_key, record.origin, record.deadline_ms, told)
+_WORD = Resolution("done", "ops@example.org", "called the bank", 3, 1, 1)
+
+
+def _ends(record: Record, told: int = 0, *, heard: bool = False) -> Completion:
+    return Completion(record.record_key, record.origin, record.deadline_ms, told, heard)
 
 
 async def _complete(harness: StoreHarness) -> None:
@@ -78,15 +81,17 @@ async def _complete(harness: StoreHarness) -> None:
         _done(2, 2, deadline_ms=77),
         _done(3, announced=0),
         _done(4, error="E", attempt=2),
+        _done(5, announced=0),
+        _done(6, resolution=_WORD),
     ]
     async with harness.store() as store:
         await save(store, *plain)
         await store.mark_announced(SERVICE, [AnnouncedMark(record.record_key, record.announced) for record in plain])
-        ends = [_ends(record, told=1) for record in plain]
+        ends = [_ends(record, told=1) for record in plain[:5]] + [_ends(record, heard=True) for record in plain[5:]]
         async with store.transaction() as transaction:
             ended = await transaction.complete(SERVICE, ends, _NOW_MS)
             await transaction.commit()
-        assert set(ended) == {saga_id_of(number) for number in (1, 2, 3, 4)}
+        assert set(ended) == {saga_id_of(number) for number in range(1, 7)}
         for record, end in zip(plain, ends, strict=True):
             after = completed(record, end, _NOW_MS)
             assert after is not None
@@ -106,8 +111,9 @@ async def _complete_not(harness: StoreHarness) -> None:
         _done(7, deadline_ms=99),
         _done(8, state=State.DONE, outcome=Outcome.ABORTED),
         _done(9, service="other"),
+        _done(10, announced=0, resolution=_WORD),
     ]
-    ends = [_ends(_done(number)) for number in range(1, 11)]
+    ends = [_ends(_done(number), heard=number == 10) for number in range(1, 12)]
     async with harness.store() as store:
         await save(store, *others)
         marks = [AnnouncedMark(record.record_key, 1) for record in others if record.announced]

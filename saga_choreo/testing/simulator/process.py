@@ -117,6 +117,8 @@ class Process:
         self._slots = 1 + self.jitter.below(3)
         # Some programs ask to be told how their sagas end; for the others, good ends are recorded without a look at the records.
         self.tells = bool(world.streams.named(f"tells/{self.name}").below(2))
+        # Some conclude from a saga's good end that others have read what is not known to be published.
+        self.single_copy = bool(world.streams.named(f"single_copy/{self.name}").below(2))
         self._graveyard: list[Steps] = []
         self.is_up = False
         self.boot()
@@ -130,6 +132,7 @@ class Process:
         self.presuming = Presuming(self.store.service, self.limits.horizon_s, lambda: True)
         known = self.publishing.announcing.known
         self.pipeline = Pipeline(self.store.service, self.catalog, self.limits, known, self.presuming, tells=self.tells)
+        self.pipeline.single_copy = self.single_copy
         self._runs: dict[Run, None] = {}
         self._working: dict[RecordKey, None] = {}
         self._batches = 0

@@ -155,3 +155,27 @@ def test_a_plan_is_made_once_and_keeps_the_deadline_it_was_asked_for() -> None:
     assert plan_of(one) is plan_of(one)
     assert plan_of(other).choreography.deadline_after == timedelta(minutes=5)
     assert plan_of(one).choreography.deadline_after is None
+
+
+def test_a_good_end_tells_that_a_step_was_heard_only_where_others_must_have_read_all_that_it_says() -> None:
+    def step(name: str, owner: str, reads: str, *publishes: str) -> ChoreographyStep:
+        return ChoreographyStep(name).on_event(EventRef(reads)).publish_event(*map(EventRef, publishes)).owned_by(owner)
+
+    form = Choreography("heard").starts_with(EventRef("all.begun"))
+    form = form.step(
+        step("read-by-another", "a", "all.begun", "a.one"),
+        step("read-by-itself", "b", "a.one", "b.one"),
+        step("half-read", "b", "b.one", "b.two", "b.unread"),
+        step("last", "c", "b.two"),
+        step("last-with-news", "c", "a.one", "c.unread"),
+    )
+    plan = plan_of(form)
+    heard = {one.name: one.heard_at_end for one in plan.steps}
+    assert heard == {
+        "read-by-another": True,
+        "read-by-itself": False,  # within one commit: nobody else has to have got it
+        "half-read": False,
+        "last": True,  # the origin has heard of it
+        "last-with-news": False,
+    }
+    assert not plan.origin.heard_at_end
