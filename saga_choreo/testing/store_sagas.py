@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from saga_choreo.model.record import Completion, ORIGIN, Record, Resolution, completed
+from saga_choreo.model.record import ORIGIN, Completion, Record, Resolution, completed
 from saga_choreo.model.states import Outcome, State
 from saga_choreo.ports import AnnouncedMark, BusinessKey
 from saga_choreo.testing.store_harness import SERVICE, Behaviour, StoreHarness, make_record, saga_id_of
