@@ -22,6 +22,8 @@ Handle = Callable[[Sequence[Delivery]], Awaitable[None]]
 _OUTCOME = ChannelKind.OUTCOME
 _TROUBLE_FIRST_S = 0.5
 _TROUBLE_MAX_S = 5.0
+# More of a service make batches wait no longer than so many do.
+_AGENTS_MAX = 4
 # Outcomes that wait here, in batches of the size they are applied in.
 _OUTCOME_BATCHES_MAX = 4
 
@@ -31,10 +33,14 @@ class Consumer:
     waiting for messages, so at most `writers` batches are received or worked on at once; outcomes need none, since they come
     one batch after the other."""
 
-    def __init__(self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle) -> None:
+    def __init__(
+        self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle, agents: Callable[[], int] = lambda: 1
+    ) -> None:
+        """`agents`: how many the service has. Each gets its part of what comes, and gathers so much longer."""
         self._broker = broker
         self._clock = clock
         self._limits = limits
+        self._agents = agents
         self.handle = handle
         self._slots = asyncio.Semaphore(max(writers, 1))
         self._outcomes: list[Delivery] = []
@@ -118,11 +124,10 @@ class Consumer:
                     await self._batch_ended.wait()
             except TimeoutError:
                 pass
-        if (
-            1 < self._last_size < self._limits.batch_max
-            and (early_s := self._last_began + self._limits.batch_gather_s - self._clock.monotonic()) > 0
-        ):
-            await self._clock.sleep(early_s)
+        if 1 < self._last_size < self._limits.batch_max:
+            gather_s = self._limits.batch_gather_s * min(self._agents(), _AGENTS_MAX)
+            if (early_s := self._last_began + gather_s - self._clock.monotonic()) > 0:
+                await self._clock.sleep(early_s)
 
     async def _wait_and_receive(self) -> Sequence[Delivery]:
         if self._trouble_s:

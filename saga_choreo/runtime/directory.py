@@ -34,6 +34,8 @@ from saga_choreo.runtime.part import Part
 __all__ = ["Directory"]
 
 _log = logging.getLogger("saga_choreo.directory")
+# Other agents of a service that are counted: those heard of last.
+_COMPANY_MAX = 64
 _COMPLAINTS_MAX = 1_000
 _TRY_AGAIN_FIRST_S = 0.2
 _TRY_AGAIN_MAX_S = 5.0
@@ -68,7 +70,8 @@ class Directory:
         self._news = asyncio.Event()
         # Service -> when one of its agents last said that it lives.
         self.heard: dict[str, Sign] = {}
-        self._companion: Sign | None = None
+        # The other agents of this service, and when each last said so.
+        self._company: dict[str, Sign] = {}
         # What is told of stores: not for the directory, but there is one listener to the channel.
         self.on_epoch: Callable[[Notice], None] = lambda _notice: None
 
@@ -161,7 +164,12 @@ class Directory:
 
     def has_company(self) -> bool:
         """Another agent of this service was there lately."""
-        return self._companion is not None and is_there(self._companion, self._clock.time_ns() // 1_000_000)
+        return bool(self._company) and self.agents() > 1
+
+    def agents(self) -> int:
+        """How many agents of this service were there lately, this one included."""
+        now_ms = self._clock.time_ns() // 1_000_000
+        return 1 + sum(is_there(sign, now_ms) for sign in self._company.values())
 
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
@@ -197,7 +205,10 @@ class Directory:
             service, agent, sign = read_alive(notice)
             self.heard[service] = max(sign, self.heard.get(service, sign))
             if service == self._part.service and agent != self._agent:
-                self._companion = sign
+                self._company.pop(agent, None)
+                self._company[agent] = sign
+                while len(self._company) > _COMPANY_MAX:
+                    del self._company[next(iter(self._company))]
             return
         elif word == "plain":
             event, _, service = rest.rpartition(".")

@@ -101,7 +101,7 @@ class Session:
         self.directory.on_epoch = self.epochs.hear
         self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.replays = replays_of(self, store, self.pipeline)
-        self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle)
+        self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle, self.directory.agents)
         self._work: asyncio.TaskGroup | None = None
         self._background: asyncio.TaskGroup | None = None
         self.serves = False

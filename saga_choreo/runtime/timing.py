@@ -30,7 +30,8 @@ class Limits:
     batch_max: int = 32
     # While a batch is under way, so long at most until the next one sets out beside it.
     batch_wait_s: float = 0.05
-    # Batches of several messages set out so far apart at least: a batch costs as much as some messages do.
+    # Batches of several messages set out so far apart at least: a batch costs as much as some messages do. Each further agent of the
+    # service gathers its part for so much longer.
     batch_gather_s: float = 0.01
     fast_budget_s: float = 0.25
     slow_timeout_s: float = 30.0
