@@ -93,3 +93,53 @@ def test_a_message_does_not_wait_while_only_outcomes_are_applied() -> None:
                 await running
 
     asyncio.run(scenario())
+
+
+class _Timed(SystemClock):
+    """Sleeps for a moment only, and notes for how long it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        await asyncio.sleep(0)
+
+
+def _gathered(agents: int, size: int) -> list[float]:
+    """How long the consumer of one of so many agents waits after a batch of that size."""
+
+    async def scenario() -> list[float]:
+        broker, clock, stop, handled = (
+            MemoryBroker(f"memory://{uuid4().hex}?ack_wait=100"),
+            _Timed(),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
+        await broker.open(Topology(service="s", agent="a", events=(), known_events=(), owners=("s",)))
+
+        async def handle(deliveries: Sequence[Delivery]) -> None:
+            assert len(deliveries) == size
+            handled.set()
+
+        consumer = Consumer(broker, clock, Limits(batch_wait_s=0.0, batch_gather_s=10.0), 1, handle, lambda: agents)
+        await broker.publish([Outgoing(Channel(ChannelKind.CONTROL, "s"), "", {}, b"")] * size)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            running = group.create_task(consumer.run(group, stop))
+            await handled.wait()
+            for _ in range(50):
+                await asyncio.sleep(0)
+            asked = clock.asked[:]
+            stop.set()
+            await running
+        return asked
+
+    return asyncio.run(scenario())
+
+
+def test_each_further_agent_of_a_service_gathers_for_longer_after_a_batch_of_several() -> None:
+    assert _gathered(1, 1) == _gathered(3, 1) == [], "what comes alone goes at once"
+    for agents, most_s in ((1, 10.0), (3, 30.0), (4, 40.0), (9, 40.0)):
+        (asked_s,) = _gathered(agents, 2)
+        assert most_s - 5 < asked_s <= most_s

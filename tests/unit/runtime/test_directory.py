@@ -16,6 +16,7 @@ from saga_choreo.errors import StoreUnavailable
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.ports import Notice, Topology
+from saga_choreo.runtime.alive import Sign, alive_notice
 from saga_choreo.runtime.assembly import Announcement
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.clock import SystemClock
@@ -115,3 +116,24 @@ def test_who_announces_steps_from_outside_the_closed_set_is_told_of_once(caplog:
             )
         )
     assert sum("'stranger' announces steps" in record.message for record in caplog.records) == 1
+
+
+def test_agents_of_the_service_are_counted_as_long_as_they_say_that_they_are_there() -> None:
+    part, now_ms = Part("inventory"), SystemClock().time_ns() // 1_000_000
+    broker = MemoryBroker(f"memory://directory-{next(_buses)}")
+    directory = Directory(part, Catalog("inventory"), broker, MemoryStore(), SystemClock(), lambda: None)
+    here, gone = Sign(now_ms, 10_000), Sign(now_ms - 3_600_000, 10_000)
+    said = [("payment", "other", here), ("inventory", "one", here), ("inventory", "one", here), ("inventory", "gone", gone)]
+
+    async def scenario() -> list[tuple[int, bool]]:
+        counted = [(directory.agents(), directory.has_company())]
+        for service, agent, sign in [*said, ("inventory", "two", here), *(("inventory", f"{n}", here) for n in range(100))]:
+            await directory._learn(
+                alive_notice(service, agent, sign)
+            )  # each as it is said: only the last word of a service is kept
+            counted.append((directory.agents(), directory.has_company()))
+        return counted
+
+    counted = asyncio.run(scenario())
+    assert counted[:6] == [(1, False), (1, False), (2, True), (2, True), (2, True), (3, True)]
+    assert max(counted) == (65, True), "somebody who makes up agents cannot fill the memory"
