@@ -66,7 +66,7 @@ class KafkaBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="kafka", balances_backlog=False, refuses_when_full=False, keeps_read=True)
+        return BrokerFeatures(name="kafka", balances_backlog=False, refuses_when_full=False, keeps_read=True, single_copy=True)
 
     @property
     def connection(self) -> Connection:

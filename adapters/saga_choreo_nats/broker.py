@@ -66,7 +66,7 @@ class NatsBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="nats")
+        return BrokerFeatures(name="nats", single_copy=True)
 
     @property
     def connection(self) -> Connection:

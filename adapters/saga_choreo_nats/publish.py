@@ -7,6 +7,7 @@ No message id is sent: duplicates are told apart in the participant's database, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,8 +129,9 @@ class Publisher:
         """Write it down to be sent with the others of the batch, or send it at once where there is anything strange in it."""
         client, channel, body, headers = ready.client, message.channel, message.body, message.headers
         if channel.kind is _OBSERVE:
-            if client.pending_data_size < _OBSERVE_BYTES_MAX:
-                await client.publish(self._names.subject(channel), body, headers=headers)
+            if client.pending_data_size + ready.payload_bytes < _OBSERVE_BYTES_MAX:
+                with contextlib.suppress(nats_errors.Error, OSError):
+                    await client.publish(self._names.subject(channel), body, headers=headers)
             batch.answer(index, None)
             return
         size = self._size(headers, body)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from nats import errors as nats_errors
@@ -50,7 +51,7 @@ class _Lane:
             await old.unsubscribe()
         self._inbox = client.new_inbox()
         self.asked = 0
-        self.heard = asyncio.get_running_loop().time()
+        self.heard = monotonic()
         self._subscription = await client.subscribe(self._inbox, future=Sink(self._take))
 
     async def ask(self, client: Any, batch: int) -> None:
@@ -59,7 +60,7 @@ class _Lane:
         await client.publish(self._next, body, self._inbox)
 
     def _take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None) -> None:
-        self.heard = now = asyncio.get_running_loop().time()
+        self.heard = now = monotonic()
         headers = headers or {}
         if subject != self._inbox:
             self.asked -= 1
@@ -126,15 +127,14 @@ class Receiver:
 
     async def receive(self, max_messages: int, max_wait_s: float) -> list[Delivery]:
         async with self._one_at_a_time:
-            loop = asyncio.get_running_loop()
             await self._ask_if_up()
             while not self._buffer:
                 await self._wait(1, _IDLE_S)
                 await self._ask_if_up()
-            until = loop.time() + max_wait_s
-            while len(self._buffer) < max_messages and (left := until - loop.time()) > 0:
+            until = monotonic() + max_wait_s
+            while len(self._buffer) < max_messages and (left := until - monotonic()) > 0:
                 await self._wait(max_messages, left)
-            return self._hand_out(max_messages, loop.time())
+            return self._hand_out(max_messages, monotonic())
 
     async def _wait(self, wanted: int, timeout_s: float) -> None:
         self._wanted = wanted
@@ -169,7 +169,7 @@ class Receiver:
         """Top up what is asked for, in steps of at least a quarter of the window, a lane that has nothing pending at once."""
         if not self._link.up.is_set():
             return
-        client, now = self._link.client, asyncio.get_running_loop().time()
+        client, now = self._link.client, monotonic()
         self._expire(now)
         room = self._window - len(self._buffer) - len(self._out)
         for lane in self._lanes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -61,10 +62,10 @@ class Pool:
     @property
     def is_careful(self) -> bool:
         """Steps have to be undone now and then: savepoints are worth their price."""
-        return _now() < self._careful_until
+        return monotonic() < self._careful_until
 
     def be_careful(self) -> None:
-        self._careful_until = _now() + _CAREFUL_S
+        self._careful_until = monotonic() + _CAREFUL_S
 
     def see_backend(self, backend: int) -> None:
         if len(self.seen_backends) >= _SEEN_MAX:
@@ -73,7 +74,7 @@ class Pool:
 
     async def open(self) -> None:
         """Raises ConfigurationError (wrong address or password), StoreUnavailable (cannot be reached now)."""
-        self._idle.append((_now(), await self._connect()))
+        self._idle.append((monotonic(), await self._connect()))
         self._is_open = True
 
     async def acquire(self) -> Session:
@@ -107,7 +108,7 @@ class Pool:
             self._lent.discard(session)
             self._turns.release()
             if self._is_open and not session.is_closed() and not session.is_in_transaction():
-                self._idle.append((_now(), session))
+                self._idle.append((monotonic(), session))
             else:
                 session.terminate()
 
@@ -146,7 +147,7 @@ class Pool:
         while self._idle:
             since, session = self._idle.pop()
             if not session.is_closed():
-                if _now() - since < _IDLE_MAX_S:
+                if monotonic() - since < _IDLE_MAX_S:
                     return session
                 session.terminate()
         return None
@@ -166,7 +167,3 @@ class Pool:
             raise translated(error, self.where, "connecting") from error
         assert isinstance(session, Session)
         return session
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -50,7 +50,7 @@ class RabbitMqBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="rabbitmq", reports_unread=True, bounds_deliveries=True, single_copy=False)
+        return BrokerFeatures(name="rabbitmq", reports_unread=True, bounds_deliveries=True)
 
     @property
     def connection(self) -> Connection:

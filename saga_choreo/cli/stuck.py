@@ -7,6 +7,7 @@ reached, everything else is told all the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import time
@@ -81,11 +82,12 @@ async def _heard(url: str, prefix: str) -> dict[str, Sign] | None:
                 async with asyncio.timeout(_QUIET_S):
                     notice = await anext(notices)
                 if notice.subject.startswith(f"{WORD}."):
-                    service, _, sign = read_alive(notice)
-                    heard[service] = max(sign, heard.get(service, sign))
+                    with contextlib.suppress(ValueError, KeyError, TypeError):  # no agent has written that
+                        service, _, sign = read_alive(notice)
+                        heard[service] = max(sign, heard.get(service, sign))
     except (TimeoutError, StopAsyncIteration):
         return heard
-    except (SagaError, ValueError, KeyError, TypeError) as error:
+    except SagaError as error:
         talk(f"Who is running could not be asked of the broker: {error}")
         return None
     finally:

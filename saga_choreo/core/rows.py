@@ -27,7 +27,7 @@ class Duty(StrEnum):
     CALL_UNDO = "call_undo"
 
 
-_RUN, _CALL, _UNDO, _CALL_UNDO = Duty
+_RUN, _CALL, _UNDO, _CALL_UNDO = Duty.RUN, Duty.CALL, Duty.UNDO, Duty.CALL_UNDO
 UNDOS = (_UNDO, _CALL_UNDO)
 
 

@@ -42,7 +42,7 @@ class MemoryBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="memory", survives_restart=False, real=False, body_bytes_max=_BODY_BYTES_MAX)
+        return BrokerFeatures(name="memory", single_copy=True, survives_restart=False, real=False, body_bytes_max=_BODY_BYTES_MAX)
 
     async def open(self, topology: Topology) -> None:
         if self._queue is not None:

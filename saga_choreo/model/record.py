@@ -172,7 +172,7 @@ def _made(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Record:
 
 
 _FIELDS = len(fields(Record))
-_IDENTITY = frozenset(RecordKey._fields)
+_IDENTITY = frozenset({*RecordKey._fields, "record_key"})
 _NEEDED = frozenset(one.name for one in fields(Record) if one.default is MISSING and one.default_factory is MISSING)
 # Shared by all records that have none: payloads are replaced, never changed in place.
 _DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if one.default is not MISSING} | {

@@ -42,7 +42,7 @@ class BrokerFeatures:
     reports_unread: bool = False
     bounds_deliveries: bool = False
     keeps_read: bool = False
-    single_copy: bool = True
+    single_copy: bool = False
     survives_restart: bool = True
     real: bool = True
     body_bytes_max: int = 1_000_000

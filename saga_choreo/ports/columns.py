@@ -76,6 +76,8 @@ _PARKED = {one.value: one for one in Parked}
 _CANCEL = {int(one): one for one in (Cancel.NO, *Cancel)}
 _CAUSES = {one.value: one for one in Cause}
 _OUTCOMES = {one.value: one for one in Outcome}
+# `value` is worked out at each look (Python 3.11).
+_TEXTS: dict[str, str] = {one: one.value for kind in (State, Parked, Cause, Outcome) for one in kind}
 
 
 def _signed(mask: int) -> int:
@@ -95,8 +97,8 @@ def to_columns(record: Record) -> tuple[Any, ...]:
         record.saga_id.bytes,
         record.definition,
         record.step,
-        row.state.value,
-        row.parked.value,
+        _TEXTS[row.state],
+        _TEXTS[row.parked],
         row.pending,
         row.abort,
         row.vetoer,
@@ -107,9 +109,9 @@ def to_columns(record: Record) -> tuple[Any, ...]:
         _signed(row.clear_in),
         _signed(row.choice),
         int(row.cancel),
-        row.cause.value,
+        _TEXTS[row.cause],
         row.attempt,
-        row.outcome.value,
+        _TEXTS[row.outcome],
         row.operator,
         record.choreography,
         record.origin,

@@ -18,6 +18,7 @@ __all__ = ["WORD", "Sign", "alive_notice", "is_there", "life_of", "read_alive"]
 WORD = "alive"
 # In times of what the agent itself says it speaks after: one word may get lost, and another be late.
 _SILENT_AFTER = 3.5
+_EVERY_MAX_MS = 86_400_000
 
 
 class Sign(NamedTuple):
@@ -35,7 +36,10 @@ def alive_notice(service: str, agent: str, sign: Sign) -> Notice:
 def read_alive(notice: Notice) -> tuple[str, str, Sign]:
     """The service, which of its agents, and the sign of life. Raises ValueError, KeyError or TypeError on what no agent has written."""
     said: Any = orjson.loads(notice.body)
-    return str(said["service"]), str(said["agent"]), Sign(int(said["at_ms"]), int(said["every_ms"]))
+    at_ms, every_ms = said["at_ms"], said["every_ms"]
+    if type(at_ms) is not int or type(every_ms) is not int or not 0 < every_ms <= _EVERY_MAX_MS:
+        raise ValueError(f"a sign of life has the times {at_ms!r} and {every_ms!r}; they are milliseconds")
+    return str(said["service"]), str(said["agent"]), Sign(at_ms, every_ms)
 
 
 def is_there(sign: Sign, now_ms: int) -> bool:

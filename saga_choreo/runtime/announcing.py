@@ -18,6 +18,7 @@ __all__ = ["LOOKS", "Announcing", "unannounced_before"]
 # So many looks at what is published and may have to be written down before any other agent's scan takes it for lost
 # (`unannounced_after_s`): after six of them it is. Most sagas have gone on by then, which writes it down for nothing.
 LOOKS, _OLD_AFTER = 8, 6
+_NOTED_MIN = 1_000
 
 
 def unannounced_before(now_ms: int, limits: Limits) -> tuple[int, int]:
@@ -34,6 +35,7 @@ class Announcing:
         # What has been published since each of the last looks, and before them.
         self._recent: deque[list[RecordKey]] = deque([[]])
         self._old: list[RecordKey] = []
+        self._noted = 0
 
     def begin(self, publications: Sequence[Publication]) -> None:
         """These are on their way to the broker: nobody here publishes them a second time."""
@@ -54,6 +56,11 @@ class Announcing:
             if not any(mine) and publication.version > self.known.get(publication.key, 0):
                 self.known[publication.key] = publication.version
                 self._recent[-1].append(publication.key)
+                self._noted += 1
+        if self._noted > _NOTED_MIN + 2 * len(self.known):
+            # Most are written down by now: a session that writes all down at once never asks for the old ones.
+            self._recent = deque([key for key in keys if key in self.known] for keys in self._recent)
+            self._noted = sum(map(len, self._recent))
 
     def saved(self, records: Sequence[Record]) -> None:
         """What the store has written down need not be remembered."""

@@ -11,6 +11,8 @@ from types import TracebackType
 
 __all__ = ["Budget", "Budgets"]
 
+_LEAST_S = 0.001
+
 
 class Budgets:
     """To be closed by who made it."""
@@ -19,7 +21,7 @@ class Budgets:
 
     def __init__(self) -> None:
         self._running: set[Budget] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._at = 0.0
 
     def of(self, seconds: float | None) -> Budget:
@@ -42,7 +44,8 @@ class Budgets:
 
     def _set(self, at: float, loop: asyncio.AbstractEventLoop) -> None:
         self.close()
-        self._at, self._timer = at, loop.call_at(at, self._look, loop)
+        is_over = at <= loop.time()
+        self._at, self._timer = at, loop.call_soon(self._look, loop) if is_over else loop.call_at(at, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -51,7 +54,8 @@ class Budgets:
             self._running.discard(budget)
             budget.run_out()
         if self._running:
-            self._set(min(one.until for one in self._running), loop)
+            # A loop whose clock is coarser than a limit may look a little early, again and again.
+            self._set(max(min(one.until for one in self._running), now + _LEAST_S), loop)
 
 
 class Budget:
@@ -72,7 +76,8 @@ class Budget:
             return self
         loop = asyncio.get_running_loop()
         self._task = task = asyncio.current_task(loop)
-        assert task is not None, "a time limit is for a task"
+        if task is None:
+            raise RuntimeError("a time limit is for a task; there is none here")
         self._cancelling = task.cancelling()
         self.until = loop.time() + self._seconds
         self._among.begin(self, loop)

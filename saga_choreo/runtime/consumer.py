@@ -36,11 +36,11 @@ class Consumer:
     def __init__(
         self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle, agents: Callable[[], int] = lambda: 1
     ) -> None:
-        """`agents`: how many the service has. Each gets its part of what comes, and gathers so much longer."""
+        """`agents`: how many the service has. Where each gets a like part of what comes, it gathers so much longer."""
         self._broker = broker
         self._clock = clock
         self._limits = limits
-        self._agents = agents
+        self._agents = agents if broker.features.balances_backlog else lambda: 1
         self.handle = handle
         self._slots = asyncio.Semaphore(max(writers, 1))
         self._outcomes: list[Delivery] = []

@@ -169,7 +169,9 @@ class Directory:
     def agents(self) -> int:
         """How many agents of this service were there lately, this one included."""
         now_ms = self._clock.time_ns() // 1_000_000
-        return 1 + sum(is_there(sign, now_ms) for sign in self._company.values())
+        for agent in [agent for agent, sign in self._company.items() if not is_there(sign, now_ms)]:
+            del self._company[agent]
+        return 1 + len(self._company)
 
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
@@ -203,6 +205,8 @@ class Directory:
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
         elif word == WORD:
             service, agent, sign = read_alive(notice)
+            # Whose clock is ahead is there now, and not for as long as that.
+            sign = sign._replace(at_ms=min(sign.at_ms, self._clock.time_ns() // 1_000_000))
             self.heard[service] = max(sign, self.heard.get(service, sign))
             if service == self._part.service and agent != self._agent:
                 self._company.pop(agent, None)

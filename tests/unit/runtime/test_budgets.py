@@ -171,3 +171,29 @@ def test_after_closing_no_timer_is_left() -> None:
         assert not budget.has_run_out
 
     _run(scenario)
+
+
+@pytest.mark.parametrize("limit_s", [0.0, -1.0])
+def test_no_time_at_all_is_over_at_the_first_wait(limit_s: float) -> None:
+    async def scenario(budgets: Budgets) -> None:
+        with pytest.raises(TimeoutError), budgets.of(limit_s):
+            await asyncio.sleep(0)
+
+    _run(scenario)
+
+
+def test_there_is_no_limit_without_a_task() -> None:
+    async def scenario(budgets: Budgets) -> None:
+        said: asyncio.Future[type[BaseException]] = asyncio.get_running_loop().create_future()
+
+        def look() -> None:
+            try:
+                with budgets.of(1.0):
+                    pass
+            except RuntimeError as error:
+                said.set_result(type(error))
+
+        asyncio.get_running_loop().call_soon(look)
+        assert await said is RuntimeError
+
+    _run(scenario)

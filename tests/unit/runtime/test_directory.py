@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -16,7 +17,7 @@ from saga_choreo.errors import StoreUnavailable
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.ports import Notice, Topology
-from saga_choreo.runtime.alive import Sign, alive_notice
+from saga_choreo.runtime.alive import Sign, alive_notice, read_alive
 from saga_choreo.runtime.assembly import Announcement
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.clock import SystemClock
@@ -137,3 +138,29 @@ def test_agents_of_the_service_are_counted_as_long_as_they_say_that_they_are_the
     counted = asyncio.run(scenario())
     assert counted[:6] == [(1, False), (1, False), (2, True), (2, True), (2, True), (3, True)]
     assert max(counted) == (65, True), "somebody who makes up agents cannot fill the memory"
+
+
+@pytest.mark.parametrize(
+    "times", [{"every_ms": "9" * 400}, {"every_ms": 0}, {"every_ms": 10**12}, {"every_ms": True}, {"at_ms": "1"}, {"at_ms": None}]
+)
+def test_a_sign_of_life_that_no_agent_has_written_is_not_believed(times: dict[str, object]) -> None:
+    body = {"service": "inventory", "agent": "forged", "at_ms": SystemClock().time_ns() // 1_000_000, "every_ms": 10_000, **times}
+    with pytest.raises(ValueError, match="sign of life"):
+        read_alive(Notice("alive.inventory", json.dumps(body).encode()))
+
+
+def test_company_whose_clock_is_ahead_is_not_there_for_longer_than_others() -> None:
+    class Clock(SystemClock):
+        ahead_ns = 0
+
+        def time_ns(self) -> int:
+            return super().time_ns() + self.ahead_ns
+
+    clock, broker = Clock(), MemoryBroker(f"memory://directory-{next(_buses)}")
+    directory = Directory(Part("inventory"), Catalog("inventory"), broker, MemoryStore(), clock, lambda: None)
+    asyncio.run(directory._learn(alive_notice("inventory", "ahead", Sign(2**62, 10_000))))
+    assert directory.has_company()
+    clock.ahead_ns = 36 * 10**9
+    assert not directory.has_company()
+    clock.ahead_ns = 0
+    assert not directory.has_company(), "it is forgotten"
