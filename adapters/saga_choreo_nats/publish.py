@@ -166,7 +166,10 @@ class Publisher:
             await ready.client.send(commands, payload_bytes)
         except (nats_errors.Error, OSError) as exc:
             for number in numbers:
-                self._answer(number, BrokerUnavailable(f"NATS did not take the message ({exc}); publish it again"))
+                self._answer(
+                    number,
+                    BrokerUnavailable(f"NATS did not take a batch of {len(numbers)} messages ({exc}); publish this one again"),
+                )
 
     @staticmethod
     def _size(headers: Mapping[str, str], body: bytes) -> int:
