@@ -97,9 +97,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -_LONG_S.get(groups[item.nodeid], 0))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def nothing_remembered() -> None:
-    """Faults are planted in processes that have run these tests before, without any: what a cache has kept since would hide them."""
+    """Faults are planted in processes that have run tests before, without any: what a cache has kept since would hide them. And each
+    fault is looked for by the tests that call the function it is in, not only by the first to ask for what is remembered then."""
     emissions.cache_clear()
     facts_for.cache_clear()
     graph._plan_of.cache_clear()

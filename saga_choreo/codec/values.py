@@ -66,8 +66,9 @@ def parse_time(header: str, value: str) -> int:
     return second * 10**9 + (int(fraction.ljust(9, "0")) if fraction else 0)
 
 
+@lru_cache(maxsize=4_096)
 def parse_saga_id(value: str) -> UUID:
-    """A UUIDv7 in its canonical lower-case form."""
+    """A UUIDv7 in its canonical lower-case form. The messages of a saga come close together, and its id is read once for them."""
     if _UUID7.fullmatch(value):
         return UUID(int=int(value.replace("-", ""), 16))
     if _UUID.fullmatch(value):

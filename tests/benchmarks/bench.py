@@ -26,6 +26,8 @@ _RAW = Path(__file__).resolve().parents[2] / ".bench"
 _LOADED = 0.3
 # So long, with so many further sagas of ours open: they announce themselves again after half a minute, which belongs to the load.
 _LOADED_S, _OPEN = 35.0, 1000
+# Before the first round, of each contender; not among the figures.
+_WARM_UP_SAGAS = 200
 # Many, since what a script needs for getting ready is counted too.
 _COUNTED_SAGAS = 1000
 Figures = dict[str, Any]
@@ -48,6 +50,7 @@ def main() -> None:
         except NotDurable as error:
             parser.exit(1, f"nothing is measured: {error}\n")
         raw: Figures = {"machine": machine(), "settings": settings, "missing": missing}
+        _warm_up(stage, there)
         raw["rounds"] = _rounds(stage, there, given.rounds, given.sagas)
         raw["hops"] = {one.name: _hops(stage, one, raw["rounds"]) for one in there if one.name in ("ours", "limit_handlers")}
         raw["counts"] = {
@@ -65,6 +68,13 @@ def main() -> None:
     failed = sorted({name for found in raw["rounds"] for name, said in found.items() if "error" in said})
     if failed:
         sys.exit(f"these failed in some round, and their figures are of the others: {', '.join(failed)}")
+
+
+def _warm_up(stage: Stage, contenders: Sequence[Contender]) -> None:
+    """Nobody is the one who runs first on servers that have just started, with code that nothing has read from the disk yet."""
+    for one in contenders:
+        print(f"warming up: {one.name}", flush=True)
+        _try(stage, one, _WARM_UP_SAGAS)
 
 
 def _rounds(stage: Stage, contenders: Sequence[Contender], rounds: int, sagas: int) -> list[Figures]:
