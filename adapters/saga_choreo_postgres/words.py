@@ -33,7 +33,8 @@ def _is_control(statement: str) -> bool:
     word = first_word(statement)
     if word in _CONTROL:
         return True
-    return (word in SESSION_WORDS or "set_config" in statement) and "synchronous_commit" in statement.lower()
+    text = statement.lower()
+    return "synchronous_commit" in text and (word in SESSION_WORDS or word == "do" or "set_config" in text)
 
 
 def refuse_control(statement: str) -> None:

@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _SERVICES = ("inventory", "payment", "shipping", "order")
-# A calm run takes 40 to 80 calls. On a busy machine an agent looks hundreds of times whether there is something to do.
-_BOUNDARIES_MAX = 120
+# A calm run takes 60 to 120 calls. On a busy machine an agent looks hundreds of times whether there is something to do.
+_BOUNDARIES_MAX = 160
 
 
 async def killed_everywhere(place: Place, sagas: int) -> int:

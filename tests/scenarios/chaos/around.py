@@ -56,7 +56,8 @@ class Boundaries:
 
 
 class _Bounded:
-    """A broker, store or transaction, with a boundary before and after each awaited call. Waiting for messages is none."""
+    """A broker, store or transaction, with a boundary before and after each awaited call, also of what a step writes and of the savepoint
+    around it. Waiting for messages is none."""
 
     def __init__(self, real: Any, boundaries: Boundaries) -> None:
         self._real = real
@@ -64,8 +65,10 @@ class _Bounded:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._real, name)
-        if name == "transaction":
-            return lambda: self._inside(found())
+        if name in ("transaction", "savepoint"):
+            return lambda **named: self._inside(found(**named))
+        if name == "user":
+            return self._boundaries.around(found)
         if not iscoroutinefunction(found) or name in ("receive", "close"):
             return found
 
@@ -81,7 +84,7 @@ class _Bounded:
     async def _inside(self, context: Any) -> AsyncGenerator[Any]:
         async with context as real:
             self._boundaries.passes()
-            yield self._boundaries.around(real)
+            yield None if real is None else self._boundaries.around(real)
         self._boundaries.passes()
 
 
