@@ -20,7 +20,7 @@ from saga_choreo_redis.reader import RedisReader
 from saga_choreo_redis.safety import check_server
 from saga_choreo_redis.scans import RedisScans
 from saga_choreo_redis.transaction import RedisTransaction, RedisTransactionBlock
-from saga_choreo_redis.upkeep import SCHEMA_VERSION, RedisUpkeep
+from saga_choreo_redis.upkeep import OLDEST_VERSION, SCHEMA_VERSION, RedisUpkeep, is_known, stored_versions
 
 __all__ = ["RedisStore"]
 
@@ -83,8 +83,8 @@ class RedisStore(RedisScans, RedisReader, RedisUpkeep, RedisLetters, RedisJobs):
 
     async def _check_schema(self, *, migrate: bool) -> None:
         meta, where = self._keys("meta"), f"{self._place.shown} (prefix {self._place.prefix})"
-        found = int(await self._link.read("HGET", meta, "schema_version") or 0)
-        if found > SCHEMA_VERSION:
+        found, oldest = await stored_versions(self._link, self._keys)
+        if not is_known(found, oldest):
             raise StoreVersionError(
                 f"the sagas at {where!r} are laid out by version {found}, this saga_choreo knows up to {SCHEMA_VERSION}; "
                 "upgrade saga_choreo here, or use the version that wrote them"
@@ -93,6 +93,7 @@ class RedisStore(RedisScans, RedisReader, RedisUpkeep, RedisLetters, RedisJobs):
             raise StoreVersionError(f"there are no sagas at {where!r}; open the store with migrate=True once to begin there")
         if not found:
             await self._link.write("HSETNX", meta, "incarnation", os.urandom(16).hex())
+            await self._link.write("HSETNX", meta, "oldest_version", OLDEST_VERSION)
             await self._link.write("HSETNX", meta, "schema_version", SCHEMA_VERSION)
         self._incarnation = (await self._link.read("HGET", meta, "incarnation") or b"unnamed").decode()
 

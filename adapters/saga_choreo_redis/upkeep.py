@@ -15,11 +15,24 @@ from saga_choreo_redis.safety import settings_of, unsafe_of
 from saga_choreo_redis.scripts import ADVANCE
 from saga_choreo_redis.transaction import as_map
 
-__all__ = ["SCHEMA_VERSION", "RedisUpkeep"]
+__all__ = ["OLDEST_VERSION", "SCHEMA_VERSION", "RedisUpkeep", "is_known", "stored_versions"]
 
-# How the keys are laid out. A store of a newer one is refused.
-SCHEMA_VERSION = 1
+# How the keys are laid out, and the lowest version of this code that can work with them as they are: raise the second with a layout that
+# takes something away or changes it. One that only adds lets agents of an earlier release go on.
+SCHEMA_VERSION = OLDEST_VERSION = 1
 _AT_ONCE = 1_000
+
+
+async def stored_versions(link: Link, keys: Keys) -> tuple[int, int]:
+    """Of the layout that is there, and of the oldest code that can work with it; 0 where nothing is said."""
+    found = await link.read("HMGET", keys("meta"), "schema_version", "oldest_version")
+    version, oldest = (int(one or 0) for one in found)
+    return version, oldest
+
+
+def is_known(version: int, oldest: int) -> bool:
+    """Whether this code can work with it."""
+    return version <= SCHEMA_VERSION or 0 < oldest <= SCHEMA_VERSION
 
 
 class RedisUpkeep:
@@ -30,7 +43,7 @@ class RedisUpkeep:
         await self._link.open()
         try:
             settings = await settings_of(self._link)
-            version = int(await self._link.read("HGET", self._keys("meta"), "schema_version") or 0)
+            version, oldest = await stored_versions(self._link, self._keys)
             identity = (await self.epoch("")).identity
         finally:
             await self._link.close()
@@ -38,7 +51,7 @@ class RedisUpkeep:
             name="redis",
             version=version,
             wanted=SCHEMA_VERSION,
-            works=version == SCHEMA_VERSION,
+            works=version > 0 and is_known(version, oldest),
             pending=() if version else ("001",),
             settings=settings,
             unsafe=unsafe_of(settings),

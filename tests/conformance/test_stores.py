@@ -165,7 +165,7 @@ def _redis(url: str) -> StoreHarness:
     async def newer() -> None:
         prefix = url.rpartition("prefix=")[2]
         with redis.Redis.from_url(url.partition("?")[0]) as client:
-            client.hset(f"{{{prefix}}}:meta", "schema_version", "9999")
+            client.hset(f"{{{prefix}}}:meta", mapping={"schema_version": "9999", "oldest_version": "9999"})
 
     return StoreHarness(name="redis", make=lambda: RedisStore(url), url=url, cls=_REDIS, make_newer=newer)
 

@@ -143,8 +143,13 @@ def test_what_a_step_sets_for_its_session_is_gone_for_the_next(postgres_schema: 
         async with opened(postgres_schema() + "&pool_max=2") as store:
             async with store.transaction() as transaction:
                 await transaction.user.execute("set statement_timeout = '7s'")
-                with pytest.raises(ConfigurationError, match="begin, end, nest or weaken"):
-                    await transaction.user.execute("set local synchronous_commit = off")
+                for weakens in (
+                    "set local synchronous_commit = off",
+                    "SELECT SET_CONFIG('SYNCHRONOUS_COMMIT', 'off', true)",
+                    "do $$ begin set local synchronous_commit = off; end $$",
+                ):
+                    with pytest.raises(ConfigurationError, match="begin, end, nest or weaken"):
+                        await transaction.user.execute(weakens)
                 await transaction.commit()
             async with store.transaction() as transaction:
                 assert await transaction.user.fetchval("show statement_timeout") == "0"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict, StoreUnavailable
+from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict, StoreUnavailable, StoreVersionError
 from saga_choreo.ports import BusinessKey, Outcome, SagaFilter, State
 from saga_choreo.testing.proxy import FaultProxy
 from saga_choreo.testing.redis_server import RedisServer
@@ -17,6 +17,7 @@ from saga_choreo.testing.servers import free_port
 from saga_choreo.testing.stores import make_record, saga_id_of
 from saga_choreo_redis.packing import pack_record, record_of
 from saga_choreo_redis.store import RedisStore
+from saga_choreo_redis.upkeep import SCHEMA_VERSION
 from tests.unit.stores.redis_support import commands, opened, run, until
 
 Prefix = Callable[[], str]
@@ -50,6 +51,25 @@ def test_two_prefixes_hold_two_stores(redis_prefix: Prefix) -> None:
             await save(first, 1)
             assert first.incarnation != second.incarnation
             assert list(await second.sagas(SagaFilter())) == []
+
+    run(scenario())
+
+
+def test_a_newer_layout_that_only_adds_lets_this_release_go_on(redis_prefix: Prefix) -> None:
+    async def scenario() -> None:
+        url = redis_prefix()
+        async with opened(url) as store:
+            await save(store, 1)
+        async with commands(url) as client:
+            meta = f"{{{url.rpartition('prefix=')[2]}}}:meta"
+            await client.hset(meta, "schema_version", SCHEMA_VERSION + 1)
+            async with opened(url) as store:
+                assert len(await store.sagas(SagaFilter())) == 1
+            assert (await RedisStore(url).inspect()).works
+            await client.hset(meta, "oldest_version", SCHEMA_VERSION + 1)
+            with pytest.raises(StoreVersionError, match="upgrade saga_choreo"):
+                await RedisStore(url).open()
+            assert not (await RedisStore(url).inspect()).works
 
     run(scenario())
 
