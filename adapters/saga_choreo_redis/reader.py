@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from heapq import nsmallest
 from uuid import UUID
@@ -18,6 +19,8 @@ __all__ = ["RedisReader"]
 
 _PAGE = 200
 _SCANNED = 1_000
+# In a saga's hash, where there is one more (`rev`) beside its records.
+_FIELDS_OF_RECORD = 3
 _KEYS_MAX = 1000
 
 
@@ -130,8 +133,18 @@ class RedisReader:
         above = "-" if after is None else f"({after.hex}"
         members = await self._link.read("ZRANGEBYLEX", self._keys("sagas", service), above, "+", "LIMIT", 0, limit)
         sagas = [saga_of(member) for member in members]
-        groups = await self._groups(sagas, [service])
-        return [(saga, any(map(rests, group))) for saga, group in zip(sagas, groups, strict=True)]
+        unended = await self._unended(service, sagas)
+        resting = {group[0].saga_id for group in await self._groups(unended, [service]) if any(map(rests, group))}
+        return [(saga, saga in resting) for saga in sagas]
+
+    async def _unended(self, service: str, sagas: Sequence[UUID]) -> list[UUID]:
+        """Of these, in order, those of which not all records may be forgotten; the others need not be read and unpacked."""
+        if not sagas:
+            return []
+        low, high = f"[{sagas[0].hex}", f"({sagas[-1].hex};"  # the character after the one that ends an id in a member
+        ended = Counter(member[:32] for member in await self._link.read("ZRANGEBYLEX", self._keys("ended", service), low, high))
+        fields = await self._link.read_all([("HLEN", self._keys.saga(service, saga)) for saga in sagas])
+        return [saga for saga, count in zip(sagas, fields, strict=True) if count // _FIELDS_OF_RECORD > ended[saga.hex.encode()]]
 
     async def _parked(self, service: str, wanted: SagaFilter) -> list[UUID]:
         found: dict[UUID, None] = {}
