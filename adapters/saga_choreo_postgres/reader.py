@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 from uuid import UUID
 
-from saga_choreo.ports import BusinessKey, Quarantined, Record, SagaFilter, from_columns
+from saga_choreo.ports import BusinessKey, OpenSagas, Quarantined, Record, SagaFilter, from_columns, oldest_open
 from saga_choreo_postgres import statements as sql
 from saga_choreo_postgres.days import day_of, on_day
 from saga_choreo_postgres.runs import Runs
@@ -14,6 +15,8 @@ from saga_choreo_postgres.speakers import Speaker
 from saga_choreo_postgres.work import by_day, quarantined_of
 
 __all__ = ["PostgresReader"]
+
+_BEFORE_ALL = UUID(int=0)
 
 
 class PostgresReader:
@@ -33,6 +36,21 @@ class PostgresReader:
         statement = sql.PARKED if wanted.parked else sql.SAGAS
         rows = await self._runs.read(statement, wanted.service, wanted.before, wanted.choreography, wanted.limit)
         return [list(group) for _, group in groupby(map(from_columns, rows), key=lambda record: record.saga_id)]
+
+    async def open_sagas(self, service: str, after: UUID | None, limit: int, *, resting: bool = False) -> OpenSagas:
+        """What is saved or ends meanwhile may be in it or not."""
+        statement, above = sql.RESTING if resting else sql.OPEN, after or _BEFORE_ALL
+
+        async def look(speaker: Speaker) -> tuple[list[Any], UUID | None]:
+            services = [service] if service else [row[0] for row in await speaker.fetch(sql.SERVICES, "")]
+            listed = [await speaker.fetch(statement, one, above, limit) for one in services]
+            sagas, looked_to = oldest_open([[(UUID(bytes=row[0].bytes), row[1]) for row in some] for some in listed], limit)
+            asked = [(service, saga) for saga in sagas]
+            return await by_day(speaker, sql.RECORDS_OF if service else sql.RECORDS, asked) if asked else [], looked_to
+
+        rows, looked_to = await self._runs.asking(look)
+        groups = groupby(map(from_columns, rows), key=lambda record: record.saga_id)
+        return OpenSagas([list(group) for _, group in groups], looked_to)
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
         """Newest saga first, at most 1000."""

@@ -40,12 +40,15 @@ __all__ = [
     "MARK",
     "MARK_TOLD",
     "NEXT_DUE",
+    "OPEN",
     "ORIGIN_OF",
     "PARKED",
     "QUARANTINED",
     "RECORDS",
     "RECORDS_OF",
+    "RESTING",
     "SAGAS",
+    "SERVICES",
     "START",
     "START_JOINED",
     "UNANNOUNCED",
@@ -220,6 +223,7 @@ WITH RECURSIVE found (service) AS (
   SELECT (SELECT min(r.service) FROM saga_record r WHERE r.service > found.service) FROM found WHERE found.service IS NOT NULL),
 owner (service) AS (SELECT service FROM found WHERE service IS NOT NULL AND ($1 = '' OR service = $1))
 """
+SERVICES = f"{_SERVICES} SELECT service FROM owner"  # noqa: S608  (constants only)
 RECORDS = (
     f"{_SERVICES} SELECT {_READ.replace('service,', 'r.service,', 1)} FROM owner "  # noqa: S608  (constants only)
     f"JOIN LATERAL (SELECT * FROM saga_record WHERE service = owner.service AND saga_id = $2 {DAY}) AS r ON true "
@@ -240,6 +244,15 @@ WHERE $3 = '' OR choreography = $3 ORDER BY r.saga_id DESC, r.service, definitio
 PARKED = SAGAS.replace("WHERE service = owner.service AND ($2", "WHERE parked <> '' AND service = owner.service AND ($2")
 RECORDS_OF = f"SELECT {_READ} FROM saga_record WHERE service = $1 AND saga_id = $2 {DAY} ORDER BY definition, step"  # noqa: S608  (constants only)
 ORIGIN_OF = RECORDS_OF.replace("ORDER BY", f"AND step = {ORIGIN} ORDER BY")
+# Materialized: open sagas are mostly the youngest, which the planner cannot know. It would walk along the ids through all that have ended.
+OPEN = """
+WITH open AS MATERIALIZED (SELECT saga_id FROM saga_record WHERE service = $1 AND due_ms IS NOT NULL AND saga_id > $2)
+SELECT DISTINCT saga_id, true FROM open ORDER BY saga_id LIMIT $3
+"""
+RESTING = """
+SELECT saga_id, bool_or(due_ms IS NULL AND NOT (state IN ('OD', 'OC', 'OT') OR (outcome <> '' AND state IN ('D', 'T', 'K', 'X', 'C'))))
+FROM saga_record WHERE service = $1 AND saga_id > $2 GROUP BY saga_id ORDER BY saga_id LIMIT $3
+"""
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
     "WHERE key = $1 AND ($2 = '' OR choreography = $2) AND ($3 = '' OR service = $3) ORDER BY saga_id DESC LIMIT 1000"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from heapq import nsmallest
 from uuid import UUID
 
-from saga_choreo.ports import ORIGIN, BusinessKey, Quarantined, Record, SagaFilter
+from saga_choreo.ports import ORIGIN, BusinessKey, OpenSagas, Quarantined, Record, SagaFilter, oldest_open, rests
 from saga_choreo_redis.draft import key_field
 from saga_choreo_redis.keys import Keys, saga_of
 from saga_choreo_redis.link import Link
@@ -16,6 +18,9 @@ from saga_choreo_redis.transaction import as_map, records_of
 __all__ = ["RedisReader"]
 
 _PAGE = 200
+_SCANNED = 1_000
+# In a saga's hash, where there is one more (`rev`) beside its records.
+_FIELDS_OF_RECORD = 3
 _KEYS_MAX = 1000
 
 
@@ -40,6 +45,13 @@ class RedisReader:
         if not wanted.choreography:
             return groups
         return [[record for record in group if record.choreography == wanted.choreography] for group in groups]
+
+    async def open_sagas(self, service: str, after: UUID | None, limit: int, *, resting: bool = False) -> OpenSagas:
+        """What is saved or ends meanwhile may be in it or not."""
+        services = await self._services(service)
+        lists = self._resting if resting else self._timed
+        sagas, looked_to = oldest_open([await lists(one, after, limit) for one in services], limit)
+        return OpenSagas([group for group in await self._groups(sagas, services) if group], looked_to)
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
         """Newest saga first, at most 1000."""
@@ -107,6 +119,32 @@ class RedisReader:
         key = self._keys("sagas", service, wanted.choreography) if wanted.choreography else self._keys("sagas", service)
         below = f"({wanted.before.hex}" if wanted.before is not None else "+"
         return [saga_of(member) for member in await self._link.read("ZREVRANGEBYLEX", key, below, "-", "LIMIT", 0, wanted.limit)]
+
+    async def _timed(self, service: str, after: UUID | None, limit: int) -> list[tuple[UUID, bool]]:
+        """The index is by time. A scan of it misses nothing that is in it all along; a walk by rank does, when times change."""
+        above, found, cursor = b"" if after is None else after.hex.encode(), set[bytes](), b"0"
+        while True:
+            cursor, members = await self._link.read("ZSCAN", self._keys("due", service), cursor, "COUNT", _SCANNED)
+            found.update(member[:32] for member in members[::2] if member[:32] > above)
+            if cursor == b"0":
+                return [(saga_of(member), True) for member in nsmallest(limit, found)]
+
+    async def _resting(self, service: str, after: UUID | None, limit: int) -> list[tuple[UUID, bool]]:
+        above = "-" if after is None else f"({after.hex}"
+        members = await self._link.read("ZRANGEBYLEX", self._keys("sagas", service), above, "+", "LIMIT", 0, limit)
+        sagas = [saga_of(member) for member in members]
+        unended = await self._unended(service, sagas)
+        resting = {group[0].saga_id for group in await self._groups(unended, [service]) if any(map(rests, group))}
+        return [(saga, saga in resting) for saga in sagas]
+
+    async def _unended(self, service: str, sagas: Sequence[UUID]) -> list[UUID]:
+        """Of these, in order, those of which not all records may be forgotten; the others need not be read and unpacked."""
+        if not sagas:
+            return []
+        low, high = f"[{sagas[0].hex}", f"({sagas[-1].hex};"  # the character after the one that ends an id in a member
+        ended = Counter(member[:32] for member in await self._link.read("ZRANGEBYLEX", self._keys("ended", service), low, high))
+        fields = await self._link.read_all([("HLEN", self._keys.saga(service, saga)) for saga in sagas])
+        return [saga for saga, count in zip(sagas, fields, strict=True) if count // _FIELDS_OF_RECORD > ended[saga.hex.encode()]]
 
     async def _parked(self, service: str, wanted: SagaFilter) -> list[UUID]:
         found: dict[UUID, None] = {}

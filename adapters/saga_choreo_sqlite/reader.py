@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from saga_choreo.ports import ORIGIN, BusinessKey, Quarantined, Record, SagaFilter, from_columns
+from saga_choreo.ports import ORIGIN, BusinessKey, OpenSagas, Quarantined, Record, SagaFilter, from_columns, oldest_open
 from saga_choreo_sqlite import statements as sql
 from saga_choreo_sqlite.driver import Connection
 from saga_choreo_sqlite.reads import Reads
@@ -32,6 +32,10 @@ class SqliteReader:
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         return await self._reads.run(lambda c: _sagas(c, wanted))
+
+    async def open_sagas(self, service: str, after: UUID | None, limit: int, *, resting: bool = False) -> OpenSagas:
+        statement, above = sql.RESTING if resting else sql.OPEN, b"" if after is None else after.bytes
+        return await self._reads.run(lambda c: _open(c, statement, service, above, limit))
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
         """Newest saga first, at most 1000."""
@@ -94,6 +98,16 @@ def _sagas(connection: Connection, wanted: SagaFilter) -> list[list[Record]]:
     if not wanted.choreography:
         return groups
     return [[record for record in group if record.choreography == wanted.choreography] for group in groups]
+
+
+def _open(connection: Connection, statement: str, service: str, above: bytes, limit: int) -> OpenSagas:
+    services = _services(connection, service)
+    listed = [
+        [(UUID(bytes=saga_id), bool(wanted)) for saga_id, wanted in _rows(connection, statement, one, above, limit)]
+        for one in services
+    ]
+    sagas, looked_to = oldest_open(listed, limit)
+    return OpenSagas([_records(connection, saga_id.bytes, services) for saga_id in sagas], looked_to)
 
 
 def _known(connection: Connection, definition: str) -> tuple[bool, set[str]]:

@@ -40,8 +40,10 @@ __all__ = [
     "MARK",
     "MARK_TOLD",
     "NEXT_DUE",
+    "OPEN",
     "PARKED",
     "QUARANTINED",
+    "RESTING",
     "ROLLBACK",
     "SAGAS",
     "SERVICES",
@@ -170,6 +172,15 @@ SAGAS = (
     "ORDER BY saga_id DESC LIMIT ?4"
 )
 PARKED = SAGAS.replace("WHERE service", "WHERE parked <> '' AND service")
+# By name: the statistics of a file may be old, or none, and a walk through all records is what this is to avoid.
+OPEN = (
+    "SELECT DISTINCT saga_id, 1 FROM saga_record INDEXED BY saga_record_due WHERE service = ?1 AND due_ms IS NOT NULL AND saga_id > ?2 "
+    "ORDER BY saga_id LIMIT ?3"
+)
+RESTING = (
+    "SELECT saga_id, max(due_ms IS NULL AND NOT (state IN ('OD', 'OC', 'OT') OR (outcome <> '' AND state IN ('D', 'T', 'K', 'X', 'C')))) "
+    "FROM saga_record WHERE service = ?1 AND saga_id > ?2 GROUP BY saga_id ORDER BY saga_id LIMIT ?3"
+)
 KEYS = (
     "SELECT service, choreography, key, saga_id, digest FROM saga_business_key "
     "WHERE key = ?1 AND (?2 = '' OR choreography = ?2) AND (?3 = '' OR service = ?3) ORDER BY saga_id DESC LIMIT 1000"

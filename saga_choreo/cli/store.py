@@ -57,8 +57,15 @@ def migrate_command(out: Output, store_url: str | None, dry_run: bool) -> None:
     metavar="SQL",
     help="A statement for rows of saga id, step and 'do' or 'undo', to compare with the records.",
 )
+@click.option(
+    "--ledger-step",
+    "ledger_steps",
+    multiple=True,
+    metavar="STEP",
+    help="A step that writes to the ledger; may be given several times. Default: all local steps.",
+)
 @output_options("table", "json", "jsonl")
-def check_command(out: Output, store_url: str | None, late_s: int, limit: int, ledger: str) -> None:
+def check_command(out: Output, store_url: str | None, late_s: int, limit: int, ledger: str, ledger_steps: tuple[str, ...]) -> None:
     """Check version and durability of a store, and name everything in it that contradicts itself.
 
     Records are compared with their definitions, with each other, with locks, business keys, quarantine and messages on hold, and with a
@@ -68,10 +75,11 @@ def check_command(out: Output, store_url: str | None, late_s: int, limit: int, l
     Examples:
       saga-choreo store check --store sqlite:///payment.db
       saga-choreo store check --ledger "select saga, step, effect from ledger" --json
+      saga-choreo store check --ledger "select saga, step, effect from ledger" --ledger-step charge --ledger-step refund
     """
     from saga_choreo.cli.upkeep import check_the_store
 
-    check_the_store(store_url, out, late_s=late_s, limit=limit, ledger=ledger)
+    check_the_store(store_url, out, late_s=late_s, limit=limit, ledger=ledger, ledger_steps=ledger_steps)
 
 
 @store.command("accept-epoch")

@@ -22,7 +22,7 @@ from saga_choreo.ports import Topology
 from saga_choreo.runtime.alive import WORD, Sign, read_alive
 from saga_choreo.runtime.plugins import WholeStore, make_broker
 from saga_choreo.runtime.settings import read_settings
-from saga_choreo.runtime.stuck import stuck_sagas
+from saga_choreo.runtime.stuck import StuckSagas, stuck_sagas
 from saga_choreo.runtime.waiting import StuckSaga
 
 __all__ = ["list_stuck", "milliseconds"]
@@ -46,12 +46,18 @@ def milliseconds(text: str) -> int:
 def list_stuck(store_url: str | None, out: Output, *, longer: str, service: str, broker: str, prefix: str, limit: int) -> None:
     for_ms, url = milliseconds(longer), broker or read_settings(os.environ).broker_url
 
-    async def work(store: WholeStore) -> list[StuckSaga]:
+    async def work(store: WholeStore) -> StuckSagas:
         heard = await _heard(url, prefix) if url else None
         return await stuck_sagas(store, time.time_ns() // 1_000_000, for_ms, service=service, heard=heard, limit=limit)
 
     found = with_store(store_url, work)
-    emit_rows([_row(one) for one in found], _COLUMNS, out, known=_FIELDS, empty=f"No saga waits for longer than {longer}.")
+    rows = [_row(one) for one in found]
+    if found.further and out.format in ("json", "jsonl"):
+        rows.append(_further(found.further))
+    among = " of those that were looked at" if found.further else ""
+    emit_rows(rows, _COLUMNS, out, known=_FIELDS, empty=f"No saga{among} waits for longer than {longer}.")
+    if found.further:
+        talk(f"There are more: {found.further}.")
     if not url and found:
         talk("Whether the services waited for are running is not known: name their broker with --broker or SAGA_BROKER_URL.")
     if len(found) == limit:
@@ -69,6 +75,11 @@ def _row(one: StuckSaga) -> dict[str, Any]:
         "waiting": "; ".join(map(str, one.waits)),
         "waits": [asdict(wait) for wait in one.waits],
     }
+
+
+def _further(what: str) -> dict[str, Any]:
+    """A last row, for programs: what was not looked at."""
+    return {**dict.fromkeys(_FIELDS), "schema": schema("stuck-further"), "waiting": what}
 
 
 async def _heard(url: str, prefix: str) -> dict[str, Sign] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from saga_choreo.cli.confirm import Consent, confirm
-from saga_choreo.cli.exits import ExitCode
+from saga_choreo.cli.exits import CliError, ExitCode
 from saga_choreo.cli.output import Output, emit_json, emit_rows, schema, talk
 from saga_choreo.cli.reading import store_url_of, with_store
 from saga_choreo.errors import ConfigurationError, SagaNotFound, StoreVersionError
@@ -71,8 +71,14 @@ def _done(before: StoreState, after: StoreState) -> tuple[str, ...]:
     return tuple(name for name in before.pending if name not in after.pending)
 
 
-def check_the_store(url: str | None, out: Output, *, late_s: int, limit: int, ledger: str) -> None:
+def check_the_store(
+    url: str | None, out: Output, *, late_s: int, limit: int, ledger: str, ledger_steps: tuple[str, ...] = ()
+) -> None:
     found = store_url_of(url)
+    if ledger_steps and not ledger:
+        raise CliError(
+            ExitCode.USAGE, "--ledger-step says which steps write to the ledger, and none was named; give --ledger SQL too"
+        )
 
     async def run() -> tuple[StoreState, Checked | None]:
         state = await _inspected(found)
@@ -82,7 +88,9 @@ def check_the_store(url: str | None, out: Output, *, late_s: int, limit: int, le
         await store.open(migrate=False)
         try:
             now_ms = time.time_ns() // 1_000_000
-            return state, await check_store(store, now_ms=now_ms, late_ms=late_s * 1000, limit=limit, ledger=ledger)
+            return state, await check_store(
+                store, now_ms=now_ms, late_ms=late_s * 1000, limit=limit, ledger=ledger, ledger_steps=ledger_steps
+            )
         finally:
             await store.close()
 

@@ -21,6 +21,7 @@ from saga_choreo.ports import (
     AnnouncedMark,
     BusinessKey,
     Held,
+    OpenSagas,
     Outcome,
     Parked,
     Quarantined,
@@ -30,6 +31,8 @@ from saga_choreo.ports import (
     State,
     StoreFeatures,
     Transaction,
+    oldest_open,
+    rests,
 )
 
 __all__ = ["MemoryStore"]
@@ -173,6 +176,14 @@ class MemoryStore(MemoryUpkeep, MemoryLetters):
             groups = {saga_id: group for saga_id, group in groups.items() if any(r.row.parked is not Parked.NO for r in group)}
         newest = sorted(groups, reverse=True)[: wanted.limit]
         return [sorted(groups[saga_id], key=lambda r: (r.service, r.record_key)) for saga_id in newest]
+
+    async def open_sagas(self, service: str, after: UUID | None, limit: int, *, resting: bool = False) -> OpenSagas:
+        wanted: dict[UUID, bool] = {}
+        for r in self._records(service):
+            if (after is None or r.saga_id > after) and (resting or r.due_ms is not None):
+                wanted[r.saga_id] = wanted.get(r.saga_id, False) or not resting or rests(r)
+        sagas, looked_to = oldest_open([sorted(wanted.items())[:limit]], limit)
+        return OpenSagas([await self.records(saga_id, service) for saga_id in sagas], looked_to)
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
         """Newest saga first, at most 1000."""

@@ -47,6 +47,7 @@ from saga_choreo.ports.store import (
     AnnouncedMark,
     BusinessKey,
     Held,
+    OpenSagas,
     Quarantined,
     Reader,
     SagaFilter,
@@ -58,6 +59,8 @@ from saga_choreo.ports.store import (
     Transaction,
     UserTx,
     completed_among,
+    oldest_open,
+    rests,
 )
 from saga_choreo.ports.upkeep import Epoch, StoreState, Upkeep
 
@@ -94,6 +97,7 @@ __all__ = [
     "LetterFilter",
     "Letters",
     "Notice",
+    "OpenSagas",
     "Outcome",
     "Outgoing",
     "Parked",
@@ -119,7 +123,9 @@ __all__ = [
     "completed",
     "completed_among",
     "from_columns",
+    "oldest_open",
     "pack_payloads",
+    "rests",
     "to_columns",
     "unpack_payloads",
 ]

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 from saga_choreo.model.record import Completion, Record, RecordKey, completed
-from saga_choreo.model.states import Outcome
+from saga_choreo.model.states import Outcome, State
 
 __all__ = [
     "AnnouncedMark",
     "BusinessKey",
     "Held",
+    "OpenSagas",
     "Quarantined",
     "Reader",
     "SagaFilter",
@@ -30,6 +31,8 @@ __all__ = [
     "Transaction",
     "UserTx",
     "completed_among",
+    "oldest_open",
+    "rests",
 ]
 
 
@@ -128,6 +131,33 @@ class SagaFilter:
     limit: int = 50
     before: UUID | None = None
     parked: bool = False
+
+
+class OpenSagas(NamedTuple):
+    """A page of open sagas, oldest first: one group of records per saga. `looked_to` is the last saga that was looked at, whether or not
+    it is in a group; None when there are none after it."""
+
+    groups: Sequence[Sequence[Record]]
+    looked_to: UUID | None
+
+
+_OVER_ORIGIN = (State.COMPLETED, State.ABORTED, State.REFUSED)
+_OVER = (State.DONE, State.TOMB, State.SKIPPED, State.SKIPPED_CLEARED, State.COMPENSATED)
+
+
+def rests(record: Record) -> bool:
+    """It has not ended, and nothing but a message or a word will change it: it has no `due_ms`."""
+    row = record.row
+    is_over = row.state in _OVER_ORIGIN or (row.outcome is not Outcome.OPEN and row.state in _OVER)
+    return record.due_ms is None and not is_over
+
+
+def oldest_open(listed: Sequence[Sequence[tuple[UUID, bool]]], limit: int) -> tuple[list[UUID], UUID | None]:
+    """For `Reader.open_sagas`, of what each service lists: sagas, oldest first and at most `limit`, and whether one is wanted. Returns
+    the wanted ones as far as all services have told, and how far that is (None: to the end)."""
+    looked_to = min((some[-1][0] for some in listed if some and len(some) >= limit), default=None)
+    wanted = {saga for some in listed for saga, is_wanted in some if is_wanted and (looked_to is None or saga <= looked_to)}
+    return sorted(wanted), looked_to
 
 
 def completed_among(records: Sequence[Record], ends: Sequence[Completion], now_ms: int) -> tuple[list[Record], frozenset[UUID]]:
@@ -297,6 +327,12 @@ class Reader(Protocol):
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         """One group of records per saga, newest saga first. `states` are filtered by the caller of this port."""
+        ...
+
+    async def open_sagas(self, service: str, after: UUID | None, limit: int, *, resting: bool = False) -> OpenSagas:
+        """Sagas that have not ended, oldest first, above this id: those with a record that has a `due_ms`, from the index of these, at
+        most `limit`. Or those with a `resting` record (`rests`): no index lists them, so the next `limit` sagas are looked at, ended
+        ones too, and there may be none in a page. A service of several makes a page longer."""
         ...
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:

@@ -37,11 +37,10 @@ from saga_choreo.runtime.plugins import WholeStore, make_broker, make_store, red
 from saga_choreo.runtime.sagas import SagaHandle, Start, start, started_by
 from saga_choreo.runtime.session import Session
 from saga_choreo.runtime.settings import read_settings
-from saga_choreo.runtime.stuck import stuck_sagas
+from saga_choreo.runtime.stuck import StuckSagas, stuck_sagas
 from saga_choreo.runtime.telling import OnOutcome, check_callback
 from saga_choreo.runtime.timing import Limits
 from saga_choreo.runtime.views import SagaView, state_named, view_of
-from saga_choreo.runtime.waiting import StuckSaga
 
 __all__ = ["Agent"]
 
@@ -348,9 +347,10 @@ class Agent(StepDecorators):
         session = self._opened()
         return DeadLetters(session.store, self.name, clock=session.clock, limits=session.limits)
 
-    async def stuck(self, *, longer_than: timedelta = timedelta(minutes=1), limit: int = 50) -> list[StuckSaga]:
+    async def stuck(self, *, longer_than: timedelta = timedelta(minutes=1), limit: int = 50) -> StuckSagas:
         """Sagas in which nothing has changed here for so long, those that wait longest first: for what, from whom, since when, and
-        why. This service knows its own steps only; while it is open it hears which other services have a live agent."""
+        why. This service knows its own steps only; while it is open it hears which other services have a live agent. `further` of the
+        answer says what was not looked at, if anything."""
         session = self._opened()
         now_ms, heard = session.clock.time_ns() // 1_000_000, session.directory.heard
         longer_ms = int(1000 * longer_than.total_seconds())

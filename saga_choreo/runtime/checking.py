@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from uuid import UUID
 
 from saga_choreo.core.graph import Plan, plan_of
 from saga_choreo.errors import ConfigurationError, DefinitionError
 from saga_choreo.model.choreography import Choreography
-from saga_choreo.model.record import Record
+from saga_choreo.model.record import Record, RecordKey
 from saga_choreo.ports.store import SagaFilter
 from saga_choreo.ports.upkeep import Upkeep
 from saga_choreo.runtime.consistency import (
@@ -18,6 +19,7 @@ from saga_choreo.runtime.consistency import (
     Judged,
     judge_effects,
     judge_keys,
+    judge_ledger,
     judge_locks,
     judge_saga,
 )
@@ -28,6 +30,8 @@ __all__ = ["Checked", "check_store"]
 _PAGE = 200
 _LOCKS_MAX = 10_000
 _MESSAGES_MAX = 1_000
+# Of a saga that seems to contradict a ledger, and changes each time it is looked at.
+_LOOKS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,12 @@ class Checked:
     further: bool
 
 
-async def check_store(store: WholeStore, *, now_ms: int, late_ms: int, limit: int, ledger: str = "") -> Checked:
+async def check_store(
+    store: WholeStore, *, now_ms: int, late_ms: int, limit: int, ledger: str = "", ledger_steps: Collection[str] = ()
+) -> Checked:
     """Judge the newest `limit` sagas, all locks, the keys and messages of these sagas. `ledger` is a statement of the user's that gives
-    rows of (saga id, step, 'do' or 'undo'). A record that changes meanwhile is looked at a second time before it is named."""
+    rows of (saga id, step, 'do' or 'undo'); of which steps, the user may say (`ledger_steps`), otherwise there have to be some of each
+    local step that was done. What changes meanwhile is looked at again, and not named unless it then stays as it is."""
     plans = _plans(await store.definitions())
     locks = {} if not isinstance(store, Upkeep) else {(one.service, one.name): one.saga_id for one in await store.locks(_LOCKS_MAX)}
     groups, further = await _sagas(store, limit)
@@ -52,15 +59,13 @@ async def check_store(store: WholeStore, *, now_ms: int, late_ms: int, limit: in
     for group in groups:
         if judge_saga(group, known):
             again = await store.records(group[0].saga_id)
-            same = {one.record_key: one.version for one in group} == {one.record_key: one.version for one in again}
-            found += judge_saga(again, known) if same else ()
+            found += judge_saga(again, known) if _versions(group) == _versions(again) else ()
     holders = {saga_id: await store.records(saga_id) for saga_id in set(locks.values())}
     found += judge_locks(locks, holders)
     found += await _of_keys(store, groups, further=further)
     found += await _of_messages(store, {group[0].saga_id for group in groups}, plans, now_ms - late_ms)
     if ledger:
-        records = [record for group in groups for record in group]
-        found += await _of_ledger(store, ledger, records, plans, further=further)
+        found += await _of_ledger(store, ledger, frozenset(ledger_steps), groups, plans, further=further)
     return Checked(len(groups), sum(map(len, groups)), tuple(sorted(set(found))), further)
 
 
@@ -119,22 +124,61 @@ async def _of_messages(store: WholeStore, sagas: set[UUID], plans: dict[str, Pla
     return found
 
 
+def _versions(group: Sequence[Record]) -> dict[tuple[str, RecordKey], int]:
+    return {(one.service, one.record_key): one.version for one in group}
+
+
 async def _of_ledger(
-    store: WholeStore, statement: str, records: Sequence[Record], plans: dict[str, Plan], *, further: bool
+    store: WholeStore,
+    statement: str,
+    named: frozenset[str],
+    groups: Sequence[Sequence[Record]],
+    plans: dict[str, Plan],
+    *,
+    further: bool,
 ) -> list[Contradiction]:
+    """A step's record and its effect are written in one commit. So what the ledger says counts against records that were the same
+    before and after it was read; sagas that went on meanwhile are looked at again."""
+    _check_ledger(store, named, plans)
+    sagas = {group[0].saga_id: group for group in groups}
+    effects = await _effects(store, statement)
+    steps = frozenset(effect.step for effect in effects) | named
+    found = [] if named else judge_ledger(chain(*groups), plans, steps=steps)
+    if further:
+        effects = [effect for effect in effects if effect.saga_id in sagas]
+    for _ in range(_LOOKS_MAX):
+        said = judge_effects(chain(*sagas.values()), effects, plans, steps=steps)
+        again = {saga_id: await store.records(saga_id) for saga_id in {UUID(one.saga) for one in said}}
+        same = {saga_id for saga_id, group in again.items() if _versions(sagas.get(saga_id, ())) == _versions(group)}
+        found += [one for one in said if UUID(one.saga) in same]
+        sagas = {
+            saga_id: group for saga_id, group in again.items() if group and saga_id not in same
+        }  # or it was forgotten meanwhile
+        if not sagas:
+            break
+        effects = [effect for effect in await _effects(store, statement) if effect.saga_id in sagas]
+    return found
+
+
+def _check_ledger(store: WholeStore, named: frozenset[str], plans: dict[str, Plan]) -> None:
     if not store.features.sql or not store.features.user_transaction:
         raise ConfigurationError(
             f"the {store.features.name} store has no SQL, so there is no ledger to read in it; leave out --ledger"
         )
+    known = {step.name for plan in plans.values() for step in plan.steps}
+    if named - known:
+        raise ConfigurationError(
+            f"no definition in this store has a step {min(named - known)!r}; steps known here: {', '.join(sorted(known)) or 'none'}; "
+            "check --ledger-step"
+        )
+
+
+async def _effects(store: WholeStore, statement: str) -> list[Effect]:
     async with store.transaction() as transaction:
         rows = await transaction.user.fetch(statement)  # rolled back: a look changes nothing
     try:
-        effects = [Effect(UUID(str(row[0])), str(row[1]), str(row[2])) for row in rows]
+        return [Effect(UUID(str(row[0])), str(row[1]), str(row[2])) for row in rows]
     except (ValueError, IndexError, TypeError) as error:
         raise ConfigurationError(
             f"the ledger's statement gives rows that are not (saga id, step, 'do' or 'undo'): {error}; name these three columns"
         ) from error
-    seen = {record.saga_id for record in records}
-    if further:
-        effects = [effect for effect in effects if effect.saga_id in seen]
-    return judge_effects(records, effects, plans, steps=frozenset(effect.step for effect in effects))

@@ -14,11 +14,12 @@ from uuid import UUID
 
 from saga_choreo.core.graph import Plan, StepPlan
 from saga_choreo.core.rows import FINAL_ORIGIN, duty, is_resolved
+from saga_choreo.model.choreography import Undo
 from saga_choreo.model.record import ORIGIN, ORIGIN_NAME, Record
 from saga_choreo.model.states import Outcome, Parked, State
 from saga_choreo.runtime.hearing import ghosts, unheard
 
-__all__ = ["Contradiction", "Effect", "Judged", "judge_effects", "judge_keys", "judge_locks", "judge_saga"]
+__all__ = ["Contradiction", "Effect", "Judged", "judge_effects", "judge_keys", "judge_ledger", "judge_locks", "judge_saga"]
 
 _UNRESOLVED_ALLOWED = frozenset({State.WAITING, State.TOMB})
 _HAPPENED = frozenset({State.DONE, State.COMPENSATING, State.COMPENSATED})
@@ -201,10 +202,34 @@ def judge_keys(keys: Iterable[tuple[str, str, UUID]], started: Mapping[UUID, Seq
     return found
 
 
+def judge_ledger(records: Iterable[Record], plans: Mapping[str, Plan], *, steps: frozenset[str]) -> list[Contradiction]:
+    """Steps that were done, could have written to the ledger, and are not among these, of which there is a line in it: each once."""
+    done: dict[tuple[str, str], set[UUID]] = {}
+    for record in records:
+        plan = plans.get(record.definition)
+        if plan is None or not 0 <= record.step < len(plan.steps) or record.row.state not in _HAPPENED:
+            continue
+        step = plan.step(record.step)
+        if step.name not in steps and not step.external:
+            done.setdefault((record.service, step.name), set()).add(record.saga_id)
+    return [
+        Contradiction(
+            "step_not_in_ledger",
+            service,
+            "",
+            name,
+            f"it is done in {len(sagas)} sagas, {min(sagas)} for one, and the ledger has no line of it at all; if it writes none, name "
+            "those that do with --ledger-step",
+        )
+        for (service, name), sagas in sorted(done.items())
+    ]
+
+
 def judge_effects(
     records: Iterable[Record], effects: Iterable[Effect], plans: Mapping[str, Plan], *, steps: frozenset[str]
 ) -> list[Contradiction]:
-    """Records against the user's own ledger, for these steps: each that is done has one effect, each that is undone has it taken back."""
+    """Records against the user's own ledger, for these steps: each that is done has one effect, each that is undone has it taken back
+    (where its undo can write to the ledger: one that is external, or none, can not)."""
     counted: dict[tuple[UUID, str], list[str]] = {}
     for effect in effects:
         counted.setdefault((effect.saga_id, effect.step), []).append(effect.side)
@@ -217,7 +242,7 @@ def judge_effects(
         sides = counted.pop((record.saga_id, name), [])
         did, undid = sides.count("do"), sides.count("undo")
         happened = record.row.state in _HAPPENED
-        undone = record.row.state is State.COMPENSATED
+        undone = record.row.state is State.COMPENSATED and (plan is None or plan.step(record.step).undo is Undo.LOCAL)
         if did != int(happened) and not (record.row.state is State.RUNNING and did <= 1):
             code = "effect_missing" if did < int(happened) else "effect_twice" if happened else "effect_without_step"
             found.append(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from saga_choreo.model.record import ORIGIN, Completion, Record, Resolution, completed
 from saga_choreo.model.states import Outcome, State
 from saga_choreo.ports import AnnouncedMark, BusinessKey
-from saga_choreo.testing.store_harness import SERVICE, Behaviour, StoreHarness, make_record, saga_id_of
+from saga_choreo.testing.store_harness import SERVICE, AnyStore, Behaviour, StoreHarness, make_record, saga_id_of
 from saga_choreo.testing.store_records import save, stored
 
 __all__ = ["SAGA_BEHAVIOURS"]
@@ -60,6 +60,39 @@ async def _origins(harness: StoreHarness) -> None:
         found = await store.origins(SERVICE, [saga_id_of(number) for number in (3, 1, 4, 5, 6)])
         assert sorted(found, key=lambda record: record.saga_id) == [make_record(1, step=ORIGIN), make_record(3, step=ORIGIN)]
         assert list(await store.origins(SERVICE, [])) == []
+
+
+async def _open(harness: StoreHarness) -> None:
+    """Of two services; sagas 1 and 5 have ended, 2 rests, 3 and 4 have timers, of which 4 rests at the other service too."""
+    ended = {"state": State.DONE, "outcome": Outcome.COMPLETED}
+    made = [make_record(1, **ended), make_record(1, step=ORIGIN, state=State.COMPLETED, outcome=Outcome.COMPLETED)]
+    made += [make_record(2), make_record(2, step=2, **ended), make_record(5, **ended), make_record(5, service="other", **ended)]
+    made += [make_record(3, due_ms=9), make_record(3, step=2, due_ms=7), make_record(3, step=3), make_record(4, due_ms=1)]
+    made += [make_record(4, service="other", state=State.RUNNING, pending=True), make_record(6, service="other", due_ms=4)]
+    async with harness.store() as store:
+        assert await store.open_sagas(SERVICE, None, 5) == ([], None)
+        await save(store, *made)
+        for service, timed, resting in ((SERVICE, [3, 4], [2, 3]), ("other", [6], [4]), ("", [3, 4, 6], [2, 3, 4])):
+            for is_resting, numbers in ((False, timed), (True, resting)):
+                for limit in (1, 2, 50):
+                    groups = await _all_open(store, service, limit, resting=is_resting)
+                    assert groups == [list(await store.records(saga_id_of(number), service)) for number in numbers]
+        page = await store.open_sagas(SERVICE, saga_id_of(3), 1)
+        assert ([group[0].saga_id for group in page.groups], page.looked_to) == ([saga_id_of(4)], saga_id_of(4))
+        page = await store.open_sagas(SERVICE, None, 1, resting=True)
+        assert (page.groups, page.looked_to) == ([], saga_id_of(1)), "an ended one was looked at"
+        assert await store.open_sagas(SERVICE, saga_id_of(4), 50) == ([], None)
+
+
+async def _all_open(store: AnyStore, service: str, limit: int, *, resting: bool) -> list[list[Record]]:
+    found, after = list[list[Record]](), None
+    for _ in range(20):
+        page = await store.open_sagas(service, after, limit, resting=resting)
+        found += map(list, page.groups)
+        after = page.looked_to
+        if after is None:
+            return found
+    raise AssertionError(f"pages of {limit} do not come to an end")
 
 
 def _done(number: int, step: int = 1, **changes: object) -> Record:
@@ -160,6 +193,7 @@ SAGA_BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("a start that is rolled back leaves neither key nor record", _register_with_record_rolled_back),
     Behaviour("a start in the caller's transaction has one answer, again and again", _join_register, ("join",)),
     Behaviour("the origin rows of many sagas come in one look", _origins),
+    Behaviour("open sagas are listed oldest first, page by page, those with a timer and those without", _open),
     Behaviour("the good end of many sagas is recorded at once, as it would be one by one", _complete),
     Behaviour("a good end leaves alone what has more to it", _complete_not),
     Behaviour("a saga that has ended in part only is left to the caller", _complete_in_part),

@@ -11,7 +11,7 @@ from typing import Any
 from tests.benchmarks.contenders import CONTENDERS, one_run
 from tests.benchmarks.stage import Stage
 
-__all__ = ["growth"]
+__all__ = ["growth", "picture_of"]
 
 _FOLDER = Path(__file__).resolve().parents[2] / ".bench"
 _SAGAS = 600
@@ -26,7 +26,8 @@ _PANELS = (
 
 
 def growth(stage: Stage, rounds: int, most: int) -> list[dict[str, Any]]:
-    """A line for a hundredth, a tenth and all of `most` open sagas: medians of alternating rounds. Draws them where matplotlib is."""
+    """A line for a hundredth, a tenth and all of `most` open sagas: medians of alternating rounds. Last a line that
+    names the picture of them, which is drawn where matplotlib is."""
     counts = (most // 100, most // 10, most)
     runs: dict[int, list[dict[str, Any]]] = {count: [] for count in counts}
     rate = 0.0
@@ -42,12 +43,17 @@ def growth(stage: Stage, rounds: int, most: int) -> list[dict[str, Any]]:
         {"open": count, "rounds": rounds, "rate_per_s": round(rate, 1)} | {name: _middle(of, name) for name in _names()}
         for count, of in runs.items()
     ]
-    if find_spec("matplotlib") is not None:
-        _FOLDER.mkdir(exist_ok=True)
-        path = _FOLDER / f"growth-{time.strftime('%Y%m%d-%H%M%S')}.png"
-        _draw(lines, path)
-        lines.append({"picture": str(path)})
-    return lines
+    return [*lines, picture_of(lines)]
+
+
+def picture_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where it is, or what it takes to make one."""
+    if find_spec("matplotlib") is None:
+        return {"picture": None, "missing": "matplotlib"}
+    _FOLDER.mkdir(exist_ok=True)
+    path = _FOLDER / f"growth-{time.strftime('%Y%m%d-%H%M%S')}.png"
+    _draw(lines, path)
+    return {"picture": str(path)}
 
 
 def _names() -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.benchmarks import growth
 from tests.benchmarks.contenders import CONTENDERS, one_run
 from tests.benchmarks.hops import Hops, quantile
 from tests.benchmarks.stage import NotDurable, Stage, staged
@@ -67,3 +68,8 @@ def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
 def test_a_server_that_does_not_sync_its_commits_is_refused() -> None:
     with staged(postgres={"synchronous_commit": "off"}) as running, pytest.raises(NotDurable, match="synchronous_commit"):
         running.settings()
+
+
+def test_the_picture_of_growth_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "find_spec", lambda name: None)
+    assert growth.picture_of([]) == {"picture": None, "missing": "matplotlib"}

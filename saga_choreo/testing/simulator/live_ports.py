@@ -24,6 +24,7 @@ from saga_choreo.ports.store import (
     AnnouncedMark,
     BusinessKey,
     Held,
+    OpenSagas,
     Quarantined,
     SagaFilter,
     SagaLock,
@@ -275,6 +276,9 @@ class FaultyStore(Generic[S]):
 
     async def sagas(self, wanted: SagaFilter) -> Sequence[Sequence[Record]]:
         return await self.inner.sagas(wanted)
+
+    async def open_sagas(self, service: str, after: UUID | None, limit: int, *, resting: bool = False) -> OpenSagas:
+        return await self.inner.open_sagas(service, after, limit, resting=resting)
 
     async def key(self, service: str, choreography: str, key: str) -> Sequence[BusinessKey]:
         return await self.inner.key(service, choreography, key)

@@ -11,6 +11,7 @@ from shopstore import CANCELLED, DONE, RUNNING, fill
 
 from saga_choreo import SagaState
 from saga_choreo.cli.sagas import STATES
+from saga_choreo.runtime import stuck
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,21 @@ def test_looking_does_not_make_a_store(tmp_path: Path) -> None:
     done = in_process("sagas", "list", "--store", f"sqlite:///{tmp_path}/none.db")
     assert done.returncode in (3, 4)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_what_was_not_looked_at_for_stuck_sagas_is_said_to_people_and_to_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fill(tmp_path)
+    asked = ("sagas", "stuck", "--for", "1h", "--store", url)
+    (one,) = json.loads(in_process(*asked, "--json").stdout)
+    assert (one["id"], one["schema"]) == (str(RUNNING), "saga-choreo/v1/stuck")
+    monkeypatch.setattr(stuck, "_PAGE", 1)
+    monkeypatch.setattr(stuck, "_WALKED_MAX", 1)
+    table, lines = in_process(*asked), in_process(*asked, "-o", "jsonl")
+    assert "No saga of those that were looked at waits for longer than 1h." in table.stderr
+    assert "There are more: steps that wait without a timer were looked for in the oldest 1 sagas only." in table.stderr
+    (last,) = map(json.loads, lines.stdout.splitlines())
+    assert (last["schema"], last["id"]) == ("saga-choreo/v1/stuck-further", None)
+    assert last["waiting"].startswith("steps that wait without a timer")
+    assert in_process(*asked, "-o", "name").stdout == ""

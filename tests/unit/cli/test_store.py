@@ -92,6 +92,12 @@ def test_a_ledger_is_compared_with_the_records(tmp_path: Path) -> None:
     )
     done = in_process("store", "check", "--json", "--store", url, "--ledger", "select saga, step, side from ledger")
     assert [one["code"] for one in json.loads(done.stdout)["findings"]] == ["effect_without_record"]
+    asked = ("store", "check", "--json", "--store", fill(tmp_path), "--ledger", "select saga, step, side from ledger")
+    codes = [(one["code"], one["step"]) for one in json.loads(in_process(*asked).stdout)["findings"]]
+    assert ("step_not_in_ledger", "ship") in codes, "it is done in a saga, and stands nowhere"
+    assert "step_not_in_ledger" not in in_process(*asked, "--ledger-step", "charge").stdout
+    assert "has a step 'chrage'" in in_process(*asked, "--ledger-step", "chrage").stderr
+    assert in_process("store", "check", "--store", url, "--ledger-step", "charge").returncode == ExitCode.USAGE
     wrong = in_process("store", "check", "--store", url, "--ledger", "select step from ledger")
     assert (wrong.returncode, "saga id, step" in wrong.stderr) == (ExitCode.CONFIGURATION, True)
 

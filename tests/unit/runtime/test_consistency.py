@@ -13,7 +13,7 @@ from saga_choreo.core.graph import plan_of
 from saga_choreo.model.choreography import Choreography, ChoreographyStep
 from saga_choreo.model.record import ORIGIN, Record, Row
 from saga_choreo.model.states import Outcome, Parked, State
-from saga_choreo.runtime.consistency import Effect, Judged, judge_effects, judge_keys, judge_locks, judge_saga
+from saga_choreo.runtime.consistency import Effect, Judged, judge_effects, judge_keys, judge_ledger, judge_locks, judge_saga
 
 FORM = (
     Choreography("orders")
@@ -193,3 +193,33 @@ def test_an_effect_of_a_step_that_never_ran_is_named() -> None:
         "effect_without_step"
     ]
     assert [one.code for one in judge_effects([], [Effect(SAGA, "charge", "do")], plans, steps=steps)] == ["effect_without_record"]
+
+
+def test_an_undo_that_cannot_write_to_the_ledger_need_not_be_in_it() -> None:
+    steps = [ChoreographyStep("tell").on_event("order.created").owned_by("shop")]
+    steps.append(ChoreographyStep("book").on_event("order.created").with_compensation(external=True).owned_by("shop"))
+    steps.append(ChoreographyStep("take").on_event("order.created").with_compensation().owned_by("shop"))
+    plan = plan_of(Choreography("orders").starts_with("order.created").step(*steps))
+    undone = [
+        record(plan.numbers[one.name], definition=plan.definition, state=State.COMPENSATED, done_in=1, abort=True) for one in steps
+    ]
+    effects = [Effect(SAGA, one.name, "do") for one in steps]
+    found = judge_effects(undone, effects, {plan.definition: plan}, steps=frozenset(plan.numbers))
+    assert [(one.code, one.step) for one in found] == [("undo", "take")]
+
+
+def test_a_step_that_was_done_and_is_nowhere_in_the_ledger_is_named_once() -> None:
+    plans = {PLAN.definition: PLAN}
+    twice = [*completed(), *(replace(one, saga_id=OTHER) for one in completed())]
+    found = judge_ledger(twice, plans, steps=frozenset({"ship"}))
+    assert [(one.code, one.service, one.saga, one.step) for one in found] == [("step_not_in_ledger", "shop", "", "charge")]
+    assert f"2 sagas, {SAGA} for one" in found[0].detail
+    assert [one.step for one in judge_ledger(twice, plans, steps=frozenset())] == ["charge", "ship"]
+    assert judge_ledger([record(CHARGE), record(SHIP, state=State.SKIPPED)], plans, steps=frozenset()) == [], "neither was done"
+    outside = plan_of(
+        Choreography("orders")
+        .starts_with("order.created")
+        .step(ChoreographyStep("charge").on_event("order.created").owned_by("shop").kind(external=True))
+    )
+    done = record(0, definition=outside.definition, state=State.DONE, done_in=1)
+    assert judge_ledger([done], {outside.definition: outside}, steps=frozenset()) == [], "it has no transaction to write in"

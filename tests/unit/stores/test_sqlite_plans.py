@@ -44,6 +44,8 @@ def _plan(tmp_path: Path, statement: str) -> str:
         (sql.FORGET_RECORDS, "sqlite_autoindex_saga_record_1"),
         (sql.SAGAS, "sqlite_autoindex_saga_record_1"),
         (sql.PARKED, "saga_record_parked"),
+        (sql.OPEN, "saga_record_due"),
+        (sql.RESTING, "sqlite_autoindex_saga_record_1"),
         (ACTIVE_JOBS, "saga_job_finished"),
         (ITEMS_IN, "saga_job_item_state"),
         (sql.FORGET_ITEMS, "saga_job_finished"),
@@ -57,6 +59,6 @@ def test_a_scan_uses_its_index(tmp_path: Path, statement: str, index: str) -> No
     assert "SCAN saga_" not in plan
 
 
-@pytest.mark.parametrize("statement", [sql.DUE, sql.UNANNOUNCED, sql.CLAIM, sql.SAGAS, sql.PARKED, sql.UNTOLD])
+@pytest.mark.parametrize("statement", [sql.DUE, sql.UNANNOUNCED, sql.CLAIM, sql.SAGAS, sql.PARKED, sql.UNTOLD, sql.RESTING])
 def test_a_scan_that_is_polled_sorts_nothing(tmp_path: Path, statement: str) -> None:
     assert "TEMP B-TREE" not in _plan(tmp_path, statement)
