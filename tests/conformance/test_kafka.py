@@ -184,58 +184,10 @@ def test_topics_are_made_with_settings_that_lose_nothing(kafka: Kafka) -> None:
             pass
         events, defs, dead = [await kafka.settings(name) for name in ("event.order.created", "defs", "dlq")]
         assert (events["cleanup.policy"], events["retention.ms"]) == ("delete", "86400000")
-        assert defs["cleanup.policy"] == "compact"
+        assert (defs["cleanup.policy"], defs["max.compaction.lag.ms"]) == ("compact", "600000")
         assert dead["retention.ms"] == "-1"
-        assert defs["max.compaction.lag.ms"] == "600000"
 
     run(scenario())
-
-
-def test_words_that_are_repeated_for_ever_do_not_pile_up_for_those_who_come_later(
-    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only the time is shortened: with Kafka's own settings the segment that is written to is not compacted for a week."""
-    monkeypatch.setattr("saga_choreo_kafka.topology._COMPACTED_WITHIN_MS", 200)
-
-    async def kept() -> int:
-        consumer: Any = AIOKafkaConsumer(bootstrap_servers=kafka.address)
-        partition = TopicPartition(f"{kafka.prefix}.defs", 0)
-        consumer.assign([partition])
-        await consumer.start()
-        try:
-            end, count = (await consumer.end_offsets([partition]))[partition], 0
-            consumer.seek(partition, 0)
-            while await consumer.position(partition) < end:
-                count += sum(map(len, (await consumer.getmany(timeout_ms=500)).values()))
-            return count
-        finally:
-            await consumer.stop()
-
-    async def scenario() -> None:
-        async with kafka.opened() as broker:
-            for number in range(300):
-                await broker.notify(Notice("epoch.payment", b"%d" % number))
-            async with asyncio.timeout(60):
-                while await kept() > 100:
-                    await broker.notify(Notice("alive.payment", b"1"))  # a segment ends when something is written
-                    await asyncio.sleep(0.5)
-            assert (await first_notices(broker, "epoch.payment"))["epoch.payment"] == b"299"
-
-    run(scenario())
-
-
-def test_a_kafka_that_does_not_let_compaction_be_set_gets_a_topic_without(
-    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("saga_choreo_kafka.topology._COMPACTED_WITHIN_MS", -7)
-
-    async def scenario() -> None:
-        async with kafka.opened():
-            pass
-        assert (await kafka.settings("defs"))["cleanup.policy"] == "compact"
-
-    run(scenario())
-    assert "was made without max.compaction.lag.ms" in caplog.text
 
 
 def test_a_topic_that_keeps_too_little_is_widened_and_its_other_settings_stay(kafka: Kafka) -> None:
