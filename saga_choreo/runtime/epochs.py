@@ -236,8 +236,8 @@ class Epochs:
         self._clear.clear()
         if self.suspicion == why:
             return
-        self.suspicion = why
         found = await suspects(self._store, self._service)
+        self.suspicion = why
         more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         advice = _ADVICE.format(service=self._service, open=(", ".join(found[:_SHOWN]) or "none") + more)
         _log.critical("%s. %s", _SAID.format(service=self._service, why=why), advice)

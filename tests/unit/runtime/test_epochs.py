@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from saga_choreo.errors import BrokerUnavailable
+from saga_choreo.errors import BrokerUnavailable, StoreUnavailable
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.ports import Epoch, Notice, Topology, Upkeep
 from saga_choreo.runtime import epochs as module
@@ -340,4 +340,26 @@ def test_agents_on_two_databases_are_not_both_content(world: World) -> None:
             await world.tell("another database", 2)  # with a lower position, and a clock long behind
             await until(lambda: bool(epochs.suspicion))
 
+    run(world, scenario)
+
+
+def test_what_is_suspicious_is_told_though_the_store_was_away_just_then(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The list of suspect sagas is read after the position."""
+    failures = [StoreUnavailable("away")]
+
+    async def suspects(store: WholeStore, service: str) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return await real(store, service)
+
+    async def scenario() -> None:
+        await world.tell(await world.at(3), 500)
+        async with world.agent() as epochs:
+            await until(lambda: "saga-choreo store accept-epoch --service payment" in caplog.text)
+            assert epochs.suspicion
+
+    real = module.suspects
+    monkeypatch.setattr(module, "suspects", suspects)
     run(world, scenario)
