@@ -32,9 +32,13 @@ _log = logging.getLogger("saga_choreo.kafka")
 BODY_MAX = 1_048_588
 # Observations are for whoever looks right now.
 _OBSERVE_S = 3600.0
+# Every agent repeats its words for ever, and each newcomer reads them all: Kafka on its own begins to compact after a week or 1 GiB.
+_COMPACTED, _COMPACTED_WITHIN_MS = "max.compaction.lag.ms", 600_000
 # Two seconds in all.
 _LOOKS, _LOOK_S = 40, 0.05
 _SET_ON_TOPIC = 1
+# Kafka's codes for a setting that is wrong, and for one that its operator does not allow.
+_MAY_BE_THE_LAG = frozenset({40, 44})
 _ALREADY_THERE, _NOT_PERMITTED = TopicAlreadyExistsError.errno, TopicAuthorizationFailedError.errno
 
 
@@ -56,7 +60,8 @@ def wanted_topics(names: Names, topology: Topology) -> list[str]:
 
 def _config(names: Names, options: Options, topic: str) -> dict[str, str]:
     if topic == names.defs:
-        return {"cleanup.policy": "compact", "min.insync.replicas": str(options.min_insync)}
+        within = {_COMPACTED: str(_COMPACTED_WITHIN_MS)}
+        return {"cleanup.policy": "compact", **within, "min.insync.replicas": str(options.min_insync)}
     kept_s = _OBSERVE_S if topic == names.observe else options.horizon
     kept_ms = "-1" if topic == names.dlq else str(int(1000 * kept_s))
     return {"cleanup.policy": "delete", "retention.ms": kept_ms, "min.insync.replicas": str(options.min_insync)}
@@ -139,7 +144,10 @@ async def _known(admin: Any, topics: list[str]) -> dict[str, dict[str, str]]:
 
 async def _create(admin: Any, names: Names, options: Options, topics: list[str]) -> list[str]:
     """Those that were made. What is not among them was there already."""
-    shapes = {topic: shape(names, options, topic) for topic in topics}
+    return await _create_as(admin, options, {topic: shape(names, options, topic) for topic in topics})
+
+
+async def _create_as(admin: Any, options: Options, shapes: Mapping[str, tuple[int, int, dict[str, str]]]) -> list[str]:
     new = [NewTopic(topic, count, replicas, topic_configs=config) for topic, (count, replicas, config) in shapes.items()]
     answer = await admin.create_topics(new, timeout_ms=int(options.request_timeout * 1000 / 2))
     made: list[str] = []
@@ -147,6 +155,12 @@ async def _create(admin: Any, names: Names, options: Options, topics: list[str])
         if code == 0:
             made.append(topic)
         if code in (0, _ALREADY_THERE):
+            continue
+        count, replicas, config = shapes[topic]
+        if code in _MAY_BE_THE_LAG and _COMPACTED in config:  # some who run Kafka for others set this themselves
+            kept = {name: value for name, value in config.items() if name != _COMPACTED}
+            made += await _create_as(admin, options, {topic: (count, replicas, kept)})
+            _log.warning("topic %r was made without %s, which Kafka refuses: agents may take long to start", topic, _COMPACTED)
             continue
         error = for_code(code)
         if getattr(error, "retriable", False):

@@ -1,7 +1,7 @@
 """The `defs` channel over a stream queue, which has no "last one per subject": that is made here, by those who watch.
 
 A watcher reads the stream from its beginning. To know where the past ends it puts a mark of its own into the stream; what came
-before the mark is handed out once, the last notice of each subject. The server drops what is older than an hour, so a watcher
+before the mark is handed out once, the last notice of each subject, oldest first. The server drops what is older than an hour, so a watcher
 puts a notice in again that nobody has repeated for some minutes. Such a copy names the place (offset) of the notice it repeats, and
 is passed over by whoever knows a later one: a slow watcher cannot bring an old notice back. After the stream was deleted, all that
 a watcher knows goes into the new one.
@@ -155,7 +155,7 @@ class Watch:
                     has_caught_up = True
                     await self._put_again([(subject, one.body, 0) for subject, one in self._known.items() if subject not in known])
                     self._known = known
-                    for subject, one in list(known.items()):
+                    for subject, one in sorted(known.items(), key=lambda item: item[1].rank):
                         yield Notice(subject, one.body)
                 elif (notice := self._learn(known, entry)) is not None and has_caught_up:
                     yield notice

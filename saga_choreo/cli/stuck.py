@@ -19,7 +19,8 @@ from saga_choreo.cli.output import Output, emit_rows, schema, talk
 from saga_choreo.cli.reading import with_store
 from saga_choreo.errors import SagaError
 from saga_choreo.ports import Topology
-from saga_choreo.runtime.alive import WORD, Sign, read_alive
+from saga_choreo.runtime.alive import WORD, Sign, Signs, read_alive
+from saga_choreo.runtime.clock import SystemClock
 from saga_choreo.runtime.plugins import WholeStore, make_broker
 from saga_choreo.runtime.settings import read_settings
 from saga_choreo.runtime.stuck import StuckSagas, stuck_sagas
@@ -33,6 +34,8 @@ _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 # The kept notices come in one go: after such a pause there are no more of them.
 _QUIET_S = 0.5
 _LISTEN_MAX_S = 5.0
+# Where an agent is silent, or its clock is wrong, its next sign tells which.
+_DOUBT_MAX_S = 15.0
 
 
 def milliseconds(text: str) -> int:
@@ -83,21 +86,25 @@ def _further(what: str) -> dict[str, Any]:
 
 
 async def _heard(url: str, prefix: str) -> dict[str, Sign] | None:
-    """Service -> when it was last heard. None when the broker cannot be asked."""
-    broker, heard = make_broker(url, prefix=prefix), dict[str, Sign]()
+    """The last sign of each service. None when the broker cannot be asked."""
+    broker, signs = make_broker(url, prefix=prefix), Signs("", SystemClock())
     try:
         await broker.open(Topology(service="saga-choreo", agent="stuck", events=(), create=False, receives=False))
-        async with asyncio.timeout(_LISTEN_MAX_S):
-            notices = broker.notices()
-            while True:
-                async with asyncio.timeout(_QUIET_S):
-                    notice = await anext(notices)
-                if notice.subject.startswith(f"{WORD}."):
-                    with contextlib.suppress(ValueError, KeyError, TypeError):  # no agent has written that
-                        service, _, sign = read_alive(notice)
-                        heard[service] = max(sign, heard.get(service, sign))
+        loop = asyncio.get_running_loop()
+        began, notices, told = loop.time(), broker.notices(), False
+        while True:
+            doubt_s, listened_s = signs.doubt_s(), loop.time() - began
+            if doubt_s > 0 and not told:
+                talk(f"Some agent was not heard of lately: listening {min(doubt_s, _DOUBT_MAX_S):.0f} s for its next sign.")
+                told = True
+            left_s = (_DOUBT_MAX_S if doubt_s > 0 else _LISTEN_MAX_S) - listened_s
+            async with asyncio.timeout(min(max(_QUIET_S, doubt_s), left_s)):
+                notice = await anext(notices)
+            if notice.subject.startswith(f"{WORD}."):
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # no agent has written that
+                    signs.hear(*read_alive(notice))
     except (TimeoutError, StopAsyncIteration):
-        return heard
+        return signs.heard()
     except SagaError as error:
         talk(f"Who is running could not be asked of the broker: {error}")
         return None

@@ -7,6 +7,7 @@ import getpass
 import time
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
 import click
 
@@ -16,9 +17,10 @@ from saga_choreo.cli.output import Output, emit_json, emit_rows, schema, talk
 from saga_choreo.cli.reading import store_url_of, with_store
 from saga_choreo.errors import ConfigurationError, SagaNotFound, StoreVersionError
 from saga_choreo.ports import StoreState, Upkeep
+from saga_choreo.runtime.accepting import accept
 from saga_choreo.runtime.checking import Checked, check_store
 from saga_choreo.runtime.consistency import Contradiction
-from saga_choreo.runtime.epochs import acceptance, suspects
+from saga_choreo.runtime.epochs import suspects
 from saga_choreo.runtime.plugins import WholeStore, make_store, redacted
 
 __all__ = ["accept_epoch", "check_the_store", "migrate_store"]
@@ -171,8 +173,8 @@ def accept_epoch(store_url: str | None, out: Output, service: str, reason: str, 
         plan = f"accept the store of {service} at position {now.position} as it is ({reason}); open sagas, which may miss commits"
         if not confirm(plan, found, consent, quiet=is_read_by_program):
             return rows if is_read_by_program else []
-        note = acceptance(now, getpass.getuser(), reason, time.time_ns() // 1_000_000)
-        await store.advance(service, note=note)
+        acceptance = accept(now, uuid4().hex, getpass.getuser(), reason, time.time_ns() // 1_000_000)
+        await store.advance(service, note=acceptance.note())
         return rows
 
     emit_rows(with_store(store_url, work), ("id", "result"), out, known=("id", "result"), empty="No open sagas.")

@@ -139,10 +139,16 @@ class Bus:
                 return []
 
     def notify(self, notice: Notice) -> None:
-        self.notices[notice.subject] = notice
+        """Told in the order in which each subject was given last."""
+        _put_last(self.notices, notice)
         for watch in self.watches:
-            watch.unread[notice.subject] = notice
+            _put_last(watch.unread, notice)
             watch.news.set()
+
+
+def _put_last(notices: dict[str, Notice], notice: Notice) -> None:
+    notices.pop(notice.subject, None)
+    notices[notice.subject] = notice
 
 
 _buses: WeakValueDictionary[tuple[str, str], Bus] = WeakValueDictionary()

@@ -142,7 +142,8 @@ class Broker(Protocol):
         ...
 
     def notices(self) -> AsyncIterator[Notice]:
-        """All kept notices, then new ones as they come. Re-subscribes by itself after a lost connection."""
+        """All kept notices, in the order in which each was given last, then new ones as they come: whoever hears his own has heard all
+        before it. Re-subscribes by itself after a lost connection."""
         ...
 
     async def close(self) -> None:

@@ -352,7 +352,7 @@ class Agent(StepDecorators):
         why. This service knows its own steps only; while it is open it hears which other services have a live agent. `further` of the
         answer says what was not looked at, if anything."""
         session = self._opened()
-        now_ms, heard = session.clock.time_ns() // 1_000_000, session.directory.heard
+        now_ms, heard = session.clock.time_ns() // 1_000_000, session.directory.signs.heard()
         longer_ms = int(1000 * longer_than.total_seconds())
         return await stuck_sagas(session.store, now_ms, longer_ms, service=self.name, heard=heard, limit=limit)
 

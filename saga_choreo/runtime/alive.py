@@ -2,6 +2,9 @@
 
 People are told of it (`sagas stuck`), and an agent that is not alone tells the others sooner what it has published. Nothing else is
 decided by it, so a word that is late or lost does no harm.
+
+Clocks of machines differ, by hours if it goes badly. So whoever listens goes by its own clock and by when it has heard a sign. Only the
+first one of a service may be one that the broker has kept: its age is known by the clock of its agent only, until the next one comes.
 """
 
 from __future__ import annotations
@@ -12,20 +15,30 @@ from typing import Any, NamedTuple
 import orjson
 
 from saga_choreo.ports.broker import Notice
+from saga_choreo.ports.clock import Clock
 
-__all__ = ["WORD", "Sign", "alive_notice", "is_there", "life_of", "read_alive"]
+__all__ = ["WORD", "Sign", "Signs", "alive_notice", "is_there", "life_of", "read_alive"]
 
 WORD = "alive"
 # In times of what the agent itself says it speaks after: one word may get lost, and another be late.
 _SILENT_AFTER = 3.5
 _EVERY_MAX_MS = 86_400_000
+# The longest time between two signs, as agents space them, and some time to come.
+_NEXT_AFTER, _NEXT_LATE_S = 1.25, 0.5
+# A sign that is further off than this was not misdated: agents do not work together with clocks that differ by more (`clock_bound_s`).
+_MISDATED_MAX_MS = 7_200_000
+# Other agents of a service that are counted: those heard of last.
+_COMPANY_MAX = 64
 
 
 class Sign(NamedTuple):
-    """When an agent of a service was there, and how often it says so."""
+    """When an agent of a service was there, and how often it says so. `is_kept`: that is only known by its own clock, which was
+    `ahead_ms` ahead."""
 
     at_ms: int
     every_ms: int = 10_000
+    is_kept: bool = False
+    ahead_ms: int = 0
 
 
 def alive_notice(service: str, agent: str, sign: Sign) -> Notice:
@@ -42,8 +55,78 @@ def read_alive(notice: Notice) -> tuple[str, str, Sign]:
     return str(said["service"]), str(said["agent"]), Sign(at_ms, every_ms)
 
 
+class _Heard(NamedTuple):
+    """`at_s` is a monotonic time of whoever listens; `age_ms` is how old the sign was then, negative when it came from the future."""
+
+    at_s: float
+    age_ms: int
+    every_ms: int
+    is_kept: bool
+
+
+class Signs:
+    """What one process has heard of other agents; `service` is its own."""
+
+    def __init__(self, service: str, clock: Clock) -> None:
+        self._service = service
+        self._clock = clock
+        # Service -> its last sign as written: a broker may show it again.
+        self._last: dict[str, tuple[str, int]] = {}
+        self._heard: dict[str, _Heard] = {}
+        self._company: dict[str, _Heard] = {}
+
+    def hear(self, service: str, agent: str, sign: Sign, me: str = "") -> None:
+        """`me` is this agent itself, which is no company."""
+        last, self._last[service] = self._last.get(service), (agent, sign.at_ms)
+        if last == self._last[service]:
+            return
+        is_kept = last is None
+        age_ms = self._clock.time_ns() // 1_000_000 - sign.at_ms if is_kept else 0
+        heard = self._heard[service] = _Heard(self._clock.monotonic(), age_ms, sign.every_ms, is_kept)
+        if service == self._service and agent != me:
+            self._company.pop(agent, None)
+            self._company[agent] = heard
+            while len(self._company) > _COMPANY_MAX:
+                del self._company[next(iter(self._company))]
+
+    def heard(self) -> dict[str, Sign]:
+        """The last sign of each service, in times of the clock here."""
+        return {service: self._sign(one) for service, one in self._heard.items()}
+
+    def company(self) -> int:
+        """How many other agents of the service were there lately."""
+        for agent in [agent for agent, one in self._company.items() if _is_silent(self._sign(one), self._now_ms())]:
+            del self._company[agent]
+        return len(self._company)
+
+    def doubt_s(self) -> float:
+        """For how long it is worth listening on: until then each of those whose clock may be wrong has given another sign."""
+        left_s = [
+            _NEXT_AFTER * one.every_ms / 1000 + _NEXT_LATE_S - (self._clock.monotonic() - one.at_s)
+            for one in self._heard.values()
+            if one.is_kept and abs(one.age_ms) <= _MISDATED_MAX_MS and not is_there(self._sign(one), self._now_ms())
+        ]
+        return max(left_s, default=0.0)
+
+    def _sign(self, one: _Heard) -> Sign:
+        since_ms = int(1000 * (self._clock.monotonic() - one.at_s))
+        at_ms = self._now_ms() - since_ms - max(one.age_ms, 0)
+        return Sign(at_ms, one.every_ms, one.is_kept, max(-one.age_ms, 0))
+
+    def _now_ms(self) -> int:
+        return self._clock.time_ns() // 1_000_000
+
+
 def is_there(sign: Sign, now_ms: int) -> bool:
-    return now_ms - sign.at_ms <= _SILENT_AFTER * sign.every_ms
+    return not _is_silent(sign, now_ms) and not _is_misdated(sign)
+
+
+def _is_silent(sign: Sign, now_ms: int) -> bool:
+    return now_ms - sign.at_ms > _SILENT_AFTER * sign.every_ms
+
+
+def _is_misdated(sign: Sign) -> bool:
+    return sign.ahead_ms > _SILENT_AFTER * sign.every_ms
 
 
 def life_of(service: str, heard: Mapping[str, Sign] | None, now_ms: int) -> str:
@@ -55,7 +138,15 @@ def life_of(service: str, heard: Mapping[str, Sign] | None, now_ms: int) -> str:
         return "no live agent: none was ever heard of"
     if is_there(sign, now_ms):
         return ""
-    return f"no live agent: the last one was heard {_long((now_ms - sign.at_ms) // 1000)} ago"
+    ago = _long((now_ms - sign.at_ms) // 1000)
+    if not sign.is_kept:
+        return f"no live agent: the last one was heard {ago} ago"
+    if not _is_misdated(sign):
+        return f"no live agent: the last sign of one is {ago} old by its own clock"
+    ahead = _long(sign.ahead_ms // 1000)
+    if _is_silent(sign, now_ms):
+        return f"no live agent: the last sign of one, by a clock that was {ahead} ahead of this one, is not followed by another"
+    return f"whether an agent of it runs is not known: the last sign of one is {ahead} ahead of the clock here, none came in {ago}"
 
 
 def _long(seconds: int) -> str:

@@ -25,7 +25,7 @@ from saga_choreo.model.choreography import Choreography
 from saga_choreo.ports.broker import Broker, Notice
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.store import Reader
-from saga_choreo.runtime.alive import WORD, Sign, alive_notice, is_there, read_alive
+from saga_choreo.runtime.alive import WORD, Sign, Signs, alive_notice, read_alive
 from saga_choreo.runtime.assembly import Announcement, Assembly
 from saga_choreo.runtime.catalog import Catalog, Known
 from saga_choreo.runtime.learning import Learned, Learning
@@ -34,8 +34,6 @@ from saga_choreo.runtime.part import Part
 __all__ = ["Directory"]
 
 _log = logging.getLogger("saga_choreo.directory")
-# Other agents of a service that are counted: those heard of last.
-_COMPANY_MAX = 64
 _COMPLAINTS_MAX = 1_000
 _TRY_AGAIN_FIRST_S = 0.2
 _TRY_AGAIN_MAX_S = 5.0
@@ -68,10 +66,7 @@ class Directory:
         self._forms: dict[str, Choreography] = {}
         self._complained: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
-        # Service -> when one of its agents last said that it lives.
-        self.heard: dict[str, Sign] = {}
-        # The other agents of this service, and when each last said so.
-        self._company: dict[str, Sign] = {}
+        self.signs = Signs(part.service, clock)
         # What is told of stores: not for the directory, but there is one listener to the channel.
         self.on_epoch: Callable[[Notice], None] = lambda _notice: None
 
@@ -164,14 +159,11 @@ class Directory:
 
     def has_company(self) -> bool:
         """Another agent of this service was there lately."""
-        return bool(self._company) and self.agents() > 1
+        return self.signs.company() > 0
 
     def agents(self) -> int:
         """How many agents of this service were there lately, this one included."""
-        now_ms = self._clock.time_ns() // 1_000_000
-        for agent in [agent for agent, sign in self._company.items() if not is_there(sign, now_ms)]:
-            del self._company[agent]
-        return 1 + len(self._company)
+        return 1 + self.signs.company()
 
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
@@ -204,15 +196,7 @@ class Directory:
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
         elif word == WORD:
-            service, agent, sign = read_alive(notice)
-            # Whose clock is ahead is there now, and not for as long as that.
-            sign = sign._replace(at_ms=min(sign.at_ms, self._clock.time_ns() // 1_000_000))
-            self.heard[service] = max(sign, self.heard.get(service, sign))
-            if service == self._part.service and agent != self._agent:
-                self._company.pop(agent, None)
-                self._company[agent] = sign
-                while len(self._company) > _COMPANY_MAX:
-                    del self._company[next(iter(self._company))]
+            self.signs.hear(*read_alive(notice), self._agent)
             return
         elif word == "plain":
             event, _, service = rest.rpartition(".")

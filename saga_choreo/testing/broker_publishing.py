@@ -99,6 +99,15 @@ async def _late_watcher(h: BrokerHarness) -> None:
         assert await first_notices(late, "define.abc", "announce.payment") == {"define.abc": b"2", "announce.payment": b"2"}
 
 
+@PUBLISHING.that("the kept notices come in the order in which each was given last: whoever hears his own has heard all before it")
+async def _kept_in_order(h: BrokerHarness) -> None:
+    async with opened(h) as broker:
+        for subject, body in (("asked", b"long ago"), ("told", b"1"), ("define.x", b"x"), ("told", b"2"), ("asked", b"now")):
+            await broker.notify(Notice(subject, body))
+        seen = list((await first_notices(broker, "asked", "told", "define.x")).items())
+        assert [one for one in seen if one[0] != "define.x"] == [("told", b"2"), ("asked", b"now")]
+
+
 @PUBLISHING.that("a new notice reaches every watcher, the one who sent it too")
 async def _live(h: BrokerHarness) -> None:
     async with opened(h) as one, opened(h, "stock") as two:

@@ -184,7 +184,7 @@ def test_topics_are_made_with_settings_that_lose_nothing(kafka: Kafka) -> None:
             pass
         events, defs, dead = [await kafka.settings(name) for name in ("event.order.created", "defs", "dlq")]
         assert (events["cleanup.policy"], events["retention.ms"]) == ("delete", "86400000")
-        assert defs["cleanup.policy"] == "compact"
+        assert (defs["cleanup.policy"], defs["max.compaction.lag.ms"]) == ("compact", "600000")
         assert dead["retention.ms"] == "-1"
 
     run(scenario())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import TopicPartition
 
 from saga_choreo.errors import BrokerUnavailable, ConfigurationError
-from saga_choreo.ports import Difference, Planning, Topology
+from saga_choreo.ports import Difference, Notice, Planning, Topology
+from saga_choreo.testing.broker_publishing import first_notices
 from saga_choreo.testing.kafka_server import KafkaServer
 from saga_choreo_kafka import topology
 from saga_choreo_kafka.broker import KafkaBroker
@@ -167,3 +171,53 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
             await broker.apply(SHOP)
 
     asyncio.run(scenario())
+
+
+def test_words_that_are_repeated_for_ever_do_not_pile_up_for_those_who_come_later(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the time is shortened: with Kafka's own settings the segment that is written to is not compacted for a week."""
+    monkeypatch.setattr(topology, "_COMPACTED_WITHIN_MS", 200)
+
+    async def kept() -> int:
+        consumer: Any = AIOKafkaConsumer(bootstrap_servers=kafka.address)
+        partition = TopicPartition(kafka.topic("defs"), 0)
+        consumer.assign([partition])
+        await consumer.start()
+        try:
+            end, count = (await consumer.end_offsets([partition]))[partition], 0
+            consumer.seek(partition, 0)
+            while await consumer.position(partition) < end:
+                count += sum(map(len, (await consumer.getmany(timeout_ms=500)).values()))
+            return count
+        finally:
+            await consumer.stop()
+
+    async def scenario() -> None:
+        broker = kafka.broker()
+        await broker.open(replace(SHOP[0], receives=True))
+        for number in range(300):
+            await broker.notify(Notice("epoch.payment", b"%d" % number))
+        async with asyncio.timeout(60):
+            while await kept() > 100:
+                await broker.notify(Notice("alive.payment", b"1"))  # a segment ends when something is written
+                await asyncio.sleep(0.5)
+        assert (await first_notices(broker, "epoch.payment"))["epoch.payment"] == b"299"
+        await broker.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_kafka_that_does_not_let_compaction_be_set_gets_a_topic_without(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(topology, "_COMPACTED_WITHIN_MS", -7)
+
+    async def scenario() -> None:
+        broker = kafka.broker()
+        await broker.open(SHOP[0])
+        await broker.close()
+        assert (await kafka.topics()).keys() >= {kafka.topic("defs")}
+
+    asyncio.run(scenario())
+    assert "was made without max.compaction.lag.ms" in caplog.text

@@ -6,12 +6,18 @@ import asyncio
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from saga_choreo import SagaHandle, SagaState
+from saga_choreo.ports import Topology
+from saga_choreo.runtime.alive import Sign, alive_notice
+from saga_choreo.runtime.plugins import make_broker
 from saga_choreo.testing.harness import Cluster
 from tests.scenarios.parking import parks_local, refuse
 from tests.scenarios.world import QUICK, Go, World, chain, eventually, run
@@ -55,7 +61,7 @@ def test_a_saga_that_waits_for_a_service_without_an_agent_says_so_here_and_on_th
             assert (one["id"], one["key"], one["schema"]) == (str(handle.saga_id), "o-1", "saga-choreo/v1/stuck")
             (wait,) = one["waits"]
             assert (wait["what"], wait["whom"]) == ("payment.charged", "payment")
-            assert wait["why"].startswith("no live agent: the last one was heard")
+            assert wait["why"].startswith("no live agent: the last sign of one is")
             code, out, talk = await tool(*asked)
             assert code == 0
             assert "payment.charged from payment: whether an agent of it runs is not known here" in out
@@ -66,6 +72,48 @@ def test_a_saga_that_waits_for_a_service_without_an_agent_says_so_here_and_on_th
             await cluster.start("payment")
             assert await handle.wait(10) is SagaState.COMPLETED
             assert await why(cluster, "shop") == []
+
+    run(scenario(), 60)
+
+
+@pytest.mark.parametrize("off_ms", [-3_600_000, 3_600_000])
+def test_an_agent_whose_clock_is_an_hour_off_is_alive_as_long_as_it_says_so(nats_url: str, store: str, off_ms: int) -> None:
+    async def scenario() -> None:
+        world = World(chain(), nats_url, store, limits=QUICKLY_ALIVE)
+        async with world.cluster() as cluster:
+            await cluster.stop("payment")
+            await cluster["shop"].start_saga(Go())
+            broker = make_broker(nats_url, prefix=world.prefix)
+            await broker.open(Topology(service="visitor", agent="v", events=(), create=False, receives=False))
+
+            async def beat() -> None:
+                while True:
+                    sign = Sign(time.time_ns() // 1_000_000 + off_ms, 400)
+                    await broker.notify(alive_notice("payment", "off", sign))
+                    await asyncio.sleep(0.4)
+
+            async def told() -> list[str]:
+                url = world.store.replace("{service}", "shop")
+                asked = ("sagas", "stuck", "--for", "0s", "--store", url, "--json", "--broker", nats_url, "--prefix", world.prefix)
+                code, out, _ = await tool(*asked)
+                assert code == 0
+                return [wait["why"] for one in json.loads(out) for wait in one["waits"]]
+
+            async def is_alive() -> bool:
+                return await why(cluster, "shop") == ["payment.charged from payment"]
+
+            async def is_dead() -> bool:
+                return any("payment.charged from payment: no live agent" in line for line in await why(cluster, "shop"))
+
+            beating = asyncio.create_task(beat())
+            await eventually(is_alive)
+            assert await told() == [""]
+            beating.cancel()  # as kill -9 does
+            await eventually(is_dead)
+            (dead,) = await told()
+            assert dead.startswith("no live agent") if off_ms < 0 else " min ahead of " in dead
+            await broker.close()
+            await cluster.start("payment")
 
     run(scenario(), 60)
 
