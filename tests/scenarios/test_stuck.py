@@ -56,7 +56,7 @@ def test_a_saga_that_waits_for_a_service_without_an_agent_says_so_here_and_on_th
             url = world.store.replace("{service}", "shop")
             asked = ("sagas", "stuck", "--for", "0s", "--store", url)
             code, out, talk = await tool(*asked, "--json", "--broker", nats_url, "--prefix", world.prefix)
-            assert (code, talk) == (0, "")
+            assert (code, talk) == (0, "Some agent was not heard of lately: listening 1 s for its next sign.\n")
             (one,) = json.loads(out)
             assert (one["id"], one["key"], one["schema"]) == (str(handle.saga_id), "o-1", "saga-choreo/v1/stuck")
             (wait,) = one["waits"]
