@@ -170,19 +170,23 @@ class JoinedTransaction(PostgresTransaction):
         self._require_there()
 
     def _require_there(self) -> None:
-        if self.speaker is None:
+        speaker = self.speaker
+        if speaker is None or self.is_there(speaker):
             return
-        if self.speaker.lost:
+        if self.is_lost():
             raise StoreUnavailable(
                 f"the connection to PostgreSQL at {self.where!r} was lost in a transaction, which is rolled back; begin another one"
             )
-        if not self.is_there(self.speaker):
-            self._over = self.ended
-            raise self.ended()
+        self._over = self.ended
+        raise self.ended()
 
     def is_there(self, speaker: Speaker) -> bool:
         """Whether the transaction is still the one that was joined, as far as the driver can tell."""
         return speaker.in_transaction
+
+    def is_lost(self) -> bool:
+        """Whether its connection broke, and nobody has ended it before."""
+        return self.speaker is not None and self.speaker.lost
 
     def ended(self) -> SagaError:
         """What is raised once its owner has ended it."""

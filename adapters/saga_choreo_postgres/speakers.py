@@ -34,6 +34,11 @@ class Speaker(Protocol):
     @property
     def in_transaction(self) -> bool: ...
     @property
+    def failed(self) -> bool:
+        """A statement has failed in the transaction, so that COMMIT would roll it back without an error; asyncpg does not say so."""
+        ...
+
+    @property
     def backend(self) -> int:
         """The server's process of this connection."""
         ...
@@ -58,6 +63,7 @@ class Speaker(Protocol):
 class AsyncpgSpeaker:
     __slots__ = ("_connection",)
     errors = DRIVER_ERRORS
+    failed = False
 
     def __init__(self, connection: asyncpg.Connection[Any]) -> None:
         self._connection = connection
@@ -91,7 +97,7 @@ class AsyncpgSpeaker:
 class PsycopgSpeaker:
     """psycopg's raw cursors take the server's own `$1`, so the statements are the same ones."""
 
-    __slots__ = ("_connection", "_cursor", "_idle", "errors")
+    __slots__ = ("_connection", "_cursor", "_failed", "_idle", "errors")
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         import psycopg  # optional client: only who passes such a connection has it
@@ -99,7 +105,7 @@ class PsycopgSpeaker:
 
         self._connection = connection
         self._cursor = psycopg.AsyncRawCursor(connection, row_factory=tuple_row)
-        self._idle = psycopg.pq.TransactionStatus.IDLE
+        self._idle, self._failed = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.INERROR
         self.errors: tuple[type[Exception], ...] = (psycopg.Error, OSError)
 
     @property
@@ -109,6 +115,10 @@ class PsycopgSpeaker:
     @property
     def in_transaction(self) -> bool:
         return self._connection.info.transaction_status != self._idle
+
+    @property
+    def failed(self) -> bool:
+        return self._connection.info.transaction_status == self._failed
 
     @property
     def backend(self) -> int:

@@ -111,7 +111,7 @@ class OwnTransaction(JoinedTransaction):
             try:
                 await self._given.flush()
             except Exception as error:
-                instead = taken(error, self.where, lost=self.is_lost)
+                instead = self.met(error)
                 if instead is error:
                     raise
                 raise instead from error
@@ -119,12 +119,19 @@ class OwnTransaction(JoinedTransaction):
         if self.speaker is not None:
             await self.mark(self.speaker, "looking at what the handler has left")
 
-    @property
-    def is_lost(self) -> bool:
-        return self.speaker is not None and self.speaker.lost
-
     def is_there(self, speaker: Speaker) -> bool:
-        return speaker.in_transaction and transaction_of(self._given) is self._begun
+        return speaker.in_transaction and self._is_the_same()
+
+    def is_lost(self) -> bool:
+        return super().is_lost() and self._is_the_same()  # SQLAlchemy may close the connection once the handler has committed
+
+    def _is_the_same(self) -> bool:
+        return transaction_of(self._given) is self._begun
+
+    def met(self, error: Exception) -> Exception:
+        """The error of a handler, or what it really is: a conflict, or a lost connection, is no failure of the step."""
+        lost = self.is_lost() or (super().is_lost() and getattr(error, "connection_invalidated", False))
+        return taken(error, self.where, lost=lost)
 
     def ended(self) -> SagaError:
         return ConfigurationError(
@@ -140,6 +147,9 @@ class OwnTransaction(JoinedTransaction):
             self._over = over
             return
         self._require_there()
+        if speaker.failed:
+            await self.end(over)
+            raise StoreConflict(f"a statement failed in the transaction at {self.where!r} before its commit; it may be tried again")
         try:
             await (self._driver_transaction or self._given).commit()
             if is_open(self._given) or (speaker.in_transaction and not speaker.lost):
@@ -161,7 +171,7 @@ class OwnTransaction(JoinedTransaction):
         inner = getattr(error, "orig", None) or error
         state, said = state_of(inner), f"{type(error).__name__}: {error}"[:500]
         # A driver that refuses to commit says so without having asked the server.
-        refused = not state and not isinstance(inner, OSError) and not self.is_lost and is_open(self._given)
+        refused = not state and not isinstance(inner, OSError) and not self.is_lost() and is_open(self._given)
         if state.startswith(("23", "40")) and state != "40003":
             await self._undo_all(error)
             return StoreConflict(f"the commit at {self.where!r} was refused and did not happen ({said})")
@@ -226,7 +236,7 @@ class _Point(Savepoint):
         self._own = transaction
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        instead = taken(error, self._own.where, lost=self._own.is_lost) if isinstance(error, Exception) else error
+        instead = self._own.met(error) if isinstance(error, Exception) else error
         self._own.why = error
         await super().__aexit__(kind, error, trace)
         if instead is not error and instead is not None:

@@ -85,12 +85,12 @@ def parts(url: str) -> tuple[str, str]:
     return server, schema
 
 
-def engine_of(url: str, driver: str) -> Any:
+def engine_of(url: str, driver: str, **more: Any) -> Any:
     server, schema = parts(url)
     arguments: dict[str, Any] = {"options": f"-csearch_path={schema}"}
     if driver == "asyncpg":
         arguments = {"server_settings": {"search_path": schema}}
-    return create_async_engine(server.replace("postgresql://", f"postgresql+{driver}://"), connect_args=arguments)
+    return create_async_engine(server.replace("postgresql://", f"postgresql+{driver}://"), connect_args=arguments, **more)
 
 
 @asynccontextmanager
