@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -55,7 +56,8 @@ async def cut(given: Any) -> None:
     """Close the connection, so that the server rolls back, and no pool gives it to somebody else."""
     kind = family(given)
     if kind == "asyncpg":
-        given.terminate()
+        with suppress(asyncpg.InterfaceError):  # its pool has taken it back already, because it is broken
+            given.terminate()
     elif kind == "psycopg":
         await given.close()
     else:

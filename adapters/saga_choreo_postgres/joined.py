@@ -40,20 +40,23 @@ _ENDED = ("3B001", "25P01")
 
 
 def joined(connection: Any, pool: Pool, incarnation: str, *, durable: bool) -> Transaction:
-    """Raises ConfigurationError when this is no connection of a known driver with an open transaction."""
+    """Raises ConfigurationError when this is no connection of a known driver with an open transaction, StoreUnavailable when it is lost."""
     if not incarnation:
         raise ConfigurationError(f"the store at {pool.where!r} is not open; await store.open() before joining a transaction")
     return JoinedTransaction(connection, speaker_of(connection), pool, incarnation, durable=durable)
 
 
 def speaker_of(connection: Any, advice: str = _BEGIN_FIRST) -> Callable[[], Awaitable[Speaker]]:
-    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError: one without a transaction, say, with
-    this advice; and, once it is asked, what the driver raises."""
+    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError (one without a transaction, say, with
+    this advice), StoreUnavailable; and, once it is asked, what the driver raises."""
     kind = family(connection)
     if isinstance(connection, asyncpg.Connection):
-        if not connection.is_in_transaction() and not connection.is_closed():
+        inner = _asyncpg(connection)
+        if inner.lost:
+            raise StoreUnavailable("the asyncpg connection was lost, or given back to its pool; begin a transaction on another one")
+        if not inner.in_transaction:
             raise ConfigurationError(f"the asyncpg connection has no open transaction; {advice}")
-        return _ready(_asyncpg(connection))
+        return _ready(inner)
     if kind == "psycopg" and hasattr(connection, "pipeline") and _is_async(connection.commit):
         speaker = PsycopgSpeaker(connection)
         if connection.autocommit and not speaker.in_transaction:

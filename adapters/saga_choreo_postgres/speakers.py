@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from asyncpg import InterfaceError
+
 from saga_choreo_postgres.faults import DRIVER_ERRORS
 
 if TYPE_CHECKING:
@@ -70,11 +72,17 @@ class AsyncpgSpeaker:
 
     @property
     def lost(self) -> bool:
-        return self._connection.is_closed()
+        try:
+            return self._connection.is_closed()
+        except InterfaceError:  # asyncpg's pool has taken it back, as it does once it is broken
+            return True
 
     @property
     def in_transaction(self) -> bool:
-        return self._connection.is_in_transaction()
+        try:
+            return self._connection.is_in_transaction()
+        except InterfaceError:
+            return False
 
     @property
     def backend(self) -> int:
