@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import asyncpg
 
@@ -294,9 +294,9 @@ class JoinedTransaction(PostgresTransaction):
 def _listen(session: Any, tell: Callable[[], None]) -> None:
     """Tell of the commit of what was written just now in this session of SQLAlchemy. A rollback of it is the end of listening, also one to
     a savepoint around it; and so is the end of the whole transaction."""
-    import sqlalchemy  # optional client: who passes a session has it
+    from sqlalchemy import event as hooks  # optional client: who passes a session has it
 
-    event: Any = sqlalchemy.event
+    event = cast("Any", hooks)
     written_in = session.get_nested_transaction() or session.get_transaction()
     soon = asyncio.get_running_loop().call_soon
     listening = True

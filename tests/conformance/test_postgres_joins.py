@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreUnavailable
 from saga_choreo.ports import ORIGIN, BusinessKey, TellsOfCommit, Transaction
 from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store, make_record, saga_id_of
+from saga_choreo_postgres.joined import JoinedTransaction
 from saga_choreo_postgres.store import PostgresStore
 
 Open = Callable[[str], AbstractAsyncContextManager[Any]]
@@ -258,16 +259,16 @@ def test_a_connection_that_was_lost_is_an_outage(driver: str, seen: bool, postgr
 
     async def scenario() -> None:
         url = postgres_schema()
-        store = PostgresStore(url)
+        store, other = PostgresStore(url), PostgresStore(url)
         await store.open()
+        await other.open()
         mine = make_record(7, step=ORIGIN)
         key = BusinessKey(service=mine.service, choreography=mine.choreography, key="k", saga_id=mine.saga_id, digest="d")
         plain = await asyncpg.connect(url)
         with contextlib.suppress(Exception):  # the driver's own, when it leaves what is broken
             async with DRIVERS[driver](url) as own:
-                backend = await store.join(own.raw).user.fetchval("select pg_backend_pid()")
-                if not seen:
-                    store._pool.seen_backends.clear()
+                known = store if seen else other
+                backend = await known.join(own.raw).user.fetchval("select pg_backend_pid()")
                 assert await plain.fetchval("select pg_terminate_backend($1, 5000)", backend)
                 for _ in range(2):  # the driver notices it by the first
                     with pytest.raises(StoreUnavailable):
@@ -275,6 +276,7 @@ def test_a_connection_that_was_lost_is_an_outage(driver: str, seen: bool, postgr
                 seen_all.append(driver)
         assert seen_all.pop() == driver
         await plain.close()
+        await other.close()
         await store.close()
 
     seen_all: list[str] = []
@@ -292,9 +294,9 @@ def test_a_transaction_whose_owner_has_ended_it_and_begun_another_is_not_written
         async with DRIVERS[driver](url) as own:
             joined = store.join(own.raw)
             await joined.save([make_record(1)])
-            await store.join(own.raw).user.execute("select 1")
-            speaker = joined.speaker  # type: ignore[attr-defined]
-            await speaker.say("COMMIT; BEGIN")
+            assert isinstance(joined, JoinedTransaction)
+            assert joined.speaker is not None
+            await joined.speaker.say("COMMIT; BEGIN")
             with pytest.raises(SagaError, match="committed or rolled back by its owner"):
                 await joined.save([make_record(2)])
             with pytest.raises(SagaError, match="committed or rolled back by its owner"):

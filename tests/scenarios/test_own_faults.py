@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,6 +64,14 @@ class MeddledToo(asyncpg.Connection):
         return await super().execute(query, *args, timeout=timeout)
 
 
+@asynccontextmanager
+async def pool_of(before: Meddle, lead: Callable[[str], str], url: str, _driver: str) -> AsyncGenerator[Any]:
+    kind = type("Connection", (MeddledToo,), {"__slots__": (), "before": staticmethod(before)})
+    settings = {"default_transaction_isolation": "repeatable read"}
+    async with asyncpg.create_pool(lead(url), min_size=1, max_size=2, connection_class=kind, server_settings=settings) as made:
+        yield made.acquire
+
+
 def way_of(monkeypatch: pytest.MonkeyPatch, kind: str, before: Meddle = nothing, lead: Callable[[str], str] = str) -> str:
     """A way of writing, in which `before` is told of the server's process of each step when COMMIT is about to be sent to it."""
     driver = kind.rpartition(" ")[2]
@@ -101,20 +110,9 @@ def way_of(monkeypatch: pytest.MonkeyPatch, kind: str, before: Meddle = nothing,
         yield async_sessionmaker(engine)
         await engine.dispose()
 
-    @asynccontextmanager
-    async def pool(url: str, _driver: str) -> AsyncGenerator[Any]:
-        kind_of = type("Connection", (MeddledToo,), {"__slots__": (), "before": staticmethod(before)})
-        settings = {"default_transaction_isolation": "repeatable read"}
-        async with asyncpg.create_pool(
-            lead(url), min_size=1, max_size=2, connection_class=kind_of, server_settings=settings
-        ) as made:
-            yield made.acquire
-
-    if kind == "asyncpg's pool":
-        monkeypatch.setitem(WAYS, kind, (pool, "", on_asyncpg))
-        return kind
-    made = (connections, "", on_psycopg) if kind == "psycopg" else (sessions, driver, in_session)
-    monkeypatch.setitem(WAYS, kind, made)
+    pools = (partial(pool_of, before, lead), "", on_asyncpg)
+    ways = {"psycopg": (connections, "", on_psycopg), "asyncpg's pool": pools}
+    monkeypatch.setitem(WAYS, kind, ways.get(kind, (sessions, driver, in_session)))
     return kind
 
 
@@ -219,7 +217,9 @@ def test_a_commit_whose_answer_is_lost_is_not_made_once_more(
                     cutting.append(asyncio.create_task(cut_when_committed()))
                     await asyncio.sleep(0)
 
-            lead = lambda url: url.replace(f":{there}/", f":{proxy.port}/")  # noqa: E731
+            def lead(url: str) -> str:
+                return url.replace(f":{there}/", f":{proxy.port}/")
+
             async with shop_of(way_of(monkeypatch, kind, swallow, lead), url, nats_url) as shop:
                 await execute(url, "alter table booking drop constraint booking_pkey")
                 await books_once(shop)

@@ -102,6 +102,10 @@ async def attempt(url: str, made: Callable[[str], Any], act: Callable[[Any], Any
 async def good(_ctx: Ctx) -> None: ...
 
 
+def give_none(_url: str) -> object:
+    return object()
+
+
 async def bad(_ctx: Ctx) -> None:
     raise ValueError("sold out")
 
@@ -231,14 +235,15 @@ def test_no_connection_to_be_had_is_an_outage(postgres_schema: Schema) -> None:
         url = postgres_schema()
         await query(url, "create table mine (word text)")
         nobody = engine_of("postgresql://postgres@127.0.0.1:1/postgres?search_path=x")
-        for made in (
-            lambda _url: nobody.connect(),
-            lambda _url: async_sessionmaker(nobody)(),
-            lambda _url: in_a_block_of_psycopg("postgresql://postgres@127.0.0.1:1/postgres?search_path=x"),
-        ):
+        block = in_a_block_of_psycopg("postgresql://postgres@127.0.0.1:1/postgres?search_path=x")
+        for given in (nobody.connect(), async_sessionmaker(nobody)(), block):
+
+            def made(_url: str, given: Any = given) -> Any:
+                return given
+
             with pytest.raises(StoreUnavailable, match="was lost, or there was none"):
                 await attempt(url, made, good)
         with pytest.raises(SagaError, match="`async with` cannot enter"):
-            await attempt(url, lambda _url: object(), good)
+            await attempt(url, give_none, good)
 
     run(scenario())
