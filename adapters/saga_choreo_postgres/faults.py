@@ -6,7 +6,7 @@ import asyncpg
 
 from saga_choreo.errors import ConfigurationError, SagaError, StoreConflict, StoreUnavailable, TransactionTooLong
 
-__all__ = ["DRIVER_ERRORS", "is_theirs", "state_of", "swallowed_error", "translated"]
+__all__ = ["DRIVER_ERRORS", "is_outage", "is_theirs", "state_of", "swallowed_error", "taken", "translated"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresError,
@@ -23,6 +23,8 @@ _TOO_LONG = ("25P03", "25P04")
 # An unknown setting, a wrong value of one.
 _OPTION = ("42704", "22023")
 _REFUSED = ("28", "3D", "42501", "0P")
+# Errors of the user's own drivers and pools that come without a SQLSTATE, by their package and name: none of them need be installed.
+_NOT_REACHED = (("psycopg", "OperationalError"), ("sqlalchemy", "TimeoutError"))
 
 
 def state_of(error: BaseException) -> str:
@@ -36,6 +38,32 @@ def is_theirs(error: BaseException, *, lost: bool) -> bool:
     if lost or isinstance(error, (OSError, asyncpg.InternalClientError, asyncpg.exceptions.InvalidCachedStatementError)):
         return False
     return not state.startswith((*_CONFLICTS, *_OUTAGES, *_TOO_LONG))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error of the user's own driver or pool, met on the way to a connection, tells that there is none to be had now."""
+    inner = getattr(error, "orig", None) or error
+    if state_of(inner):
+        return not is_theirs(inner, lost=False)
+    if getattr(error, "connection_invalidated", False) or isinstance(inner, DRIVER_ERRORS):
+        return True
+    return any((kind.__module__.partition(".")[0], kind.__name__) in _NOT_REACHED for kind in type(inner).__mro__)
+
+
+def taken(error: Exception, where: str, *, lost: bool) -> Exception:
+    """The toolkit's error for what a user's own driver has raised, where the server or a connection that is lost, and not the statement,
+    is at fault; else the very same."""
+    inner = getattr(error, "orig", None) or error
+    if isinstance(error, SagaError):
+        return error
+    if state_of(inner) and not is_theirs(inner, lost=False):
+        return translated(inner, where, "running a statement of the step")
+    if not lost:
+        return error
+    said = f"{type(inner).__name__}: {inner}"[:500]
+    return StoreUnavailable(
+        f"the connection to PostgreSQL at {where!r} was lost, or there was none ({said}); nothing was committed, try again on another"
+    )
 
 
 def translated(error: BaseException, where: str, doing: str) -> SagaError:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import asyncpg
 
-from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict
+from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreConflict, StoreUnavailable
 from saga_choreo.ports import BusinessKey, Record
 from saga_choreo_postgres import work
-from saga_choreo_postgres.faults import translated
+from saga_choreo_postgres.faults import is_outage, state_of, taken, translated
+from saga_choreo_postgres.given import family
 from saga_choreo_postgres.pool import Pool
 from saga_choreo_postgres.speakers import AsyncpgSpeaker, PsycopgSpeaker, Speaker
 from saga_choreo_postgres.transaction import PostgresTransaction
@@ -34,29 +35,35 @@ _CALL, _UNDO, _CALLED = (
     "RELEASE SAVEPOINT saga_choreo_call",
 )
 _BEGIN_FIRST = "begin one first, write in it, and commit it afterwards"
+# No such savepoint, and no transaction: who ended ours and went on has begun another one.
+_ENDED = ("3B001", "25P01")
 
 
 def joined(connection: Any, pool: Pool, incarnation: str, *, durable: bool) -> Transaction:
-    """Raises ConfigurationError when this is no connection of a known driver with an open transaction."""
+    """Raises ConfigurationError when this is no connection of a known driver with an open transaction, StoreUnavailable when it is lost."""
     if not incarnation:
         raise ConfigurationError(f"the store at {pool.where!r} is not open; await store.open() before joining a transaction")
     return JoinedTransaction(connection, speaker_of(connection), pool, incarnation, durable=durable)
 
 
-def speaker_of(connection: Any) -> Callable[[], Awaitable[Speaker]]:
-    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError."""
-    root = type(connection).__module__.partition(".")[0]
+def speaker_of(connection: Any, advice: str = _BEGIN_FIRST) -> Callable[[], Awaitable[Speaker]]:
+    """What speaks to the server on this connection, once it is asked. Raises ConfigurationError (one without a transaction, say, with
+    this advice), StoreUnavailable; and, once it is asked, what the driver raises."""
+    kind = family(connection)
     if isinstance(connection, asyncpg.Connection):
-        if not connection.is_in_transaction():
-            raise ConfigurationError(f"the asyncpg connection has no open transaction; {_BEGIN_FIRST}")
-        return _ready(_asyncpg(connection))
-    if root == "psycopg" and hasattr(connection, "pipeline") and _is_async(connection.commit):
+        inner = _asyncpg(connection)
+        if inner.lost:
+            raise StoreUnavailable("the asyncpg connection was lost, or given back to its pool; begin a transaction on another one")
+        if not inner.in_transaction:
+            raise ConfigurationError(f"the asyncpg connection has no open transaction; {advice}")
+        return _ready(inner)
+    if kind == "psycopg" and hasattr(connection, "pipeline") and _is_async(connection.commit):
         speaker = PsycopgSpeaker(connection)
         if connection.autocommit and not speaker.in_transaction:
-            raise ConfigurationError(f"the psycopg connection is in autocommit mode and has no open transaction; {_BEGIN_FIRST}")
+            raise ConfigurationError(f"the psycopg connection is in autocommit mode and has no open transaction; {advice}")
         return _ready(speaker)
-    if root == "sqlalchemy" and _is_async(getattr(connection, "commit", None)):
-        return _through_sqlalchemy(connection)
+    if kind == "sqlalchemy" and _is_async(getattr(connection, "commit", None)):
+        return _through_sqlalchemy(connection, advice)
     raise ConfigurationError(
         f"cannot join {type(connection).__name__!r}; pass an asyncpg connection, a psycopg AsyncConnection, or a SQLAlchemy "
         "AsyncSession or AsyncConnection, with an open transaction"
@@ -79,7 +86,7 @@ def _ready(speaker: Speaker) -> Callable[[], Awaitable[Speaker]]:
     return give
 
 
-def _through_sqlalchemy(connection: Any) -> Callable[[], Awaitable[Speaker]]:
+def _through_sqlalchemy(connection: Any, advice: str) -> Callable[[], Awaitable[Speaker]]:
     """A session or a connection of SQLAlchemy: the driver's own connection beneath it, once its transaction has really begun."""
 
     async def give() -> Speaker:
@@ -90,7 +97,7 @@ def _through_sqlalchemy(connection: Any) -> Callable[[], Awaitable[Speaker]]:
         speaker: Speaker
         if isinstance(raw, asyncpg.Connection):
             speaker = _asyncpg(raw)
-        elif type(raw).__module__.partition(".")[0] == "psycopg":
+        elif family(raw) == "psycopg":
             speaker = PsycopgSpeaker(raw)
         else:
             raise ConfigurationError(
@@ -99,7 +106,7 @@ def _through_sqlalchemy(connection: Any) -> Callable[[], Awaitable[Speaker]]:
         if not speaker.in_transaction:
             await inner.exec_driver_sql("SELECT 1")  # SQLAlchemy begins at the first statement that goes through itself
         if not speaker.in_transaction:
-            raise ConfigurationError(f"the SQLAlchemy connection is in autocommit mode; {_BEGIN_FIRST}")
+            raise ConfigurationError(f"the SQLAlchemy connection is in autocommit mode; {advice}")
         return speaker
 
     return give
@@ -132,7 +139,7 @@ class JoinedTransaction(PostgresTransaction):
 
     async def register(self, key: BusinessKey, record: Record | None = None) -> BusinessKey:
         self._require_open()
-        speaker = await self._give() if self.speaker is None else self.speaker
+        speaker = await self._reach() if self.speaker is None else self.speaker
         if record is None or self.speaker is not None or speaker.backend not in self._pool.seen_backends:
             return await super().register(key, record)
         try:
@@ -154,33 +161,57 @@ class JoinedTransaction(PostgresTransaction):
     def after_commit(self, tell: Callable[[], None]) -> None:
         """Only a SQLAlchemy session says when it has committed; a commit of a savepoint is none."""
         session = getattr(self._given, "sync_session", None)
-        if session is None:
-            return
-        from sqlalchemy import event  # optional client: who passes a session has it
+        if session is not None:
+            _listen(session, tell)
 
-        def heard(committed: Any) -> None:
-            if not committed.in_nested_transaction():
-                soon = asyncio.get_running_loop().call_soon
-                soon(event.remove, session, "after_commit", heard)  # not while the session goes through its listeners
-                soon(tell)
-
-        event.listen(session, "after_commit", heard)
+    async def writing(self) -> Speaker:
+        self._require_there()
+        return await super().writing()
 
     async def user_done(self) -> None:
         self._point = "used" if self._point == "fresh" else self._point  # what the caller wrote is not ours to undo
         self._require_there()
 
     def _require_there(self) -> None:
-        if self.speaker is not None and not self.speaker.in_transaction:
-            self._over = _ended_outside
-            raise _ended_outside()
+        speaker = self.speaker
+        if speaker is None or self.is_there(speaker):
+            return
+        if self.is_lost():
+            raise StoreUnavailable(
+                f"the connection to PostgreSQL at {self.where!r} was lost in a transaction, which is rolled back; begin another one"
+            )
+        self._over = self.ended
+        raise self.ended()
+
+    def is_there(self, speaker: Speaker) -> bool:
+        """Whether the transaction is still the one that was joined, as far as the driver can tell."""
+        return speaker.in_transaction
+
+    def is_lost(self) -> bool:
+        """Whether its connection broke, and nobody has ended it before."""
+        return self.speaker is not None and self.speaker.lost
+
+    def ended(self) -> SagaError:
+        """What is raised once its owner has ended it."""
+        return SagaError("the joined transaction was committed or rolled back by its owner; join the next one anew")
+
+    async def _reach(self) -> Speaker:
+        try:
+            return await self._give()
+        except Exception as error:
+            instead = taken(error, self.where, lost=is_outage(error))
+            if instead is error:
+                raise
+            raise instead from error
 
     async def _begin_now(self) -> None:
-        speaker = await self._give()
+        speaker = await self._reach()
         try:
             await speaker.say(f"{_CALL}; {self._is_ours()}")
         except speaker.errors as error:
-            await speaker.say(_UNDO)
+            if speaker.lost or state_of(error) == "25P02":
+                raise translated(error, self.where, "joining a transaction") from error
+            await self._undo_call(speaker)
             raise await self._diagnosis(speaker, error) from error
         self.speaker, self._point = speaker, "fresh"
         self._pool.see_backend(speaker.backend)
@@ -215,21 +246,28 @@ class JoinedTransaction(PostgresTransaction):
         try:
             self._require_there()
             if self._point != "fresh":
-                await speaker.say(_CALL if self._point == "none" else f"{_CALLED}; {_CALL}")
-        except BaseException as error:
+                await self.mark(speaker, doing)
+        except BaseException:
             task.close()
-            if isinstance(error, speaker.errors):
-                raise translated(error, self.where, doing) from error
             raise
         self._point = "used"
         return await self._inside(task, speaker, doing)
+
+    async def mark(self, speaker: Speaker, doing: str) -> None:
+        """Set the savepoint anew; the server refuses that when the transaction is another one than that which it was set in."""
+        try:
+            await speaker.say(_CALL if self._point == "none" else f"{_CALLED}; {_CALL}")
+        except speaker.errors as error:
+            raise self._met(error, doing) from error
+        self._point = "fresh"
 
     async def _inside(self, task: Coroutine[Any, Any, T], speaker: Speaker, doing: str) -> T:
         try:
             return await task
         except speaker.errors as error:
-            await self._undo_call(speaker)
-            raise translated(error, self.where, doing) from error
+            if state_of(error) not in _ENDED:
+                await self._undo_call(speaker)
+            raise self._met(error, doing) from error
         except work.Outdated as error:
             await self._undo_call(speaker)
             raise StoreConflict(str(error)) from None
@@ -240,12 +278,52 @@ class JoinedTransaction(PostgresTransaction):
             if speaker.in_transaction and not speaker.lost:
                 await speaker.say(_UNDO)
         except speaker.errors as error:
-            raise translated(error, self.where, "undoing the toolkit's part") from error
+            raise self._met(error, "undoing the toolkit's part") from error
+
+    def _met(self, error: Exception, doing: str) -> SagaError:
+        if state_of(error) not in _ENDED:
+            return translated(error, self.where, doing)
+        self._over = self.ended
+        return self.ended()
 
     async def end(self, after: Callable[[], SagaError]) -> None:
         """The transaction is the caller's."""
         self.speaker, self._over = None, self._over or after
 
 
-def _ended_outside() -> SagaError:
-    return SagaError("the joined transaction was committed or rolled back by its owner; join the next one anew")
+def _listen(session: Any, tell: Callable[[], None]) -> None:
+    """Tell of the commit of what was written just now in this session of SQLAlchemy. A rollback of it is the end of listening, also one to
+    a savepoint around it; and so is the end of the whole transaction."""
+    from sqlalchemy import event as hooks  # optional client: who passes a session has it
+
+    event = cast("Any", hooks)
+    written_in = session.get_nested_transaction() or session.get_transaction()
+    soon = asyncio.get_running_loop().call_soon
+    listening = True
+
+    def committed(_session: Any) -> None:
+        if listening and not session.in_nested_transaction():
+            soon(tell)
+
+    def rolled_back(_session: Any, transaction: Any) -> None:
+        inner = written_in
+        while inner is not None and inner is not transaction:
+            inner = inner.parent
+        if inner is not None:
+            stop()
+
+    def ended(_session: Any, transaction: Any) -> None:
+        if transaction.parent is None:
+            stop()
+
+    heard = {"after_commit": committed, "after_soft_rollback": rolled_back, "after_transaction_end": ended}
+
+    def stop() -> None:
+        nonlocal listening
+        if listening:
+            listening = False
+            for name, listener in heard.items():
+                soon(event.remove, session, name, listener)  # not while the session goes through its listeners
+
+    for name, listener in heard.items():
+        event.listen(session, name, listener)

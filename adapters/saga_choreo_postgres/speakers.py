@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from asyncpg import InterfaceError
+
 from saga_choreo_postgres.faults import DRIVER_ERRORS
 
 if TYPE_CHECKING:
@@ -34,6 +36,11 @@ class Speaker(Protocol):
     @property
     def in_transaction(self) -> bool: ...
     @property
+    def failed(self) -> bool:
+        """A statement has failed in the transaction, so that COMMIT would roll it back without an error; asyncpg does not say so."""
+        ...
+
+    @property
     def backend(self) -> int:
         """The server's process of this connection."""
         ...
@@ -58,17 +65,24 @@ class Speaker(Protocol):
 class AsyncpgSpeaker:
     __slots__ = ("_connection",)
     errors = DRIVER_ERRORS
+    failed = False
 
     def __init__(self, connection: asyncpg.Connection[Any]) -> None:
         self._connection = connection
 
     @property
     def lost(self) -> bool:
-        return self._connection.is_closed()
+        try:
+            return self._connection.is_closed()
+        except InterfaceError:  # asyncpg's pool has taken it back, as it does once it is broken
+            return True
 
     @property
     def in_transaction(self) -> bool:
-        return self._connection.is_in_transaction()
+        try:
+            return self._connection.is_in_transaction()
+        except InterfaceError:
+            return False
 
     @property
     def backend(self) -> int:
@@ -91,7 +105,7 @@ class AsyncpgSpeaker:
 class PsycopgSpeaker:
     """psycopg's raw cursors take the server's own `$1`, so the statements are the same ones."""
 
-    __slots__ = ("_connection", "_cursor", "_idle", "errors")
+    __slots__ = ("_connection", "_cursor", "_failed", "_idle", "errors")
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         import psycopg  # optional client: only who passes such a connection has it
@@ -99,7 +113,7 @@ class PsycopgSpeaker:
 
         self._connection = connection
         self._cursor = psycopg.AsyncRawCursor(connection, row_factory=tuple_row)
-        self._idle = psycopg.pq.TransactionStatus.IDLE
+        self._idle, self._failed = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.INERROR
         self.errors: tuple[type[Exception], ...] = (psycopg.Error, OSError)
 
     @property
@@ -109,6 +123,10 @@ class PsycopgSpeaker:
     @property
     def in_transaction(self) -> bool:
         return self._connection.info.transaction_status != self._idle
+
+    @property
+    def failed(self) -> bool:
+        return self._connection.info.transaction_status == self._failed
 
     @property
     def backend(self) -> int:

@@ -16,9 +16,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from saga_choreo.errors import ConfigurationError, DurabilityRefused
-from saga_choreo.ports import ORIGIN, BusinessKey
+from saga_choreo.errors import ConfigurationError, DurabilityRefused, SagaError, StoreUnavailable
+from saga_choreo.ports import ORIGIN, BusinessKey, TellsOfCommit, Transaction
 from saga_choreo.testing.stores import STORE_BEHAVIOURS, Behaviour, StoreHarness, check_store, make_record, saga_id_of
+from saga_choreo_postgres.joined import JoinedTransaction
 from saga_choreo_postgres.store import PostgresStore
 
 Open = Callable[[str], AbstractAsyncContextManager[Any]]
@@ -246,6 +247,107 @@ def test_a_joined_connection_that_does_not_wait_for_the_disk_is_refused(postgres
             with pytest.raises(DurabilityRefused, match="synchronous_commit = off"):
                 await store.join(connection).save([make_record()])
         await connection.close()
+        await store.close()
+
+    _run(scenario())
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_connection_that_was_lost_is_an_outage(driver: str, seen: bool, postgres_schema: Callable[[], str]) -> None:
+    """`seen`: the server's process is known, and the start one statement."""
+
+    async def scenario() -> None:
+        url = postgres_schema()
+        store, other = PostgresStore(url), PostgresStore(url)
+        await store.open()
+        await other.open()
+        mine = make_record(7, step=ORIGIN)
+        key = BusinessKey(service=mine.service, choreography=mine.choreography, key="k", saga_id=mine.saga_id, digest="d")
+        plain = await asyncpg.connect(url)
+        with contextlib.suppress(Exception):  # the driver's own, when it leaves what is broken
+            async with DRIVERS[driver](url) as own:
+                known = store if seen else other
+                backend = await known.join(own.raw).user.fetchval("select pg_backend_pid()")
+                assert await plain.fetchval("select pg_terminate_backend($1, 5000)", backend)
+                for _ in range(2):  # the driver notices it by the first
+                    with pytest.raises(StoreUnavailable):
+                        await store.join(own.raw).register(key, mine)
+                seen_all.append(driver)
+        assert seen_all.pop() == driver
+        await plain.close()
+        await other.close()
+        await store.close()
+
+    seen_all: list[str] = []
+    _run(scenario())
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_transaction_whose_owner_has_ended_it_and_begun_another_is_not_written_in(
+    driver: str, postgres_schema: Callable[[], str]
+) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        store = PostgresStore(url)
+        await store.open()
+        async with DRIVERS[driver](url) as own:
+            joined = store.join(own.raw)
+            await joined.save([make_record(1)])
+            assert isinstance(joined, JoinedTransaction)
+            assert joined.speaker is not None
+            await joined.speaker.say("COMMIT; BEGIN")
+            with pytest.raises(SagaError, match="committed or rolled back by its owner"):
+                await joined.save([make_record(2)])
+            with pytest.raises(SagaError, match="committed or rolled back by its owner"):
+                await joined.commit()
+            await own.rollback()
+        assert len(await store.records(saga_id_of(1))) == 1
+        assert not await store.records(saga_id_of(2))
+        await store.close()
+
+    _run(scenario())
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close", "rollback to a savepoint", "release and commit"])
+def test_a_session_tells_of_the_commit_of_a_start_and_listens_no_longer_than_its_transaction(
+    end: str, postgres_schema: Callable[[], str]
+) -> None:
+    async def scenario() -> None:
+        url = postgres_schema()
+        store = PostgresStore(url)
+        await store.open()
+        engine = _engine(url, "asyncpg")
+        told: list[str] = []
+
+        def listeners(session: AsyncSession) -> int:
+            on = session.sync_session.dispatch
+            return sum(len(list(getattr(on, name))) for name in ("after_commit", "after_soft_rollback", "after_transaction_end"))
+
+        async def start(session: AsyncSession) -> None:
+            joined: Transaction = store.join(session)
+            await joined.save([make_record()])
+            await joined.commit()
+            assert isinstance(joined, TellsOfCommit)
+            joined.after_commit(lambda: told.append(end))
+
+        async with AsyncSession(engine) as session:
+            if "savepoint" in end or "release" in end:
+                nested = await session.begin_nested()
+                await start(session)
+                await (nested.rollback() if "savepoint" in end else nested.commit())
+                assert told == []
+            else:
+                await start(session)
+            if "savepoint" not in end:
+                await getattr(session, end.rpartition(" ")[2])()
+            await asyncio.sleep(0)
+            assert listeners(session) == 0
+            await session.execute(text("select 1"))
+            await session.commit()
+            await asyncio.sleep(0)
+            assert told == ([end] if "commit" in end else [])
+        await engine.dispose()
         await store.close()
 
     _run(scenario())

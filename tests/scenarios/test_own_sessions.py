@@ -85,12 +85,12 @@ def parts(url: str) -> tuple[str, str]:
     return server, schema
 
 
-def engine_of(url: str, driver: str) -> Any:
+def engine_of(url: str, driver: str, **more: Any) -> Any:
     server, schema = parts(url)
     arguments: dict[str, Any] = {"options": f"-csearch_path={schema}"}
     if driver == "asyncpg":
         arguments = {"server_settings": {"search_path": schema}}
-    return create_async_engine(server.replace("postgresql://", f"postgresql+{driver}://"), connect_args=arguments)
+    return create_async_engine(server.replace("postgresql://", f"postgresql+{driver}://"), connect_args=arguments, **more)
 
 
 @asynccontextmanager
@@ -104,6 +104,19 @@ async def sessions(url: str, driver: str) -> AsyncGenerator[Any]:
 async def connections(url: str, driver: str) -> AsyncGenerator[Any]:
     engine = engine_of(url, driver)
     yield engine.connect
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def begun_sessions(url: str, driver: str) -> AsyncGenerator[Any]:
+    async with sessions(url, driver) as make:
+        yield make.begin
+
+
+@asynccontextmanager
+async def begun_connections(url: str, driver: str) -> AsyncGenerator[Any]:
+    engine = engine_of(url, driver)
+    yield engine.begin
     await engine.dispose()
 
 
@@ -138,6 +151,8 @@ WAYS: Mapping[str, tuple[Any, str, Write]] = {
     "a SQLAlchemy session over psycopg": (sessions, "psycopg", in_session),
     "a SQLAlchemy connection over asyncpg": (connections, "asyncpg", on_sqlalchemy),
     "a SQLAlchemy connection over psycopg": (connections, "psycopg", on_sqlalchemy),
+    "a SQLAlchemy session that is begun": (begun_sessions, "asyncpg", in_session),
+    "a SQLAlchemy connection that is begun": (begun_connections, "psycopg", on_sqlalchemy),
     "psycopg": (psycopgs, "", on_psycopg),
     "asyncpg from the user's pool": (asyncpgs, "", on_asyncpg),
     "ctx.tx on a session's connection": (sessions, "asyncpg", through_tx),
@@ -248,13 +263,21 @@ def test_what_a_session_cannot_write_is_a_failure_of_the_step_and_nothing_of_it_
     run(scenario(), 60)
 
 
-def test_a_handler_that_commits_by_itself_parks_and_is_not_repeated(nats_url: str, postgres_schema: Callable[[], str]) -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_handler_that_commits_by_itself_parks_and_is_not_repeated(
+    goes_on: bool, nats_url: str, postgres_schema: Callable[[], str]
+) -> None:
+    """`goes_on`: then a transaction is open again, but not the one that the step's record belongs in."""
+
     async def scenario() -> None:
         async with shop_of("a SQLAlchemy session over asyncpg", postgres_schema(), nats_url) as shop:
 
             async def commit(ctx: StepContext, order: str, state: str) -> None:
                 await in_session(ctx, order, state)
-                await (await saga_choreo_postgres.session(ctx)).commit()
+                session = await saga_choreo_postgres.session(ctx)
+                await session.commit()
+                if goes_on:
+                    session.add(Booking(order="after it", state=state))
 
             shop.write = commit
             handle = await shop.shop.start_saga(Placed(order="1"))
