@@ -1,7 +1,7 @@
 """Which statements a user may not run inside a step's transaction: those that begin, end, nest or weaken it.
 
 Only the first word counts, behind comments: the server itself refuses a second statement in the same text, because every statement
-of a user goes through the extended protocol.
+of a user goes through the extended protocol. Only of what sets something, the text must not name `synchronous_commit`.
 """
 
 from __future__ import annotations

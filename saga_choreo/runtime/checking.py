@@ -151,9 +151,8 @@ async def _of_ledger(
         again = {saga_id: await store.records(saga_id) for saga_id in {UUID(one.saga) for one in said}}
         same = {saga_id for saga_id, group in again.items() if _versions(sagas.get(saga_id, ())) == _versions(group)}
         found += [one for one in said if UUID(one.saga) in same]
-        sagas = {
-            saga_id: group for saga_id, group in again.items() if group and saga_id not in same
-        }  # or it was forgotten meanwhile
+        # One without records was forgotten meanwhile.
+        sagas = {saga_id: group for saga_id, group in again.items() if group and saga_id not in same}
         if not sagas:
             break
         effects = [effect for effect in await _effects(store, statement) if effect.saga_id in sagas]
