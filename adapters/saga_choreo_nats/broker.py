@@ -66,7 +66,7 @@ class NatsBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="nats", single_copy=True)
+        return BrokerFeatures(name="nats", single_copy=True, withdraws=True)
 
     @property
     def connection(self) -> Connection:
@@ -93,13 +93,14 @@ class NatsBroker:
         return planning.plan(self._names, self._options, topologies)
 
     async def survey(self, topologies: Sequence[Topology]) -> Sequence[Difference]:
-        async with self._visit() as js:
-            return await planning.survey(js, self._names, self._options, topologies)
+        async with self._visit() as client:
+            return await planning.survey(self._jetstream(client), self._names, self._options, topologies)
 
     async def apply(self, topologies: Sequence[Topology]) -> None:
-        async with self._visit() as js:
+        async with self._visit() as client:
             for topology in topologies:
-                await channels.declare(js, self._names, self._options, topology)
+                ranked = channels.knows_ranks(client)
+                await channels.declare(self._jetstream(client), self._names, self._options, topology, ranked=ranked)
 
     @asynccontextmanager
     async def _visit(self) -> AsyncGenerator[Any]:
@@ -111,13 +112,16 @@ class NatsBroker:
         link = Link(self._options, f"saga-choreo {self._names.prefix}", nothing, lambda _reason: None)
         await link.open()
         try:
-            yield link.client.jetstream(timeout=self._options.publish_timeout)
+            yield link.client
         except (nats_errors.Error, TimeoutError, OSError) as exc:
             raise BrokerUnavailable(
                 f"JetStream at {self._options.shown!r} does not answer as it should ({exc}); try again"
             ) from exc
         finally:
             await link.close()
+
+    def _jetstream(self, client: Any) -> Any:
+        return client.jetstream(timeout=self._options.publish_timeout)
 
     async def _prepare(self, client: Any) -> None:
         """On every fresh client: the channels first, so that the first pull finds its durable."""
@@ -127,10 +131,10 @@ class NatsBroker:
         await self._receiver.attach(client)
 
     async def _declare(self, client: Any, topology: Topology) -> None:
-        js = client.jetstream(timeout=self._options.publish_timeout)
+        js = self._jetstream(client)
         try:
             if topology.create:
-                await channels.declare(js, self._names, self._options, topology)
+                await channels.declare(js, self._names, self._options, topology, ranked=channels.knows_ranks(client))
             else:
                 await channels.check(js, self._names, self._options, topology)
         except (nats_errors.Error, TimeoutError, OSError) as exc:
@@ -171,6 +175,16 @@ class NatsBroker:
         """Waits through an outage; never raises for one."""
         self._must_be_open()
         return await self._receiver.receive(max_messages, max_wait_s)
+
+    def prefer(self, rank: int, held_max: int | None = None) -> bool:
+        return self._receiver.prefer(rank, held_max)
+
+    async def withdraw(self) -> None:
+        """Best effort: what it cannot hand back, the server delivers again when its time to acknowledge is over."""
+        if self._link.up.is_set():
+            client = self._link.client
+            with contextlib.suppress(nats_errors.Error, OSError):
+                await client.publish_to_all(await self._receiver.withdraw(client), _NAK)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         await self._settle(deliveries, b"")

@@ -141,6 +141,10 @@ class _Client(Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
+    async def let_end(self, subscription: Any) -> None:
+        """The server sends it no more; what it has sent until now is still heard when `flush` returns."""
+        await self.send((b"UNSUB %d\r\n" % subscription._id,), 0)
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         subscription: Any = self._subs.get(sid)
         sink: Any = subscription._future if subscription is not None else None

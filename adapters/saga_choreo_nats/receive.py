@@ -16,11 +16,12 @@ from typing import Any
 
 from nats import errors as nats_errors
 
-from saga_choreo.ports import Delivery
+from saga_choreo.ports import ChannelKind, Delivery
 from saga_choreo_nats.link import Link
 from saga_choreo_nats.names import Names
 from saga_choreo_nats.options import Options
 from saga_choreo_nats.sink import Sink
+from saga_choreo_nats.topology import GROUP, knows_ranks
 
 __all__ = ["Receiver"]
 
@@ -29,7 +30,9 @@ _PULL_S = 30.0
 _IDLE_S = 2.0
 # Two and a half missed heartbeats: the pull is gone (leader moved, durable deleted), ask again on a fresh inbox.
 _SILENT_S = 5.0
+_LEAVE_S = 2
 _WINDOW_MIN = 16
+_PULL = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d,"group":"%b","priority":%d}'
 
 
 class _Lane:
@@ -54,9 +57,13 @@ class _Lane:
         self.heard = monotonic()
         self._subscription = await client.subscribe(self._inbox, future=Sink(self._take))
 
-    async def ask(self, client: Any, batch: int) -> None:
+    async def let_end(self, client: Any) -> None:
+        if self._subscription is not None and self._subscription._conn is client:
+            await client.let_end(self._subscription)
+
+    async def ask(self, client: Any, batch: int, rank: int) -> None:
         self.asked += batch
-        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (batch, int(_PULL_S * 1e9), int(_IDLE_S * 1e9))
+        body = _PULL % (batch, int(_PULL_S * 1e9), int(_IDLE_S * 1e9), GROUP.encode(), rank)
         await client.publish(self._next, body, self._inbox)
 
     def _take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None) -> None:
@@ -70,9 +77,10 @@ class _Lane:
         if status == "100":
             return
         self.asked = max(0, self.asked - int(headers.get("Nats-Pending-Messages") or self.asked))
-        if status == "503" or "Deleted" in headers.get("Description", ""):
+        if status in ("400", "503") or "Deleted" in headers.get("Description", ""):
             self._owner.damaged()
-        self._owner.wake()
+        if status != "400":  # else it would be refused again at once
+            self._owner.wake()
 
 
 class Receiver:
@@ -89,18 +97,31 @@ class Receiver:
         self._buffer: deque[tuple[Delivery, float]] = deque()
         # Handed out and not settled, by acknowledgement subject, oldest first; after ack_wait they are the server's again.
         self._out: dict[str, float] = {}
+        # Those of them that are outcomes: they wait, to be applied many at a time.
+        self._waiting: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
         self._waiter: asyncio.Future[None] | None = None
         self._wanted = 1
+        self._rank, self._held_max = 0, options.prefetch
+        # Some lane has nothing asked for.
+        self._lacks_room = False
+        self._knows_ranks = False
 
     def bind(self, lanes: dict[str, str]) -> None:
         """Stream -> durable."""
         self._lanes = [_Lane(self, stream, durable) for stream, durable in lanes.items()]
 
     async def attach(self, client: Any) -> None:
+        self._knows_ranks = knows_ranks(client)
         for lane in self._lanes:
             await lane.attach(client)
         self.wake()
+
+    def prefer(self, rank: int, held_max: int | None) -> bool:
+        """What is asked for already stays as it is."""
+        self._rank = rank
+        self._held_max = self._window_max if held_max is None or not self._knows_ranks else held_max
+        return self._knows_ranks
 
     def arrived(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str], now: float) -> None:
         parts = reply.split(".")
@@ -154,6 +175,8 @@ class Receiver:
                 continue
             batch.append(delivery)
             self._out[delivery.token] = now
+            if delivery.channel.kind is ChannelKind.OUTCOME:
+                self._waiting.add(delivery.token)
         if late:
             self._window = max(_WINDOW_MIN, self._window // 2)
         elif not self._buffer:
@@ -171,25 +194,45 @@ class Receiver:
             return
         client, now = self._link.client, monotonic()
         self._expire(now)
-        room = self._window - len(self._buffer) - len(self._out)
+        held = len(self._buffer) + len(self._out)
+        window = min(self._window, self._held_max)
+        room = min(self._window - held, self._held_max - held + len(self._waiting))
         for lane in self._lanes:
             if lane.asked > 0 and now - lane.heard > _SILENT_S:
                 await lane.attach(client)
             # Each lane may fill the window alone: an idle one must not hold half of it.
             missing = room - lane.asked
-            if missing >= max(1, self._window // 4) or (lane.asked == 0 and missing > 0):
-                await lane.ask(client, missing)
+            if missing >= max(1, window // 4) or (lane.asked == 0 and missing > 0):
+                await lane.ask(client, missing, self._rank)
+        self._lacks_room = any(lane.asked == 0 for lane in self._lanes)
 
     def _expire(self, now: float) -> None:
         while self._out and now - self._out[oldest := next(iter(self._out))] >= self._ack_wait:
-            del self._out[oldest]
+            self._forget(oldest)
 
     def settle(self, token: str) -> None:
+        self._forget(token)
+        if self._lacks_room:  # whoever waits for messages has to ask for some first
+            self.wake()
+
+    def _forget(self, token: str) -> None:
         self._out.pop(token, None)
+        self._waiting.discard(token)
+
+    async def withdraw(self, client: Any) -> list[str]:
+        """Ask for nothing any more. Returns the acknowledgement subjects of all that was sent, and not handed out, until then."""
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            await lane.let_end(client)
+        await client.flush(_LEAVE_S)
+        tokens = [delivery.token for delivery, _ in self._buffer]
+        self._buffer.clear()
+        return tokens
 
     def take_back(self) -> list[str]:
         """Acknowledgement subjects of all that is unsettled, buffered or handed out; afterwards nothing is held."""
         tokens = [delivery.token for delivery, _ in self._buffer] + list(self._out)
         self._buffer.clear()
         self._out.clear()
+        self._waiting.clear()
         return tokens

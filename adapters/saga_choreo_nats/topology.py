@@ -6,6 +6,7 @@ A new durable reads from the beginning: what some reader has not worked off yet,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -16,9 +17,12 @@ from saga_choreo.ports import Channel, ChannelKind, Topology
 from saga_choreo_nats.names import Names
 from saga_choreo_nats.options import Options
 
-__all__ = ["bindings", "check", "declare", "durable_faults", "fatal", "narrower", "streams", "word"]
+__all__ = ["GROUP", "bindings", "check", "declare", "durable_faults", "fatal", "knows_ranks", "narrower", "streams", "word"]
 
 _MAX_WAITING = 512
+# The pull requests of a durable's one group are served by their priority, from this version of the server on.
+GROUP = "agents"
+_RANKS_SINCE = (2, 12)
 _LOOKS_MAX = 5
 # Another agent declared the same thing between our look and our call.
 _ALREADY_THERE = (10058, 10148)
@@ -51,9 +55,24 @@ def bindings(names: Names, topology: Topology) -> dict[str, list[str]]:
     return {names.events: events, names.control: control} if events else {names.control: control}
 
 
-def _durable(names: Names, options: Options, service: str, subjects: list[str]) -> ConsumerConfig:
+@dataclass
+class _Ranked(ConsumerConfig):
+    """With the settings that nats-py does not know; None is not sent."""
+
+    priority_groups: list[str] | None = None
+    priority_policy: str | None = None
+
+
+def knows_ranks(client: Any) -> bool:
+    version = client.connected_server_version
+    return bool((version.major, version.minor) >= _RANKS_SINCE)
+
+
+def _durable(names: Names, options: Options, service: str, subjects: list[str], *, ranked: bool) -> ConsumerConfig:
     name = names.durable(service)
-    return ConsumerConfig(
+    return _Ranked(
+        priority_groups=[GROUP] if ranked else None,
+        priority_policy="prioritized" if ranked else None,
         name=name,
         durable_name=name,
         deliver_policy=DeliverPolicy.ALL,
@@ -66,8 +85,8 @@ def _durable(names: Names, options: Options, service: str, subjects: list[str]) 
     )
 
 
-async def declare(js: Any, names: Names, options: Options, topology: Topology) -> None:
-    """Make everything this agent needs. Raises ConfigurationError where what is there would lose messages."""
+async def declare(js: Any, names: Names, options: Options, topology: Topology, *, ranked: bool) -> None:
+    """Make everything this agent needs; `ranked` where the server knows ranks. Raises ConfigurationError where what is there would lose messages."""
     for wanted in streams(names, options):
         try:
             await _declare_stream(js, wanted)
@@ -75,7 +94,8 @@ async def declare(js: Any, names: Names, options: Options, topology: Topology) -
             if getattr(exc, "err_code", None) not in _ALREADY_THERE:
                 raise
     for stream, subjects in bindings(names, topology).items():
-        await _declare_durable(js, stream, _durable(names, options, topology.service, subjects))
+        wanted_durable = _durable(names, options, topology.service, subjects, ranked=ranked)
+        await _declare_durable(js, stream, wanted_durable)
 
 
 async def _declare_durable(js: Any, stream: str, wanted: ConsumerConfig) -> None:

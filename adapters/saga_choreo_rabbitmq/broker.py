@@ -50,7 +50,7 @@ class RabbitMqBroker:
 
     @property
     def features(self) -> BrokerFeatures:
-        return BrokerFeatures(name="rabbitmq", reports_unread=True, bounds_deliveries=True)
+        return BrokerFeatures(name="rabbitmq", reports_unread=True, bounds_deliveries=True, withdraws=True)
 
     @property
     def connection(self) -> Connection:
@@ -163,6 +163,9 @@ class RabbitMqBroker:
         """Waits through an outage; never raises for one."""
         self._must_be_open()
         return await self._receiver.receive(max_messages, max_wait_s)
+
+    async def withdraw(self) -> None:
+        self._receiver.withdraw()
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """What came over a connection that is gone is the server's again: there is nothing to say about it."""

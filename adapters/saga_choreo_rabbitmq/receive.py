@@ -206,6 +206,10 @@ class Receiver:
                 self._stall(channel)
         self._tick = loop.call_later(self._ack_wait / 4, self._watch)
 
+    def withdraw(self) -> None:
+        if self._channel is not None and self._is_consuming:
+            self._stall(self._channel)
+
     def _stall(self, channel: Channel) -> None:
         """Others of the service shall have what nobody here asks for."""
         self._is_consuming = False

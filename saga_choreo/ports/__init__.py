@@ -25,8 +25,10 @@ from saga_choreo.ports.broker import (
     Delivery,
     Notice,
     Outgoing,
+    Prefers,
     TellsOfConnection,
     Topology,
+    Withdraws,
 )
 from saga_choreo.ports.clock import Clock
 from saga_choreo.ports.columns import COLUMNS, Column, from_columns, to_columns
@@ -68,6 +70,7 @@ __all__ = [
     "Difference",
     "Planned",
     "Planning",
+    "Prefers",
     "COLUMNS",
     "ITEM_COLUMNS",
     "JOB_COLUMNS",
@@ -119,6 +122,7 @@ __all__ = [
     "Topology",
     "Transaction",
     "Upkeep",
+    "Withdraws",
     "UserTx",
     "completed",
     "completed_among",

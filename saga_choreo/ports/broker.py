@@ -11,7 +11,22 @@ from typing import Any, Protocol, runtime_checkable
 
 from saga_choreo.model.envelope import Channel
 
-__all__ = ["Broker", "BrokerFeatures", "Connection", "Delivery", "Notice", "Outgoing", "TellsOfConnection", "Topology"]
+__all__ = [
+    "RANK_LAST",
+    "Broker",
+    "BrokerFeatures",
+    "Connection",
+    "Delivery",
+    "Notice",
+    "Outgoing",
+    "Prefers",
+    "TellsOfConnection",
+    "Topology",
+    "Withdraws",
+]
+
+# Of an agent, see `Prefers`.
+RANK_LAST = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +45,7 @@ class BrokerFeatures:
     `keeps_read`: what was acknowledged stays for the horizon, and a service can be set back to it.
     `single_copy`: what one service has read is there for every other reader too; elsewhere each has a copy of its own, and one may be
     missing as long as the publisher has no confirmation.
+    `withdraws`: an agent can leave what waits to the others before it closes (it is a `Withdraws`).
     `survives_restart`: messages outlive the server's restart. `real`: there is a server behind it that can be stopped and killed.
     """
 
@@ -43,6 +59,7 @@ class BrokerFeatures:
     bounds_deliveries: bool = False
     keeps_read: bool = False
     single_copy: bool = False
+    withdraws: bool = False
     survives_restart: bool = True
     real: bool = True
     body_bytes_max: int = 1_000_000
@@ -148,6 +165,26 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """Hand back what is unacknowledged and disconnect. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Prefers(Protocol):
+    """A broker that can serve one agent of a service before the others."""
+
+    def prefer(self, rank: int, held_max: int | None = None) -> bool:
+        """What waits from now on goes to this agent only when none of a lower `rank` (0 to 9) takes it; agents of one rank get like parts.
+        It takes no more while it has `held_max` events and control messages (None: as many as ever). Returns False where the server, or
+        none so far, knows no ranks; each agent gets a like part there."""
+        ...
+
+
+@runtime_checkable
+class Withdraws(Protocol):
+    """A broker that an agent which stops can leave before it has finished what it works on."""
+
+    async def withdraw(self) -> None:
+        """Take no more: what waits, and what has come and was not handed out, goes to the other agents of the service at once."""
         ...
 
 

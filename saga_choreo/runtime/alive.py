@@ -75,19 +75,21 @@ class Signs:
         self._heard: dict[str, _Heard] = {}
         self._company: dict[str, _Heard] = {}
 
-    def hear(self, service: str, agent: str, sign: Sign, me: str = "") -> None:
-        """`me` is this agent itself, which is no company."""
+    def hear(self, service: str, agent: str, sign: Sign, me: str = "") -> bool:
+        """`me` is this agent itself, which is no company. Returns whether this is of company that was not known."""
         last, self._last[service] = self._last.get(service), (agent, sign.at_ms)
         if last == self._last[service]:
-            return
+            return False
         is_kept = last is None
         age_ms = self._clock.time_ns() // 1_000_000 - sign.at_ms if is_kept else 0
         heard = self._heard[service] = _Heard(self._clock.monotonic(), age_ms, sign.every_ms, is_kept)
-        if service == self._service and agent != me:
-            self._company.pop(agent, None)
-            self._company[agent] = heard
-            while len(self._company) > _COMPANY_MAX:
-                del self._company[next(iter(self._company))]
+        if service != self._service or agent == me:
+            return False
+        is_new = self._company.pop(agent, None) is None
+        self._company[agent] = heard
+        while len(self._company) > _COMPANY_MAX:
+            del self._company[next(iter(self._company))]
+        return is_new
 
     def heard(self) -> dict[str, Sign]:
         """The last sign of each service, in times of the clock here."""
@@ -98,6 +100,11 @@ class Signs:
         for agent in [agent for agent, one in self._company.items() if _is_silent(self._sign(one), self._now_ms())]:
             del self._company[agent]
         return len(self._company)
+
+    def place(self, me: str) -> tuple[int, int]:
+        """Which of its service's agents this one is, in an order that all of them know, from 0; and how many they are."""
+        agents = 1 + self.company()
+        return sum(agent < me for agent in self._company), agents
 
     def doubt_s(self) -> float:
         """For how long it is worth listening on: until then each of those whose clock may be wrong has given another sign."""

@@ -61,6 +61,9 @@ class _StoreOnly:
     def completed(self, keys: Sequence[RecordKey]) -> None:
         del keys
 
+    def ran(self, seconds: float) -> None:
+        del seconds
+
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:
         del endings
         return frozenset()

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from saga_choreo.errors import SagaError
 from saga_choreo.model.envelope import ChannelKind
-from saga_choreo.ports.broker import Broker, Delivery
+from saga_choreo.ports.broker import Broker, Delivery, Withdraws
 from saga_choreo.ports.clock import Clock
+from saga_choreo.runtime.sharing import Sharing
 from saga_choreo.runtime.timing import Limits
 
 __all__ = ["Consumer", "Handle"]
@@ -22,8 +23,6 @@ Handle = Callable[[Sequence[Delivery]], Awaitable[None]]
 _OUTCOME = ChannelKind.OUTCOME
 _TROUBLE_FIRST_S = 0.5
 _TROUBLE_MAX_S = 5.0
-# More of a service make batches wait no longer than so many do.
-_AGENTS_MAX = 4
 # Outcomes that wait here, in batches of the size they are applied in.
 _OUTCOME_BATCHES_MAX = 4
 
@@ -34,13 +33,13 @@ class Consumer:
     one batch after the other."""
 
     def __init__(
-        self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle, agents: Callable[[], int] = lambda: 1
+        self, broker: Broker, clock: Clock, limits: Limits, writers: int, handle: Handle, sharing: Sharing | None = None
     ) -> None:
-        """`agents`: how many the service has. Where each gets a like part of what comes, it gathers so much longer."""
+        """`sharing`: with the other agents of the service. Where each gets a like part of what comes, it gathers so much longer."""
         self._broker = broker
         self._clock = clock
         self._limits = limits
-        self._agents = agents if broker.features.balances_backlog else lambda: 1
+        self._sharing = sharing or Sharing(broker, limits)
         self.handle = handle
         self._slots = asyncio.Semaphore(max(writers, 1))
         self._outcomes: list[Delivery] = []
@@ -66,6 +65,8 @@ class Consumer:
         finally:
             for task in (receiving, stopped):
                 task.cancel()
+            if isinstance(self._broker, Withdraws):
+                await self._broker.withdraw()
             while self.in_flight and not leisure.done():  # a batch of outcomes is finished, not cut short
                 await self._clock.sleep(0.01)
             leisure.cancel()
@@ -116,6 +117,7 @@ class Consumer:
         """While batches are worked on, messages gather for the next one, the longer the more there are: so batches grow with the
         load, and a third one sets out only where handlers wait. After a batch of several the next one sets out a little later than that
         one did, since more are on their way. Where nothing is under way, the first message that comes goes at once."""
+        agents = self._sharing.divide(is_well=self.is_well)
         batches = self.in_flight - self._applying  # nobody waits for outcomes
         if batches:
             self._batch_ended.clear()
@@ -125,7 +127,7 @@ class Consumer:
             except TimeoutError:
                 pass
         if 1 < self._last_size < self._limits.batch_max:
-            gather_s = self._limits.batch_gather_s * min(self._agents(), _AGENTS_MAX)
+            gather_s = self._limits.batch_gather_s * agents
             if (early_s := self._last_began + gather_s - self._clock.monotonic()) > 0:
                 await self._clock.sleep(early_s)
 
@@ -139,9 +141,11 @@ class Consumer:
             return ()
 
     async def _batch(self, deliveries: Sequence[Delivery]) -> None:
+        began_s = self._clock.monotonic()
         try:
             await self._handle_patiently(deliveries)
         finally:
+            self._sharing.worked(len(deliveries), self._clock.monotonic() - began_s)
             self.in_flight -= 1
             self._batch_ended.set()
             self._slots.release()

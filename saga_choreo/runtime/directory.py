@@ -13,6 +13,7 @@ channels; so no event can be published before all its readers are bound. Four ki
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +40,7 @@ _TRY_AGAIN_FIRST_S = 0.2
 _TRY_AGAIN_MAX_S = 5.0
 # Whoever needs a notice that was lost waits for so long at most; a notice costs a broker nothing worth counting.
 _AGAIN_S = 40.0
+_GREETED_WITHIN_S = 0.5
 
 
 class Directory:
@@ -66,6 +68,7 @@ class Directory:
         self._forms: dict[str, Choreography] = {}
         self._complained: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
+        self._newcomer = asyncio.Event()
         self.signs = Signs(part.service, clock)
         # What is told of stores: not for the directory, but there is one listener to the channel.
         self.on_epoch: Callable[[Notice], None] = lambda _notice: None
@@ -157,13 +160,23 @@ class Directory:
         sign = Sign(self._clock.time_ns() // 1_000_000, int(1000 * every_s))
         await self._broker.notify(alive_notice(self._part.service, agent, sign))
 
+    async def beat_for_ever(self, agent: str, every_s: float) -> None:
+        """Now and then, and soon when another agent of this service comes, which is to know of this one. Best effort: a word that does not
+        get through is followed by the next one."""
+        while True:
+            self._newcomer.clear()
+            try:
+                await self.beat(agent, every_s)
+            except SagaError as error:
+                _log.debug("the sign of life did not get through: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s * (0.75 + 0.5 * self._clock.chance())):
+                    await self._newcomer.wait()
+                    await self._clock.sleep(_GREETED_WITHIN_S * self._clock.chance())
+
     def has_company(self) -> bool:
         """Another agent of this service was there lately."""
         return self.signs.company() > 0
-
-    def agents(self) -> int:
-        """How many agents of this service were there lately, this one included."""
-        return 1 + self.signs.company()
 
     async def watch(self) -> None:
         """Learn from notices until cancelled."""
@@ -196,7 +209,8 @@ class Directory:
             body = orjson.loads(notice.body)
             await self._held_by(service, definition, str(body["choreography"]), int(body["version"]))
         elif word == WORD:
-            self.signs.hear(*read_alive(notice), self._agent)
+            if self.signs.hear(*read_alive(notice), self._agent):
+                self._newcomer.set()
             return
         elif word == "plain":
             event, _, service = rest.rpartition(".")

@@ -85,6 +85,10 @@ class Surroundings(Protocol):
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[Any]: ...
 
+    def ran(self, seconds: float) -> None:
+        """A handler took so long."""
+        ...
+
     @property
     def leases(self) -> Leases: ...
     @property
@@ -224,6 +228,8 @@ class Driver:
             answer = await execute(operation, known, transaction, self._extend, self._around.clock, self._budgets)
         finally:
             self._around.executing.pop(key, None)
+            took_s = self._around.clock.monotonic() - began
+            self._around.ran(took_s)
         answer = stamped(answer, self._around.agent, self._around.version)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None
@@ -234,7 +240,7 @@ class Driver:
             self._end_permit(key, said)
         level = logging.INFO if isinstance(answer, Rejected) or is_undo(operation.duty) else logging.DEBUG
         if _step_log.isEnabledFor(level):
-            _report(level, operation, known, answer, 1000 * (self._around.clock.monotonic() - began))
+            _report(level, operation, known, answer, 1000 * took_s)
         return answer
 
     async def _save(self, operation: Save) -> None:

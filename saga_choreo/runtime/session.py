@@ -44,6 +44,7 @@ from saga_choreo.runtime.plugins import WholeStore
 from saga_choreo.runtime.presuming import Presuming
 from saga_choreo.runtime.relay import Relay
 from saga_choreo.runtime.saying import publications_of
+from saga_choreo.runtime.sharing import Sharing
 from saga_choreo.runtime.standing import Standing
 from saga_choreo.runtime.stopping import within_grace
 from saga_choreo.runtime.telling import OnOutcome, Telling, Watched
@@ -101,7 +102,9 @@ class Session:
         self.directory.on_epoch = self.epochs.hear
         self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.replays = replays_of(self, store, self.pipeline)
-        self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle, self.directory.agents)
+        sharing = Sharing(broker, limits, lambda: self.directory.signs.place(self.incarnation))
+        self.ran = sharing.ran
+        self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle, sharing)
         self._work: asyncio.TaskGroup | None = None
         self._background: asyncio.TaskGroup | None = None
         self.serves = False
@@ -179,7 +182,7 @@ class Session:
                 background.create_task(self.relay.scan_for_ever(self._republish)),
                 background.create_task(self._forget_for_ever()),
                 background.create_task(self.leases.renew_for_ever(self.clock, lambda steps: Driver(self).run(steps))),
-                background.create_task(self._beat_for_ever()),
+                background.create_task(self.directory.beat_for_ever(self.incarnation, self.limits.alive_every_s)),
                 background.create_task(self.standing.look_for_ever()),
                 background.create_task(self.epochs.run()),
             ]
@@ -378,15 +381,6 @@ class Session:
 
     async def _send_copies(self, letters: Sequence[Outgoing]) -> bool:
         return await self.relay.publish((), letters)
-
-    async def _beat_for_ever(self) -> None:
-        """Best effort: a word that does not get through is followed by the next one."""
-        while True:
-            try:
-                await self.directory.beat(self.incarnation, self.limits.alive_every_s)
-            except SagaError as error:
-                _log.debug("the sign of life did not get through: %s", error)
-            await self.clock.sleep(self.limits.alive_every_s * (0.75 + 0.5 * self.clock.chance()))
 
     async def _forget_for_ever(self) -> None:
         while True:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
-from saga_choreo.ports import Channel, ChannelKind, Outgoing, Topology
+from saga_choreo.ports import Channel, ChannelKind, Outgoing, Topology, Withdraws
 from saga_choreo.testing.behaviours import (
     BrokerSuite,
     bodies,
@@ -308,6 +308,22 @@ async def _backpressure(h: BrokerHarness) -> None:
         assert len(await collect(busy, 900, batch=256)) >= 900
         assert loop.time() - started < 5.0
         assert len(await collect(busy, 100, batch=50)) >= 100
+
+
+@DELIVERY.that("an agent that withdraws leaves at once what it has not begun", "withdraws")
+async def _withdraws(h: BrokerHarness) -> None:
+    async with opened(h, agent="going") as going, opened(h, agent="staying") as staying:
+        assert isinstance(going, Withdraws)
+        await publish(staying, *(event(number) for number in range(300)))
+        begun = await going.receive(10, 0.0)
+        sending = asyncio.create_task(publish(staying, *(event(number) for number in range(300, 600))))
+        await asyncio.sleep(0)
+        await going.withdraw()
+        await going.ack(begun)
+        await sending
+        left = await collect(staying, 600 - len(begun))
+        assert {one.body for one in left}.isdisjoint({one.body for one in begun})
+        await nothing_comes(staying, _QUIET_S)
 
 
 @DELIVERY.that("messages of many events and of control come through one receive")

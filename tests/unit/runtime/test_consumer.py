@@ -10,6 +10,7 @@ from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.memory.clock import SystemClock
 from saga_choreo.ports import Channel, ChannelKind, Delivery, Outgoing, Topology
 from saga_choreo.runtime.consumer import Consumer
+from saga_choreo.runtime.sharing import Sharing
 from saga_choreo.runtime.timing import Limits
 
 
@@ -123,7 +124,8 @@ def _gathered(agents: int, size: int) -> list[float]:
             assert len(deliveries) == size
             handled.set()
 
-        consumer = Consumer(broker, clock, Limits(batch_wait_s=0.0, batch_gather_s=10.0), 1, handle, lambda: agents)
+        limits = Limits(batch_wait_s=0.0, batch_gather_s=10.0)
+        consumer = Consumer(broker, clock, limits, 1, handle, Sharing(broker, limits, lambda: (0, agents)))
         await broker.publish([Outgoing(Channel(ChannelKind.CONTROL, "s"), "", {}, b"")] * size)
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             running = group.create_task(consumer.run(group, stop))
@@ -143,3 +145,29 @@ def test_each_further_agent_of_a_service_gathers_for_longer_after_a_batch_of_sev
     for agents, most_s in ((1, 10.0), (3, 30.0), (4, 40.0), (9, 40.0)):
         (asked_s,) = _gathered(agents, 2)
         assert most_s - 5 < asked_s <= most_s
+
+
+def test_who_stops_leaves_what_waits_to_the_others_before_its_own_batches_have_ended() -> None:
+    async def scenario() -> None:
+        stop, begun, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        class Leaving(MemoryBroker):
+            async def withdraw(self) -> None:
+                go_on.set()
+
+        async def handle(deliveries: Sequence[Delivery]) -> None:
+            assert len(deliveries) == 1
+            begun.set()
+            await go_on.wait()
+
+        broker = Leaving(f"memory://{uuid4().hex}?ack_wait=100")
+        await broker.open(Topology(service="s", agent="a", events=(), known_events=(), owners=("s",)))
+        await broker.publish([Outgoing(Channel(ChannelKind.CONTROL, "s"), "", {}, b"")])
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            running = group.create_task(Consumer(broker, SystemClock(), Limits(), 1, handle).run(group, stop))
+            await begun.wait()
+            stop.set()
+            await running
+        assert go_on.is_set()
+
+    asyncio.run(scenario())

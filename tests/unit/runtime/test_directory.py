@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -127,19 +128,19 @@ def test_agents_of_the_service_are_counted_as_long_as_they_say_that_they_are_the
     said = [("payment", "other", here), ("inventory", "gone", gone), ("inventory", "one", here), ("inventory", "one", here)]
 
     async def scenario() -> list[tuple[int, bool]]:
-        counted = [(directory.agents(), directory.has_company())]
+        counted = [(directory.signs.company(), directory.has_company())]
         for service, agent, sign in [*said, ("inventory", "two", here), *(("inventory", f"{n}", here) for n in range(100))]:
             await directory._learn(
                 alive_notice(service, agent, sign)
             )  # each as it is said: only the last word of a service is kept
-            counted.append((directory.agents(), directory.has_company()))
+            counted.append((directory.signs.company(), directory.has_company()))
         return counted
 
     counted = asyncio.run(scenario())
-    assert counted[:6] == [(1, False), (1, False), (1, False), (2, True), (2, True), (3, True)], (
+    assert counted[:6] == [(0, False), (0, False), (0, False), (1, True), (1, True), (2, True)], (
         "who was gone before we came is not there"
     )
-    assert max(counted) == (65, True), "somebody who makes up agents cannot fill the memory"
+    assert max(counted) == (64, True), "somebody who makes up agents cannot fill the memory"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,35 @@ def test_a_sign_of_life_that_no_agent_has_written_is_not_believed(times: dict[st
     body = {"service": "inventory", "agent": "forged", "at_ms": SystemClock().time_ns() // 1_000_000, "every_ms": 10_000, **times}
     with pytest.raises(ValueError, match="sign of life"):
         read_alive(Notice("alive.inventory", json.dumps(body).encode()))
+
+
+def test_an_agent_that_comes_is_told_soon_who_is_there_and_all_know_one_order() -> None:
+    async def scenario() -> None:
+        bus, all_met = f"memory://directory-{next(_buses)}", asyncio.Event()
+        there: dict[str, Directory] = {}
+
+        class Meeting(Directory):
+            async def _learn(self, notice: Notice) -> None:
+                await super()._learn(notice)
+                if len(there) == 3 and all(one.signs.company() == 2 for one in there.values()):
+                    all_met.set()
+
+        async with AsyncExitStack() as open_:
+            await open_.enter_async_context(asyncio.timeout(10))
+            for agent in ("b", "c", "a"):
+                broker = MemoryBroker(bus)
+                await broker.open(Topology(service="inventory", agent=agent, events=(), owners=("inventory",)))
+                open_.push_async_callback(broker.close)
+                one = there[agent] = Meeting(
+                    Part("inventory"), Catalog("inventory"), broker, MemoryStore(), SystemClock(), lambda: None
+                )
+                await one.announce(agent)
+                for work in (one.watch(), one.beat_for_ever(agent, 3_600.0)):
+                    open_.callback(asyncio.ensure_future(work).cancel)
+            await all_met.wait()
+        assert [there[agent].signs.place(agent) for agent in "abc"] == [(0, 3), (1, 3), (2, 3)]
+
+    asyncio.run(scenario())
 
 
 def test_company_whose_clock_is_ahead_is_not_there_for_longer_than_others() -> None:
