@@ -61,7 +61,7 @@ class _StoreOnly:
     def completed(self, keys: Sequence[RecordKey]) -> None:
         del keys
 
-    def ran(self, seconds: float) -> None:
+    def waited(self, seconds: float) -> None:
         del seconds
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[UUID]:

@@ -85,8 +85,8 @@ class Surroundings(Protocol):
 
     async def tell(self, endings: Sequence[Ending]) -> frozenset[Any]: ...
 
-    def ran(self, seconds: float) -> None:
-        """A handler took so long."""
+    def waited(self, seconds: float) -> None:
+        """For a handler, or for its turn."""
         ...
 
     @property
@@ -199,6 +199,7 @@ class Driver:
             name, options = known.plan.step(record.step).name, known.options(record.step)
             said = self._around.gates.ask(name, options, waited=operation.waited)
             if isinstance(said, HeldBack):
+                self._around.waited(said.until_ms / 1000 - self._around.clock.time_ns() / 10**9)
                 return said
             if said is not None:
                 self._permits[key] = said
@@ -229,7 +230,7 @@ class Driver:
         finally:
             self._around.executing.pop(key, None)
             took_s = self._around.clock.monotonic() - began
-            self._around.ran(took_s)
+            self._around.waited(took_s)
         answer = stamped(answer, self._around.agent, self._around.version)
         # Overrunning the fast lane's budget says nothing of what the step calls, an attempt's time-out does.
         timed_out = isinstance(answer, Overran) and operation.record.lease_ms is not None

@@ -103,7 +103,7 @@ class Session:
         self.timers = Timers(service, store, clock, limits, self._work_on, lambda definition: catalog.get(definition) is not None)
         self.replays = replays_of(self, store, self.pipeline)
         sharing = Sharing(broker, limits, lambda: self.directory.signs.place(self.incarnation))
-        self.ran = sharing.ran
+        self.waited = sharing.waited
         self.consumer = Consumer(broker, clock, limits, store.features.writers, self._handle, sharing)
         self._work: asyncio.TaskGroup | None = None
         self._background: asyncio.TaskGroup | None = None

@@ -16,6 +16,8 @@ __all__ = ["Sharing"]
 
 # Handlers wait when they take so long, and so much of the time that their batches take: on a slow machine everything takes long.
 _WAITING_S, _WAITING_SHARE = 0.005, 0.75
+# One that takes much longer says nothing of the others.
+_WAITED_MAX_S = 0.1
 # How much of what was measured before the last batch still counts.
 _KEPT = 0.9
 # More of a service make batches wait no longer than so many do.
@@ -30,19 +32,19 @@ class Sharing:
         self._prefers = broker if isinstance(broker, Prefers) else None
         self._limits = limits
         self._place = place
-        self._ran_s = 0.0
         self._messages = self._batches_s = self._handlers_s = 0.0
+        self._waited_s = 0.0  # since the last batch
 
-    def ran(self, seconds: float) -> None:
-        """A handler took so long."""
-        self._ran_s += seconds
+    def waited(self, seconds: float) -> None:
+        """For a handler, or until a limit lets it run."""
+        self._waited_s += min(seconds, _WAITED_MAX_S)
 
     def worked(self, messages: int, seconds: float) -> None:
         """A batch of so many messages took so long."""
         self._messages = _KEPT * self._messages + messages
         self._batches_s = _KEPT * self._batches_s + seconds
-        self._handlers_s = _KEPT * self._handlers_s + self._ran_s
-        self._ran_s = 0.0
+        self._handlers_s = _KEPT * self._handlers_s + self._waited_s
+        self._waited_s = 0.0
 
     def divide(self, *, is_well: bool = True) -> int:
         """Tell the broker what this agent takes from now on: the least when it is not well. Returns how many have a like part each."""

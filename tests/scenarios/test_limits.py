@@ -85,6 +85,9 @@ def test_runs_begin_no_faster_than_the_rate_limit_and_each_once(place: Place, ex
             assert len(outside.began) == 9
             assert outside.began[-1] - outside.began[0] > 0.9
             assert {(await charge_of(cluster, one))[0] for one in handles} == {1 if external else 0}
+            # So that other agents of the service, which have limits of their own, get a like part.
+            sharing = cluster["payment"]._session.consumer._sharing
+            assert sharing._handlers_s + sharing._waited_s > 0.1
 
     run(scenario())
 
