@@ -80,6 +80,8 @@ class Receiver:
             self._watch()
 
     async def _consume(self, channel: Channel) -> None:
+        if not self._service:  # withdrawn meanwhile
+            return
         self._is_consuming = True
         await channel.call(commands.Basic.Consume(0, self._names.service(self._service), _CONSUMER), commands.Basic.ConsumeOk)
 
@@ -207,6 +209,8 @@ class Receiver:
         self._tick = loop.call_later(self._ack_wait / 4, self._watch)
 
     def withdraw(self) -> None:
+        """Also from the connections that come."""
+        self._service = ""
         if self._channel is not None and self._is_consuming:
             self._stall(self._channel)
 

@@ -319,11 +319,14 @@ async def _withdraws(h: BrokerHarness) -> None:
         sending = asyncio.create_task(publish(staying, *(event(number) for number in range(300, 600))))
         await asyncio.sleep(0)
         await going.withdraw()
+        late = asyncio.create_task(going.receive(10, 0.0))
         await going.ack(begun)
         await sending
         left = await collect(staying, 600 - len(begun))
         assert {one.body for one in left}.isdisjoint({one.body for one in begun})
         await nothing_comes(staying, _QUIET_S)
+        assert not late.done(), "who has withdrawn takes no more"
+        late.cancel()
 
 
 @DELIVERY.that("messages of many events and of control come through one receive")

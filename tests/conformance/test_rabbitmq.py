@@ -16,7 +16,7 @@ from saga_choreo.testing.behaviours import bodies, collect, event, publish, topo
 from saga_choreo.testing.broker_publishing import first_notices
 from saga_choreo_rabbitmq import frames
 from saga_choreo_rabbitmq.broker import RabbitMqBroker
-from tests.conformance.rabbitmq_tools import Place, channel_of, put_aside
+from tests.conformance.rabbitmq_tools import Place, channel_of, disconnect, put_aside
 
 
 async def until(holds: Callable[[], bool], within_s: float = 15.0) -> None:
@@ -296,5 +296,23 @@ def test_a_paused_server_is_noticed_and_everything_goes_on_after_it(place: Place
         await publish(broker, event(b"2"))
         assert bodies(await collect(broker, 1)) == [b"2"]
         await broker.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_has_withdrawn_takes_nothing_over_the_next_connection_either(place: Place) -> None:
+    async def scenario() -> None:
+        going = place.broker("&ack_wait=60")
+        await going.open(topology(agent="going"))
+        await going.withdraw()
+        lost = going.connection.losses
+        await disconnect(place.server)
+        await until(lambda: going.connection.losses > lost and going.connection.is_up)
+        staying = place.broker()
+        await staying.open(topology(agent="staying"))
+        await publish(staying, *(event(b"%d" % number) for number in range(40)))
+        assert len(await collect(staying, 40)) == 40
+        await staying.close()
+        await going.close()
 
     asyncio.run(scenario())
