@@ -76,7 +76,8 @@ class Signs:
         self._company: dict[str, _Heard] = {}
 
     def hear(self, service: str, agent: str, sign: Sign, me: str = "") -> bool:
-        """`me` is this agent itself, which is no company. Returns whether this is of company that was not known."""
+        """`me` is this agent itself, which is no company. Returns whether this is of company that was not known, as long
+        as all there is can be counted: of more than that, somebody would be new for ever."""
         last, self._last[service] = self._last.get(service), (agent, sign.at_ms)
         if last == self._last[service]:
             return False
@@ -87,8 +88,9 @@ class Signs:
             return False
         is_new = self._company.pop(agent, None) is None
         self._company[agent] = heard
-        while len(self._company) > _COMPANY_MAX:
+        if len(self._company) > _COMPANY_MAX:
             del self._company[next(iter(self._company))]
+            return False
         return is_new
 
     def heard(self) -> dict[str, Sign]:

@@ -18,7 +18,7 @@ from saga_choreo.errors import StoreUnavailable
 from saga_choreo.memory.broker import MemoryBroker
 from saga_choreo.memory.store import MemoryStore
 from saga_choreo.ports import Notice, Topology
-from saga_choreo.runtime.alive import Sign, alive_notice, read_alive
+from saga_choreo.runtime.alive import Sign, Signs, alive_notice, read_alive
 from saga_choreo.runtime.assembly import Announcement
 from saga_choreo.runtime.catalog import Catalog
 from saga_choreo.runtime.clock import SystemClock
@@ -179,6 +179,17 @@ def test_an_agent_that_comes_is_told_soon_who_is_there_and_all_know_one_order() 
         assert [there[agent].signs.place(agent) for agent in "abc"] == [(0, 3), (1, 3), (2, 3)]
 
     asyncio.run(scenario())
+
+
+def test_agents_that_are_more_than_are_counted_do_not_greet_each_other_without_end() -> None:
+    signs = Signs("inventory", SystemClock())
+    now_ms = time.time_ns() // 1_000_000
+
+    def new(after_ms: int) -> int:
+        return sum(signs.hear("inventory", f"{n}", Sign(now_ms + after_ms), me="me") for n in range(70))
+
+    assert new(0) == 64
+    assert new(1) == new(2) == 0
 
 
 def test_company_whose_clock_is_ahead_is_not_there_for_longer_than_others() -> None:
