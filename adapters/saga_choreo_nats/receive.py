@@ -25,7 +25,7 @@ from saga_choreo_nats.topology import GROUP, knows_ranks
 
 __all__ = ["Receiver"]
 
-# A pull lingers this long on the server; it says every few seconds that it is still there.
+# A pull lingers this long on the server at most; it says every few seconds that it is still there.
 _PULL_S = 30.0
 _IDLE_S = 2.0
 # Two and a half missed heartbeats: the pull is gone (leader moved, durable deleted), ask again on a fresh inbox.
@@ -61,9 +61,9 @@ class _Lane:
         if self._subscription is not None and self._subscription._conn is client:
             await client.let_end(self._subscription)
 
-    async def ask(self, client: Any, batch: int, rank: int) -> None:
+    async def ask(self, client: Any, batch: int, rank: int, linger_s: float) -> None:
         self.asked += batch
-        body = _PULL % (batch, int(_PULL_S * 1e9), int(_IDLE_S * 1e9), GROUP.encode(), rank)
+        body = _PULL % (batch, int(linger_s * 1e9), int(_IDLE_S * 1e9), GROUP.encode(), rank)
         await client.publish(self._next, body, self._inbox)
 
     def _take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None) -> None:
@@ -90,6 +90,8 @@ class Receiver:
         self._link = link
         self._names = names
         self._ack_wait = options.ack_wait
+        # An agent of a low rank that hangs must not get again what it did not acknowledge. Two heartbeats are the server's least.
+        self._linger_s = min(_PULL_S, max(2 * _IDLE_S, options.ack_wait))
         self._window_max = options.prefetch
         self._window = min(_WINDOW_MIN * 4, options.prefetch)
         self._lanes: list[_Lane] = []
@@ -203,7 +205,7 @@ class Receiver:
             # Each lane may fill the window alone: an idle one must not hold half of it.
             missing = room - lane.asked
             if missing >= max(1, window // 4) or (lane.asked == 0 and missing > 0):
-                await lane.ask(client, missing, self._rank)
+                await lane.ask(client, missing, self._rank, self._linger_s)
         self._lacks_room = any(lane.asked == 0 for lane in self._lanes)
 
     def _expire(self, now: float) -> None:

@@ -99,6 +99,22 @@ def test_an_agent_of_a_lower_rank_that_is_gone_or_stalls_leaves_all_there_is_to_
     asyncio.run(scenario())
 
 
+def test_what_an_agent_of_the_lowest_rank_does_not_work_on_goes_to_another_when_it_comes_again(server: NatsServer) -> None:
+    async def scenario() -> float:
+        async with agent(server, "second", "hung", "?ack_wait=2") as second, agent(server, "first", "hung", "?ack_wait=2") as first:
+            first.prefer(0, 100)
+            second.prefer(1)
+            (await asking(first)).cancel()  # it hangs, and what it has asked for stays on the server
+            second_waits = asyncio.create_task(second.receive(10, 0.0))
+            await publish(second, *numbered("hung", 0, 1))
+            began = asyncio.get_running_loop().time()
+            async with asyncio.timeout(60):
+                await second_waits
+            return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(scenario()) < 8
+
+
 def test_nothing_that_is_left_by_an_agent_that_withdraws_has_to_wait_for_its_time_to_acknowledge(server: NatsServer) -> None:
     async def scenario() -> None:
         async with (
