@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -131,7 +132,8 @@ async def judged(place: Place, handles: list[SagaHandle], since: float, what: st
     lag = await sleeper
     late = max(place.confirmed.values()) - since
     print(f"{what}: the last saga went on after {late:.2f} s (the machine kept everybody waiting for up to {lag:.2f} s)")
-    keys = [(one["saga"], one["key"]) for one in notes(place.notes) if one["what"] == "charge"]
+    ids = {str(handle.saga_id) for handle in handles}
+    keys = [(one["saga"], one["key"]) for one in notes(place.notes) if one["what"] == "charge" and one["saga"] in ids]
     assert len(set(keys)) == len(handles), "a repeated attempt has another key"
     assert late < _BOUND_S + 10 * lag  # a step is a dozen waits for others: store, broker, the other agents
 
@@ -167,6 +169,37 @@ def test_the_sagas_of_a_killed_agent_go_on_within_seconds(
 ) -> None:
     place = Place(nats_url, stores, tmp_path, external, f"mortal{next(_numbers)}")
     run(recovers(place, dies_at, by), 120)
+
+
+async def all_complete(place: Place, shop: Agent, what: str) -> None:
+    place.confirmed.clear()
+    since = time.time()
+    handles = await asyncio.gather(*(shop.start_saga(Ordered()) for _ in range(4 * _SAGAS)))
+    await judged(place, list(handles), since, what)
+
+
+def test_an_agent_that_is_frozen_keeps_no_saga_from_the_others_whichever_is_served_first(
+    nats_url: str, postgres_schema: Callable[[], str], tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        stores = {service: postgres_schema() for service in ("inventory", "payment", "shop")}
+        place = Place(nats_url, stores, tmp_path, False, f"mortal{next(_numbers)}")
+        cluster = Cluster(place.agent("inventory", "reserve", "stock.reserved"), place.agent("shop", "confirm"))
+        with ExitStack() as processes:
+            await cluster.start()
+            two = [processes.enter_context(place.payment()) for _ in range(2)]
+            for one in two:
+                await place.up(one)
+            await cluster.ready()
+            for _ in range(5):  # until they know of each other, and what they had asked for before has come
+                await all_complete(place, cluster["shop"], "both there")
+            for number, one in enumerate(two):
+                one.send_signal(signal.SIGSTOP)
+                await all_complete(place, cluster["shop"], f"agent {number} frozen")
+                one.send_signal(signal.SIGCONT)
+            await cluster.stop()
+
+    run(scenario(), 120)
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "kafka"])
