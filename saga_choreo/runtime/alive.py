@@ -1,7 +1,7 @@
 """Which services are there: every agent says so now and then on the `defs` channel, where the last word of each service is kept.
 
-People are told of it (`sagas stuck`), and an agent that is not alone tells the others sooner what it has published. Nothing else is
-decided by it, so a word that is late or lost does no harm.
+People are told of it (`sagas stuck`), an agent that is not alone tells the others sooner what it has published, and the agents of a
+service are served in an order that comes of it (`sharing`). Nothing else is decided by it, so a word that is late or lost does no harm.
 
 Clocks of machines differ, by hours if it goes badly. So whoever listens goes by its own clock and by when it has heard a sign. Only the
 first one of a service may be one that the broker has kept: its age is known by the clock of its agent only, until the next one comes.

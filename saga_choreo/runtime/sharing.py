@@ -16,8 +16,8 @@ __all__ = ["Sharing"]
 
 # Handlers wait when they take so long, and so much of the time that their batches take: on a slow machine everything takes long.
 _WAITING_S, _WAITING_SHARE = 0.005, 0.75
-# One that takes much longer says nothing of the others.
-_WAITED_MAX_S = 0.1
+# One that takes longer than this, and than a transaction has time for, says nothing of the others.
+_LONG_S = 0.1
 # How much of what was measured before the last batch still counts.
 _KEPT = 0.9
 # More of a service make batches wait no longer than so many do.
@@ -34,10 +34,11 @@ class Sharing:
         self._place = place
         self._messages = self._batches_s = self._handlers_s = 0.0
         self._waited_s = 0.0  # since the last batch
+        self._long_s = max(_LONG_S, limits.fast_budget_s)
 
     def waited(self, seconds: float) -> None:
         """For a handler, or until a limit lets it run."""
-        self._waited_s += min(seconds, _WAITED_MAX_S)
+        self._waited_s += min(seconds, self._long_s)
 
     def worked(self, messages: int, seconds: float) -> None:
         """A batch of so many messages took so long."""
@@ -47,7 +48,8 @@ class Sharing:
         self._waited_s = 0.0
 
     def divide(self, *, is_well: bool = True) -> int:
-        """Tell the broker what this agent takes from now on: the least when it is not well. Returns how many have a like part each."""
+        """Tell the broker what this agent takes from now on: the least when it is not well or too slow. Returns how many have a like
+        part each."""
         place, agents = self._place()
         likely = min(agents, _AGENTS_MAX) if self._balances else 1
         if self._prefers is None:
@@ -55,17 +57,21 @@ class Sharing:
         if agents == 1:
             self._prefers.prefer(0)
             return 1
-        if not is_well:
-            self._prefers.prefer(RANK_LAST, self._limits.batch_max)
-            return likely
-        if self._handlers_wait():
+        if is_well and self._handlers_wait():
             self._prefers.prefer(RANK_LAST)
+            return likely
+        if not is_well or self._is_slow():
+            self._prefers.prefer(RANK_LAST, self._limits.batch_max)
             return likely
         preferred = self._prefers.prefer(min(place, RANK_LAST - 1), self._held_max())
         return 1 if preferred and place == 0 else likely
 
     def _handlers_wait(self) -> bool:
         return self._handlers_s > max(_WAITING_S * self._messages, _WAITING_SHARE * self._batches_s)
+
+    def _is_slow(self) -> bool:
+        """It takes longer for a message than one transaction has time for: what others could do at once would wait for this agent."""
+        return self._batches_s > self._long_s * self._messages
 
     def _held_max(self) -> int:
         """What one transaction's budget is enough for: more would only wait here while others have nothing to do."""

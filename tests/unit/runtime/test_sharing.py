@@ -61,11 +61,18 @@ def test_no_agent_takes_less_than_a_batch_and_none_that_was_fast_once_takes_ever
     assert [slow.told, fast.told] == [[(0, 32)], [(0, 500)]]
 
 
-def test_where_handlers_wait_all_agents_get_like_parts() -> None:
+@pytest.mark.parametrize("handler_s", [0.02, 0.1, 0.15, 0.2, 0.25])
+def test_where_handlers_wait_all_agents_get_like_parts(handler_s: float) -> None:
     for place in range(3):
         broker = Ranking()
-        assert _divided(place, 3, broker, (10, 0.22, 0.02)) == 3
+        assert _divided(place, 3, broker, (10, 11 * handler_s, handler_s)) == 3
         assert broker.told == [(RANK_LAST, None)]
+
+
+def test_an_agent_that_takes_longer_for_a_message_than_a_transaction_has_time_for_leaves_what_waits_to_the_others() -> None:
+    broker = Ranking()
+    assert _divided(0, 2, broker, *[(2, 0.8, 0.001)] * 3) == 2
+    assert broker.told == [(RANK_LAST, 32)]
 
 
 @pytest.mark.parametrize(("seconds", "handler_s"), [(0.30, 0.02), (0.04, 0.004)])
