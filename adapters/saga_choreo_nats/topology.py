@@ -65,7 +65,10 @@ class _Ranked(ConsumerConfig):
 
 def knows_ranks(client: Any) -> bool:
     version = client.connected_server_version
-    return bool((version.major, version.minor) >= _RANKS_SINCE)
+    try:
+        return bool((version.major, version.minor) >= _RANKS_SINCE)
+    except ValueError:  # a build that calls itself something else
+        return False
 
 
 def _durable(names: Names, options: Options, service: str, subjects: list[str], *, ranked: bool) -> ConsumerConfig:

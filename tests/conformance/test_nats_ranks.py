@@ -11,12 +11,14 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.client import ServerVersion
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from saga_choreo.ports import Channel, ChannelKind, Delivery, Outgoing
 from saga_choreo.testing.behaviours import bodies, collect, event, publish, topology
 from saga_choreo.testing.servers import NatsServer
 from saga_choreo_nats.broker import NatsBroker
+from saga_choreo_nats.topology import knows_ranks
 
 OUTCOME = Channel(ChannelKind.OUTCOME)
 PULLS = "$JS.API.CONSUMER.MSG.NEXT.saga_events.>"
@@ -200,6 +202,14 @@ def test_a_durable_from_before_there_were_ranks_gets_them(server: NatsServer) ->
         await client.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("version", "knows"), [("2.12.0", True), ("3.0.1-RC.1", True), ("2.11.11", False), ("homemade", False)])
+def test_ranks_are_known_to_servers_from_2_12_on(version: str, knows: bool) -> None:
+    class Client:
+        connected_server_version = ServerVersion(version)
+
+    assert knows_ranks(Client()) is knows
 
 
 def test_a_request_that_is_refused_is_not_made_again_at_once(server: NatsServer) -> None:
