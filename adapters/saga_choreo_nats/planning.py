@@ -22,7 +22,14 @@ def plan(names: Names, options: Options, topologies: Sequence[Topology]) -> list
         Planned(
             "durable",
             f"{stream}/{names.durable(topology.service)}",
-            {"filter_subjects": subjects, "ack_policy": "explicit", "ack_wait": options.ack_wait, "max_deliver": -1},
+            {
+                "filter_subjects": subjects,
+                "ack_policy": "explicit",
+                "ack_wait": options.ack_wait,
+                "max_deliver": -1,
+                "priority_groups": [channels.GROUP],
+                "priority_policy": "prioritized (server 2.12 and newer)",
+            },
         )
         for topology in topologies
         for stream, subjects in channels.bindings(names, topology).items()
